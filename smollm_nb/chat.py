@@ -41,7 +41,7 @@ def _tojson(x, indent=None) -> str:
     "JSON with a limit, letters of every script as they are"
     return _join(json.JSONEncoder(ensure_ascii=False, indent=indent).iterencode(x))
 
-# %% ../nbs/03b_chat.ipynb #059df4af
+# %% ../nbs/03b_chat.ipynb #53854fb7
 def _make_environment():
     "The sandbox in which templates run"
     from jinja2 import nodes
@@ -52,8 +52,10 @@ def _make_environment():
         intercepted_binops = frozenset(["+", "*", "**", "%"])
         def is_safe_attribute(self, obj, attr, value):
             return super().is_safe_attribute(obj, attr, value) and (not isinstance(obj, str) or attr in _STR_METHODS)
+        def wrap_str_format(self, value): return None # or `format` would be let through, with a width of any size
         def call_binop(self, context, operator, left, right):
-            if operator != "+" and not all(isinstance(x, (int, float)) and abs(x) < 1e6 for x in (left, right)):
+            limit = 1e3 if operator == "**" else 1e6
+            if operator != "+" and not all(isinstance(x, (int, float)) and abs(x) < limit for x in (left, right)):
                 raise TokenizerError(f"chat template: {operator!r} is only for small numbers")
             return _bounded(super().call_binop(context, operator, left, right))
 

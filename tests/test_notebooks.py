@@ -1,0 +1,67 @@
+"Replay every notebook's checks against the module it exports, so that coverage counts the modules"
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+from execnb.nbio import read_nb
+from execnb.shell import CaptureShell
+
+NBS = Path(__file__).parent.parent/"nbs"
+NOTEBOOKS = sorted(p.stem for p in NBS.glob("*.ipynb"))
+
+
+def directives(source:str) -> set[str]:
+    "The words behind `#|` at the top of a cell"
+    return {m[1] for m in re.finditer(r"^#\|\s*([\w:]+)", source, re.M)}
+
+
+def code_cells(name:str) -> list[str]:
+    "The sources of a notebook's code cells"
+    return [c.source for c in read_nb(NBS/f"{name}.ipynb").cells if c.cell_type == "code"]
+
+
+def exported_module(cells:list[str]):
+    "The module that a notebook becomes, or None"
+    names = [m[1] for source in cells if (m := re.search(r"^#\|\s*default_exp (\w+)", source, re.M))]
+    return importlib.import_module(f"smollm_nb.{names[0]}") if names else None
+
+
+def replay(name:str, slow:bool, monkeypatch) -> int:
+    "Run the cells that are not exported; the number run"
+    cells = code_cells(name)
+    module = exported_module(cells)
+    monkeypatch.chdir(NBS)
+    monkeypatch.setenv("IN_TEST", "1")
+    shell, count = CaptureShell(path=str(NBS), mpl_format="png"), 0
+    if module: shell.user_ns.update({k: v for k, v in vars(module).items() if not k.startswith("__")})
+    for source in cells:
+        words = directives(source)
+        if words & {"export", "exporti", "default_exp", "hide_export", "eval:"} or ("slow" in words and not slow): continue
+        shell.run(source)
+        if shell.exc: raise AssertionError(f"{name}: this cell failed:\n{source}") from shell.exc
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_fast_cells(name, monkeypatch):
+    assert replay(name, False, monkeypatch) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in NOTEBOOKS if any("slow" in directives(c) for c in code_cells(n))])
+def test_with_the_real_model(name, monkeypatch, real_folder):
+    assert replay(name, True, monkeypatch) > 0
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_house_rules(name):
+    "A title, a promise, import cells that only import, no notebook without a check"
+    nb = read_nb(NBS/f"{name}.ipynb")
+    first = nb.cells[0].source
+    assert first.startswith("# ") and "\n> " in first, "a notebook starts with a title and a promise"
+    for c in nb.cells:
+        assert "widgets" not in nb.metadata and not c.get("execution_count"), "run nbdev_clean"
+    checks = [c for c in code_cells(name) if "assert" in c and "export" not in directives(c)]
+    assert checks or name == "index"
