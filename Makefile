@@ -32,7 +32,8 @@ notebooks: $(READY) ## export the modules, clean the notebooks, make README.md
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
 	rm -rf README_files
-	$(BIN)/jupyter nbconvert --to markdown --output-dir . --output README nbs/index.ipynb
+	$(BIN)/jupyter nbconvert --to markdown --template readme --TemplateExporter.extra_template_basedirs=nbs/templates \
+		--output-dir . --output README nbs/index.ipynb
 
 clean: ## remove what was built (the model cache stays)
 	rm -rf .venv build dist _docs _proc *.egg-info .pytest_cache .hypothesis .coverage

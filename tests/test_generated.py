@@ -24,7 +24,8 @@ def remade(tmp_path_factory):
     for name in ("settings.ini", "pyproject.toml"): shutil.copy(ROOT/name, d)
     for name in ("nbs", "smollm_nb"): shutil.copytree(ROOT/name, d/name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     tool = lambda name: str(Path(sys.executable).with_name(name))
-    for cmd in ([tool("nbdev_export")], [tool("nbdev_clean")], [tool("jupyter"), "nbconvert", "--log-level=WARN", "--to", "markdown", "--output-dir", ".", "--output", "README", "nbs/index.ipynb"]):
+    for cmd in ([tool("nbdev_export")], [tool("nbdev_clean")], [tool("jupyter"), "nbconvert", "--log-level=WARN", "--to", "markdown", "--template", "readme", "--TemplateExporter.extra_template_basedirs=nbs/templates",
+                "--output-dir", ".", "--output", "README", "nbs/index.ipynb"]):
         subprocess.run(cmd, cwd=d, check=True, capture_output=True, env=os.environ | dict(PYTHONPATH=""))
     return d
 
