@@ -214,7 +214,7 @@ def _stream(g, show:bool) -> None:
         g.finish()
     if show: print(flush=True)
 
-# %% ../nbs/18_cli.ipynb #302bf4c0
+# %% ../nbs/18_cli.ipynb #02d70089
 PROMPT, QUESTION = "The capital of France is", "What is the capital of France, and what is it famous for?"
 
 @_command
@@ -228,12 +228,13 @@ def demo(
     path = fetch(model, via=source.value)
     validate_folder(path)
     record = read_provenance(path)
-    print(f"model   {path}\nsource  {record.get('source', path)}" + f", {record['revision']}"*bool(record.get("revision")), file=sys.stderr)
+    print(f"{path} is valid", file=sys.stderr)
     with Model(path) as m:
         runs = dict(text=_say(PROMPT, m.generate(PROMPT, max_tokens=max_tokens), PROMPT, json))
         if m.tokenizer.chat_template: runs["chat"] = _say(QUESTION, m.chat(QUESTION, max_tokens=max_tokens), "", json)
-    rows = [dict(zip(["", *runs], line)) for line in _columns(runs)]
-    if not json: print("\n" + _table(rows))
+    if not json:
+        print("\n" + _table([dict(zip(["", *runs], line)) for line in _columns(runs)]))
+        print(f"\nmodel   {model}\nsource  {record.get('source', path)}" + f", {record['revision']}"*bool(record.get("revision")) + f"\nfolder  {path}")
     return dict(model=model, path=str(path), source=record.get("source"), revision=record.get("revision"),
         runs={k: dict(text=g.text, timings=g.timings.to_dict()) for k, g in runs.items()})
 

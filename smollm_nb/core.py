@@ -183,10 +183,10 @@ def cache_dir() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home()/".cache")/"smollm_nb"
 
-# %% ../nbs/00_core.ipynb #56990d5e
+# %% ../nbs/00_core.ipynb #76a0061d
 def _sync_folder(folder:Path) -> None:
     "Flush a folder's entries, where the system can"
-    if os.name == "nt": return # pragma: no cover - Windows cannot open folders
+    if os.name == "nt": return # Windows cannot open folders
     fd = os.open(folder, os.O_RDONLY)
     try: os.fsync(fd)
     finally: os.close(fd)
@@ -252,7 +252,7 @@ class Backend(Protocol):
     def describe(self) -> dict:
         "Facts for `Timings`: backend, variant, threads, load_s, bytes_per_token, file_sha256"
 
-# %% ../nbs/00_core.ipynb #000e6b4a
+# %% ../nbs/00_core.ipynb #f403edd3
 def rss_bytes() -> int:
     "Memory of this process that is resident now, bytes"
     return psutil.Process().memory_info().rss
@@ -262,8 +262,8 @@ def peak_rss_bytes() -> int:
     if sys.platform == "linux": # getrusage would count the parent's peak before exec
         with open("/proc/self/status") as f:
             return next(int(line.split()[1])*1024 for line in f if line.startswith("VmHWM"))
-    info = psutil.Process().memory_info() # pragma: no cover - other systems than Linux
-    return getattr(info, "peak_wset", info.rss) # pragma: no cover - other systems than Linux
+    info = psutil.Process().memory_info()
+    return getattr(info, "peak_wset", info.rss)
 
 class MemoryTrace:
     "Record resident memory while a block runs: `seconds` and `bytes`, two lists of one length"
