@@ -22,7 +22,7 @@ demo: $(READY) ## install, fetch a real model, check it, let it answer, show the
 	$(BIN)/smollm demo --model '$(MODEL)'
 
 lab: $(READY) ## JupyterLab on the notebooks, the tour open
-	$(BIN)/jupyter lab --notebook-dir=nbs $(if $(filter 0,$(shell id -u)),--allow-root) nbs/index.ipynb
+	$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: $(READY) ## all that CI checks: notebooks, tests, coverage, generated files
 	$(BIN)/nbdev_test --n_workers 2 --timing
