@@ -28,7 +28,7 @@ class RMSNorm(nn.Module):
         y = y*torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight*y.to(x.dtype)
 
-# %% ../nbs/04_model.ipynb #d486e817
+# %% ../nbs/04_model.ipynb #bba5b05b
 def rope_table(
     config:LlamaConfig,
     positions:int, # 0..positions - 1
@@ -40,49 +40,49 @@ def rope_table(
     return angle.cos(), angle.sin()
 
 def rotate(
-    x:Tensor, # (heads, n, head_dim)
+    x:Tensor, # (…, heads, n, head_dim)
     cos:Tensor, # (n, head_dim)
     sin:Tensor, # (n, head_dim)
-) -> Tensor: # (heads, n, head_dim)
+) -> Tensor: # (…, heads, n, head_dim)
     "Turn each pair of channels by its position's angle"
     a, b = x.chunk(2, -1)
     return x*cos + torch.cat([-b, a], -1)*sin
 
-# %% ../nbs/04_model.ipynb #9a4a7ccc
+# %% ../nbs/04_model.ipynb #e131787c
 class KVCache:
     "Keys and values of every layer for the positions read so far"
-    def __init__(self, config:LlamaConfig, positions:int, device, dtype):
-        shape = (config.num_hidden_layers, config.num_key_value_heads, positions, config.head_dim)
+    def __init__(self, config:LlamaConfig, positions:int, device, dtype, batch:tuple[int, ...]=()):
+        shape = (config.num_hidden_layers, *batch, config.num_key_value_heads, positions, config.head_dim)
         self.k = torch.empty(shape, device=device, dtype=dtype)
         self.v = torch.empty(shape, device=device, dtype=dtype)
     def update(self,
         layer:int,
         pos:int, # of the first new token
-        k:Tensor, # (kv_heads, n, head_dim)
-        v:Tensor, # (kv_heads, n, head_dim)
-    ) -> tuple[Tensor, Tensor]: # all keys and values so far, each (kv_heads, pos + n, head_dim)
+        k:Tensor, # (…, kv_heads, n, head_dim)
+        v:Tensor, # (…, kv_heads, n, head_dim)
+    ) -> tuple[Tensor, Tensor]: # all keys and values so far, each (…, kv_heads, pos + n, head_dim)
         "Write new keys and values behind the old ones, and return both together"
-        end = pos + k.shape[1]
-        self.k[layer, :, pos:end], self.v[layer, :, pos:end] = k, v
-        return self.k[layer, :, :end], self.v[layer, :, :end]
+        end = pos + k.shape[-2]
+        self.k[layer, ..., pos:end, :], self.v[layer, ..., pos:end, :] = k, v
+        return self.k[layer, ..., :end, :], self.v[layer, ..., :end, :]
 
-# %% ../nbs/04_model.ipynb #ba33064b
+# %% ../nbs/04_model.ipynb #a0b0b868
 def attend(
-    q:Tensor, # (heads, n, head_dim)
-    k:Tensor, # (kv_heads, t, head_dim), t ≥ n
-    v:Tensor, # (kv_heads, t, head_dim)
-) -> Tensor: # (heads, n, head_dim)
+    q:Tensor, # (…, heads, n, head_dim)
+    k:Tensor, # (…, kv_heads, t, head_dim), t ≥ n
+    v:Tensor, # (…, kv_heads, t, head_dim)
+) -> Tensor: # (…, heads, n, head_dim)
     "Causal attention of the last n of t positions, query heads sharing key/value heads"
-    heads, n, d = q.shape
-    kv, t, _ = k.shape
-    q = q.reshape(kv, heads//kv*n, d) # the query heads of a group lie one after another
-    scores = (q @ k.transpose(1, 2)).float()*d**-0.5 # (kv_heads, group*n, t)
+    *_, kv, t, d = k.shape
+    *_, heads, n, _ = q.shape
+    grouped = q.unflatten(-3, (kv, -1)).flatten(-3, -2) # (…, kv_heads, group*n, head_dim): query heads of a group lie one after another
+    scores = (grouped @ k.transpose(-1, -2)).float()*d**-0.5 # (…, kv_heads, group*n, t)
     if n > 1:
         future = torch.ones(n, t, dtype=torch.bool, device=q.device).triu(t - n + 1)
-        scores = scores.view(kv, -1, n, t).masked_fill(future, -torch.inf).view(kv, -1, t)
-    return (scores.softmax(-1).to(v.dtype) @ v).reshape(heads, n, d)
+        scores = scores.unflatten(-2, (-1, n)).masked_fill(future, -torch.inf).flatten(-3, -2)
+    return (scores.softmax(-1).to(v.dtype) @ v).unflatten(-2, (-1, n)).flatten(-4, -3)
 
-# %% ../nbs/04_model.ipynb #85125775
+# %% ../nbs/04_model.ipynb #9fd88a0f
 class Attention(nn.Module):
     "Grouped-query attention with rotary positions and a KV cache"
     def __init__(self, c:LlamaConfig):
@@ -91,30 +91,30 @@ class Attention(nn.Module):
         self.head_dim = c.head_dim
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(c.hidden_size, n, bias=False) for n in (q, kv, kv))
         self.o_proj = nn.Linear(q, c.hidden_size, bias=False)
-    def forward(self, x:Tensor, rope, cache:KVCache, layer:int, pos:int) -> Tensor: # (n, hidden) → (n, hidden)
-        heads = lambda y: y.view(len(x), -1, self.head_dim).transpose(0, 1) # (heads, n, head_dim)
+    def forward(self, x:Tensor, rope, cache:KVCache, layer:int, pos:int) -> Tensor: # (…, n, hidden) → (…, n, hidden)
+        heads = lambda y: y.unflatten(-1, (-1, self.head_dim)).transpose(-3, -2) # (…, heads, n, head_dim)
         q, k = rotate(heads(self.q_proj(x)), *rope), rotate(heads(self.k_proj(x)), *rope)
         k, v = cache.update(layer, pos, k, heads(self.v_proj(x)))
-        return self.o_proj(attend(q, k, v).transpose(0, 1).reshape(len(x), -1))
+        return self.o_proj(attend(q, k, v).transpose(-3, -2).flatten(-2))
 
-# %% ../nbs/04_model.ipynb #5a204cdc
+# %% ../nbs/04_model.ipynb #d913f9a5
 class MLP(nn.Module):
     "SwiGLU: down(silu(gate(x)) · up(x))"
     def __init__(self, c:LlamaConfig):
         super().__init__()
         self.gate_proj, self.up_proj = (nn.Linear(c.hidden_size, c.intermediate_size, bias=False) for _ in range(2))
         self.down_proj = nn.Linear(c.intermediate_size, c.hidden_size, bias=False)
-    def forward(self, x:Tensor) -> Tensor: # (n, hidden) → (n, hidden)
+    def forward(self, x:Tensor) -> Tensor: # (…, n, hidden) → (…, n, hidden)
         return self.down_proj(F.silu(self.gate_proj(x))*self.up_proj(x))
 
-# %% ../nbs/04_model.ipynb #74b53c78
+# %% ../nbs/04_model.ipynb #3819f6f4
 class Layer(nn.Module):
     "Attention and MLP, each after a norm and added to the stream"
     def __init__(self, c:LlamaConfig):
         super().__init__()
         self.input_layernorm, self.post_attention_layernorm = (RMSNorm(c.hidden_size, c.rms_norm_eps) for _ in range(2))
         self.self_attn, self.mlp = Attention(c), MLP(c)
-    def forward(self, x:Tensor, *where) -> Tensor: # (n, hidden) → (n, hidden)
+    def forward(self, x:Tensor, *where) -> Tensor: # (…, n, hidden) → (…, n, hidden)
         x = x + self.self_attn(self.input_layernorm(x), *where)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -129,11 +129,11 @@ class Llama(nn.Module):
         self.model.norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         if not c.tie_word_embeddings: self.lm_head = nn.Linear(c.hidden_size, c.vocab_size, bias=False)
     def forward(self,
-        ids:Tensor, # (n,) int64
+        ids:Tensor, # (…, n) int64
         rope, # cos and sin of these positions, each (n, head_dim)
         cache:KVCache,
         pos:int, # of the first id
-    ) -> Tensor: # (n, hidden), after the last norm
+    ) -> Tensor: # (…, n, hidden), after the last norm
         "Read ids into the cache"
         x = self.model.embed_tokens(ids)
         for i, layer in enumerate(self.model.layers): x = layer(x, rope, cache, i, pos)
