@@ -42,7 +42,7 @@ class CheckpointError(SmolLMError):
         super().__init__(f"{folder}: " + "; ".join(self.problems) if n == 1 else
                          f"{folder}: {n} problems: " + "; ".join(self.problems))
 
-# %% ../nbs/00_core.ipynb #d3bcc017
+# %% ../nbs/00_core.ipynb #5209a9b3
 MAX_DIM = 1 << 24 # no axis of a Llama comes near this: a larger one is a damaged file
 
 def _integer(d:dict, key:str, where:str, default=None) -> int:
@@ -55,7 +55,7 @@ def _integer(d:dict, key:str, where:str, default=None) -> int:
 def _number(d:dict, key:str, where:str, default=None) -> float:
     "The positive finite number `d[key]`"
     v = d.get(key, default)
-    if isinstance(v, bool) or not isinstance(v, (int, float)) or not (math.isfinite(v) and v > 0):
+    if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 < v < 1e300:
         raise ConfigError(f"{where}: {key} must be a positive number, not {v!r}")
     return float(v)
 

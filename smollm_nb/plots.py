@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'INK', 'QUIET', 'DPI', 'WIDTH', 'STYLE', 'VISIBLE', 'CELL', 'LINE', 'LETTER', 'SMALL', 'MONO', 'Picture',
-           'show_piece', 'token_latency', 'latency_distribution', 'memory_trace', 'token_strip']
+           'show_piece', 'flaws', 'token_latency', 'latency_distribution', 'memory_trace', 'token_strip']
 
-# %% ../nbs/15_plots.ipynb #f740e7f3
-import functools, io, textwrap, unicodedata
+# %% ../nbs/15_plots.ipynb #eb780210
+import functools, io, textwrap, unicodedata, warnings
 
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.text import Text
 from matplotlib.textpath import TextPath
 
 from .core import ParameterError
@@ -26,7 +27,7 @@ STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False,
          "figure.facecolor": "white", "axes.facecolor": "white", "axes.edgecolor": QUIET, "axes.labelcolor": INK,
          "axes.labelsize": 9, "axes.grid": False, "axes.spines.top": False, "axes.spines.right": False}
 
-# %% ../nbs/15_plots.ipynb #af281b22
+# %% ../nbs/15_plots.ipynb #298b3e51
 class Picture(Figure):
     "A figure that any notebook shows as a PNG and that pyplot never holds"
     def _repr_png_(self) -> bytes:
@@ -38,11 +39,12 @@ def _new(
     title:str, # the finding
     height:float, # inches
     rows:int=1, # panels, one above the other
+    **grid, # how they are arranged, where not on one shared horizontal axis
 ) -> tuple: # the picture, its axes (rows,)
     "An empty picture in the common look"
     fig = Picture(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
     fig.suptitle(textwrap.fill(title, 76), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
-    axes = fig.subplots(rows, sharex=True, squeeze=False)[:, 0]
+    axes = fig.subplots(rows, squeeze=False, **dict(sharex=True) | grid)[:, 0]
     for ax in axes: ax.tick_params(colors=QUIET, labelcolor=INK, labelsize=8.5, labelfontfamily="DejaVu Sans")
     return fig, axes
 
@@ -66,19 +68,20 @@ def show_piece(
     text = _drawable(piece.translate(VISIBLE)) or "∅"
     return text if len(text) <= longest else text[:longest - 1] + "…"
 
-# %% ../nbs/15_plots.ipynb #cc8c568f
+# %% ../nbs/15_plots.ipynb #d8866e1c
 def _numbers(
     name:str, # what an error calls them
     values, # any one-dimensional run of numbers
     high:float=np.inf, # the largest allowed
+    low:float=0, # the smallest allowed
 ) -> np.ndarray: # (n,) float64
-    "`values` as an array, each finite and within 0..high; raises `ParameterError`"
+    "`values` as an array, each finite and within low..high; raises `ParameterError`"
     try: x = np.asarray(values, float)
     except (TypeError, ValueError): raise ParameterError(f"{name} must be a list of numbers") from None
     if x.ndim != 1: raise ParameterError(f"{name} must be one list of numbers, not an array of shape {x.shape}")
     if x.size == 0: raise ParameterError(f"{name} is empty: there is nothing to draw; give at least one number")
-    bad = np.flatnonzero(~(np.isfinite(x) & (x >= 0) & (x <= high*(1 + 1e-6)))) # float32 softmax may exceed 1 by a rounding
-    if bad.size: raise ParameterError(f"{name}[{bad[0]}] is {x[bad[0]]:g}: must be finite and {'0 or more' if np.isinf(high) else f'in 0..{high:g}'}")
+    bad = np.flatnonzero(~(np.isfinite(x) & (x >= low) & (x <= high*(1 + 1e-6)))) # float32 softmax may exceed 1 by a rounding
+    if bad.size: raise ParameterError(f"{name}[{bad[0]}] is {x[bad[0]]:g}: must be finite{f' and in {low:g}..{high:g}' if high < np.inf else f' and {low:g} or more' if low > -np.inf else ''}")
     return x
 
 def _short(x:float) -> str:
@@ -89,27 +92,63 @@ def _count(n:int, thing:str) -> str:
     "`n` of a thing, in words for a title"
     return f"{n:,} {thing}{'s'*(n != 1)}"
 
-# %% ../nbs/15_plots.ipynb #084bff63
+# %% ../nbs/15_plots.ipynb #2d799211
 def _spread(
-    y, # where labels would like to be, (n,)
+    at, # where labels would like to be, (n,)
     gap:float, # the least distance between two
+    low:float=-np.inf, # none goes below,
+    high:float=np.inf, # nor above, if there is room
 ) -> np.ndarray: # (n,)
-    "Push labels upwards until none touches the next"
-    y = np.array(y, float)
-    order = np.argsort(y, kind="stable")
-    for a, b in zip(order, order[1:]): y[b] = max(y[b], y[a] + gap)
-    return y
+    "The nearest places that are at least `gap` apart, in the same order"
+    at = np.asarray(at, float)
+    order, steps = np.argsort(at, kind="stable"), gap*np.arange(len(at))
+    pools = [] # neighbours that push each other: sum of their wishes, how many they are
+    for wish in at[order] - steps:
+        pools.append((wish, 1))
+        while len(pools) > 1 and pools[-2][0]/pools[-2][1] >= pools[-1][0]/pools[-1][1]:
+            (a, m), (b, n) = pools[-2:]
+            pools[-2:] = [(a + b, m + n)]
+    out = np.concatenate([np.full(n, total/n) for total, n in pools])
+    out[order] = np.clip(out, low, max(low, high - steps[-1])) + steps
+    return out
 
 def _label_lines(
-    ax, # its y limits are final
+    ax, # its y limits and scale are final
     labels:list[tuple[float, str, str]], # height, text, colour
 ) -> None:
     "Write each line's label in the right margin"
-    bottom, top = ax.get_ylim()
-    inch = (top - bottom)/(ax.figure.get_figheight() - 0.8) # title and time axis take the rest
-    heights = _spread([y for y, *_ in labels], 0.17*inch)
-    for h, (_, text, colour) in zip(heights, labels):
-        ax.text(1.01, h, text, color=colour, va="center", transform=ax.get_yaxis_transform())
+    heights = (ax.transScale + ax.transLimits).transform([(1, y) for y, *_ in labels])[:, 1]
+    gap = 0.17/(ax.figure.get_figheight() - 0.8) # inches; title and time axis take what is subtracted
+    for h, (_, text, colour) in zip(_spread(heights, gap, 0, 1), labels):
+        ax.text(1.01, h, text, color=colour, va="center", transform=ax.transAxes)
+
+# %% ../nbs/15_plots.ipynb #01e70446
+def _texts(fig) -> list[Text]:
+    "What is written on a drawn figure; tick labels outside their axis exist too, but are not drawn"
+    unseen = set()
+    for ax in fig.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            slack = 1e-9*(high - low)
+            for k in axis.get_major_ticks() + axis.get_minor_ticks():
+                if not (ax.axison and low - slack <= k.get_loc() <= high + slack): unseen |= {k.label1, k.label2}
+    return [t for t in fig.findobj(Text) if t.get_visible() and t.get_text() and t not in unseen]
+
+def flaws(
+    fig:Picture,
+    most_bytes:int=80_000, # of its PNG
+) -> list[str]: # one line each; none if all is well
+    "What makes a picture hard to read: overlapping or cut-off texts, warnings, too many bytes"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        png = fig._repr_png_()
+    out = [str(w.message) for w in caught]
+    names, boxes = zip(*((t.get_text(), t.get_window_extent().padded(-1).extents) for t in _texts(fig)))
+    x0, y0, x1, y1 = np.array(boxes).T
+    out += [f"{names[i]!r} is cut off" for i in np.flatnonzero((x0 < 0) | (y0 < 0) | (x1 > fig.bbox.x1) | (y1 > fig.bbox.y1))]
+    over = (x0 < x1[:, None]) & (x0[:, None] < x1) & (y0 < y1[:, None]) & (y0[:, None] < y1)
+    out += [f"{names[i]!r} lies over {names[j]!r}" for i, j in np.argwhere(np.triu(over, 1))]
+    return out + [f"{len(png):,} bytes"]*(len(png) > most_bytes)
 
 # %% ../nbs/15_plots.ipynb #39f8b667
 def _mark_first(ax, ttft_ms:float, top:float) -> None:
@@ -274,7 +313,18 @@ def _ink_on(rgba) -> str: # a colour
     light = np.where(c <= 0.04045, c/12.92, ((c + 0.055)/1.055)**2.4) @ [0.2126, 0.7152, 0.0722]
     return "black" if (light + 0.05)/0.05 > 1.05/(light + 0.05) else "white"
 
-# %% ../nbs/15_plots.ipynb #56f18184
+# %% ../nbs/15_plots.ipynb #0c10fe46
+def _tokens(
+    pieces, # text of each token, (n,)
+    probs, # probability of each, (n,)
+    what:tuple[str, str]=("pieces", "probs"), # what an error calls them
+) -> tuple: # labels (n,), probabilities (n,), widths in inches (n,)
+    "Tokens as a strip draws them; raises `ParameterError`"
+    p = _numbers(what[1], probs, 1)
+    if len(pieces) != len(p): raise ParameterError(f"{what[0]} has {len(pieces)} entries, {what[1]} has {len(p)}: give one probability for each token")
+    labels = [show_piece(s) for s in pieces]
+    return labels, p, np.array([LETTER*sum(not unicodedata.combining(c) for c in s) + 0.1 for s in labels])
+
 def _strip_axes(title:str, height:float) -> tuple: # picture, axes in inches, axes of the colour bar
     "A picture whose main axes are measured in inches, y downwards"
     full = height + 0.98
@@ -286,12 +336,18 @@ def _strip_axes(title:str, height:float) -> tuple: # picture, axes in inches, ax
     bar.tick_params(colors=QUIET, labelcolor=INK, labelsize=8, labelfontfamily="DejaVu Sans")
     return fig, ax, bar
 
-def _write_cells(ax, labels, below, x, y, widths, colours) -> None:
-    "The texts of a strip: each token in its cell, its alternatives beneath"
-    for label, lines, a, b, w, colour in zip(labels, below, x, y, widths, colours):
+def _draw_cells(ax, labels, p, x, y, widths, strength=1.0) -> PolyCollection:
+    "Tokens as cells coloured by probability, the text in each; a `strength` below 1 dims one; arrays are (n,)"
+    corners = np.array([[x, y], [x + widths, y], [x + widths, y + CELL], [x, y + CELL]]).transpose(2, 0, 1) # (n, 4, 2)
+    strength = np.broadcast_to(strength, p.shape)
+    shown = 1 - strength[:, None]*(1 - colormaps["viridis"](p)[:, :3]) # as it looks on white
+    for label, a, b, w, colour in zip(labels, x, y, widths, shown):
         ax.text(a + w/2, b + CELL/2, label, fontsize=9, fontfamily=MONO, ha="center", va="center_baseline", color=_ink_on(colour))
-        for i, line in enumerate(lines):
-            ax.text(a + 0.04, b + CELL + LINE*(i + 0.6), line, fontsize=7, fontfamily=MONO, va="center_baseline", color=INK)
+    return ax.add_collection(PolyCollection(corners, array=p, cmap="viridis", clim=(0, 1), alpha=strength, edgecolors="white", linewidths=1.2))
+
+def _colour_bar(cells:PolyCollection, bar) -> None:
+    "The key to the colours of a strip"
+    bar.figure.colorbar(cells, cax=bar, orientation="horizontal", label="probability", ticks=[0, 0.25, 0.5, 0.75, 1])
 
 @rc_context(STYLE)
 def token_strip(
@@ -300,17 +356,13 @@ def token_strip(
     alternatives:list|None=None, # (n,) lists of (text, probability), written beneath the token
 ) -> Picture:
     "An answer, each token coloured by its probability; raises `ParameterError`"
-    p = _numbers("probs", probs, 1)
-    if len(pieces) != len(p): raise ParameterError(f"pieces has {len(pieces)} entries, probs has {len(p)}: give one probability for each token")
-    labels, below = [show_piece(s) for s in pieces], _alternative_lines(alternatives, len(p))
-    letters = [sum(not unicodedata.combining(c) for c in s) for s in labels]
-    widths = np.array([max([LETTER*n + 0.1, *(SMALL*len(a) + 0.14 for a in lines)]) for n, lines in zip(letters, below)])
+    labels, p, widths = _tokens(pieces, probs)
+    below = _alternative_lines(alternatives, len(p))
+    widths = np.array([max([w, *(SMALL*len(a) + 0.14 for a in lines)]) for w, lines in zip(widths, below)])
     x, row = _wrap(widths, WIDTH - 0.2).T
     step = CELL + LINE*max(map(len, below)) + (0.1 if any(below) else 0.05)
     fig, ax, bar = _strip_axes(f"{_count(len(p), 'token')}, median probability {np.median(p):.2f}; least sure of token {p.argmin() + 1}, {labels[p.argmin()]} ({p.min():.2g})", step*(row.max() + 1))
-    y = step*row
-    corners = np.array([[x, y], [x + widths, y], [x + widths, y + CELL], [x, y + CELL]]).transpose(2, 0, 1) # (n, 4, 2)
-    cells = ax.add_collection(PolyCollection(corners, array=p, cmap="viridis", clim=(0, 1), edgecolors="white", linewidths=1.2))
-    _write_cells(ax, labels, below, x, y, widths, colormaps["viridis"](p))
-    fig.colorbar(cells, cax=bar, orientation="horizontal", label="probability", ticks=[0, 0.25, 0.5, 0.75, 1])
+    _colour_bar(_draw_cells(ax, labels, p, x, step*row, widths), bar)
+    for lines, a, b in zip(below, x, step*row):
+        for i, line in enumerate(lines): ax.text(a + 0.04, b + CELL + LINE*(i + 0.6), line, fontsize=7, fontfamily=MONO, va="center_baseline", color=INK)
     return fig
