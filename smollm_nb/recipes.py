@@ -168,9 +168,15 @@ def _copy_small_files(folder:Path, output:Path) -> None:
         if p.suffix in (".json", ".jinja") and p.name != PROVENANCE and "index" not in p.name:
             with atomic_file(output/p.name) as tmp: shutil.copyfile(p, tmp)
 
-# %% ../nbs/10_recipes.ipynb #fb236f83
+# %% ../nbs/10_recipes.ipynb #9b194f43
 class SmolLMQuantizer:
     "The plan's entry points"
+    @staticmethod
+    def check(recipe:str, bits:int) -> None:
+        "Raise `ParameterError` unless a recipe makes weights of so many bits"
+        have = Format.parse(get_recipe(recipe).linear).bits
+        if have != bits: raise ParameterError(f"recipe {recipe!r} makes {have} bits a weight, not {bits}; recipes are {', '.join(RECIPES)}")
+
     @staticmethod
     def quantize_to_int4(
         model_path, # a checkpoint folder
@@ -179,7 +185,7 @@ class SmolLMQuantizer:
         **kw, # as `quantize`
     ) -> Path: # the file
         "Quantize to four bits a weight"
-        if Format.parse(get_recipe(recipe).linear).bits != 4: raise ParameterError(f"recipe {recipe!r} is not a four-bit one; use quantize_to_int8")
+        SmolLMQuantizer.check(recipe, 4)
         return Path(quantize(model_path, output_path, recipe, **kw)["path"])
 
     @staticmethod
