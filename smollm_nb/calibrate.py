@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WINDOW', 'BATCH', 'HEAD', 'sample_text', 'text_windows', 'Statistics', 'collect', 'gptq']
 
-# %% ../nbs/08_calibrate.ipynb #ed95b671
+# %% ../nbs/08_calibrate.ipynb #ec8a3b6f
 import hashlib, json
 from dataclasses import dataclass
 
@@ -15,10 +15,10 @@ from torch import Tensor
 
 from .core import ParameterError, atomic_file, cache_dir
 from .formats import Quantized, spread
-from .model import KVCache, Llama, TorchBackend, rope_table
+from .model import KVCache, Llama, TorchBackend, return_memory, rope_table
 from .quantize import points, row_blocks
 
-# %% ../nbs/08_calibrate.ipynb #a420b7ad
+# %% ../nbs/08_calibrate.ipynb #cf754470
 WINDOW = 512 # tokens of one text
 BATCH = 32 # texts at a time
 
@@ -41,6 +41,7 @@ def _sample_batch(
         x = model(ids[:, p:p + 1].to(w.device), (cos[p:p + 1], sin[p:p + 1]), cache, p)
         chance = (model.head(x[:, 0])/temperature).softmax(-1).cpu()
         ids[:, p + 1] = torch.multinomial(chance, 1, generator=rng)[:, 0]
+        if p % 64 == 63: return_memory() # arrays that grow at each step leave holes behind
         on_token()
     on_token()
     return ids.numpy().astype(np.int32)
@@ -94,7 +95,7 @@ def text_windows(
     if len(ids) < window: raise ParameterError(f"calibration text has {len(ids)} tokens, at least {window} are needed")
     return np.array(ids[:len(ids)//window*window], np.int32).reshape(-1, window)
 
-# %% ../nbs/08_calibrate.ipynb #2d81b5bf
+# %% ../nbs/08_calibrate.ipynb #bd568bec
 _HEARS = dict(q_proj="self_attn.q_proj", k_proj="self_attn.q_proj", v_proj="self_attn.q_proj", o_proj="self_attn.o_proj",
               gate_proj="mlp.gate_proj", up_proj="mlp.gate_proj", down_proj="mlp.down_proj")
 HEAD = "model.embed_tokens.weight" # as the output head it hears the last hidden states
@@ -125,7 +126,7 @@ def collect(
     backend:TorchBackend,
     ids:np.ndarray, # (texts, window) token ids
     full:bool=True, # products of all pairs of channels, not only squares
-    batch:int=4, # texts at a time
+    batch:int=2, # texts at a time
     on_progress=None, # called with (tokens done, tokens in all); may raise `Cancelled`
 ) -> Statistics:
     "Run the model over calibration text and note what each matrix hears"
@@ -133,7 +134,9 @@ def collect(
     rope = [t.to(backend.device, backend.dtype) for t in rope_table(model.config, window)]
     def note(name, x):
         x = x.flatten(0, -2).float()
-        sums[name] = sums.get(name, 0) + (x.T @ x if full else x.square().sum(0))
+        if name not in sums: sums[name] = x.new_zeros((x.shape[1],)*2 if full else x.shape[1])
+        if full: sums[name].addmm_(x.T, x)
+        else: sums[name] += x.square().sum(0)
     ears = [m.register_forward_pre_hook(lambda mod, args, name=n + ".weight": note(name, args[0]))
             for n, m in model.named_modules() if n.endswith(tuple(set(_HEARS.values())))]
     try:
@@ -143,7 +146,7 @@ def collect(
             if on_progress: on_progress(min(i + batch, len(ids))*window, ids.size)
     finally:
         for e in ears: e.remove()
-    return Statistics({k: v.cpu()/ids.size for k, v in sums.items()}, ids.size)
+    return Statistics({k: v.div_(ids.size).cpu() for k, v in sums.items()}, ids.size)
 
 # %% ../nbs/08_calibrate.ipynb #f5182939
 def _inverse_factor(h:Tensor, damping:float) -> Tensor: # (cols, cols) upper triangular

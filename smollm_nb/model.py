@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DTYPES', 'PREFILL_TILE', 'RMSNorm', 'rope_table', 'rotate', 'KVCache', 'attend', 'Attention', 'MLP', 'Layer', 'Llama',
-           'pick_device', 'read_weights', 'TorchBackend', 'load']
+           'pick_device', 'read_weights', 'return_memory', 'TorchBackend', 'load']
 
-# %% ../nbs/04_model.ipynb #e4d90ca8
-import time
+# %% ../nbs/04_model.ipynb #7594303f
+import ctypes, gc, sys, time
 from pathlib import Path
 
 import torch
@@ -169,7 +169,12 @@ def read_weights(
             out |= {k: f.get_tensor(k).to(dtype) for k in f.keys()}
     return out
 
-# %% ../nbs/04_model.ipynb #494089d9
+# %% ../nbs/04_model.ipynb #0aff2f25
+def return_memory() -> None:
+    "Hand freed memory back: the C library keeps it otherwise, as much as the whole model"
+    gc.collect()
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"): libc.malloc_trim(0)
+
 PREFILL_TILE = 64 # tokens between two chances to cancel a prefill
 
 class TorchBackend:
@@ -212,9 +217,10 @@ class TorchBackend:
         self.tokens = []
 
     def close(self):
-        "Let go of weights and cache"
+        "Let go of weights and cache; the memory returns to the system"
         self.model = self._cache = self._rope = None
         self.tokens = []
+        return_memory()
 
     def describe(self) -> dict:
         "Facts for `Timings`"
