@@ -96,10 +96,9 @@ def spread(
 
 # %% ../nbs/05b_formats.ipynb #7ba5a8e1
 def _log_table() -> np.ndarray: # (128,) float32
-    "1, r, r², … with r the float32 nearest to 2^(-1/12), each product rounded to float32"
-    out, r = [np.float32(1)], np.float32(2**(-1/12))
-    for _ in range(127): out.append(np.float32(out[-1]*r))
-    return np.array(out)
+    "2^(-k/12): the float32 nearest to one of twelve powers, halved k//12 times, so that a kernel needs only twelve numbers and a shift"
+    k = np.arange(128)
+    return np.ldexp((2.0**(-(k % 12)/12)).astype(np.float32), -(k//12))
 
 LOG8 = _log_table()
 
