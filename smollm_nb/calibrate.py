@@ -158,7 +158,7 @@ def _inverse_factor(h:Tensor, damping:float) -> Tensor: # (cols, cols) upper tri
     return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True).float()
 
 def _round_columns(wt:Tensor, u:Tensor, st:Tensor, mt:Tensor, p:Tensor, block:int) -> Tensor: # (cols, rows) points
-    "Round columns in order, each error passed on to the columns that follow; `wt` is used up"
+    "Round columns in order, each error passed on to the columns that follow; `wt` is left as it was when each was rounded"
     middle, out = (p[1:] + p[:-1])/2, torch.empty_like(wt)
     for a in range(0, len(wt), block):
         b = min(a + block, len(wt))
@@ -177,17 +177,19 @@ def gptq(
     hessian:Tensor, # (cols, cols)
     damping:float=0.01, # fraction of the mean diagonal
     block:int=128, # columns between two large updates
-) -> Quantized:
+) -> tuple[Quantized, Tensor]: # with the weights that were rounded in the end, (rows, cols)
     "Codes that make up for each other's errors (Frantar et al., 2022)"
     f, cols = q.format, w.shape[1]
     order = torch.argsort(hessian.diagonal(), descending=True)
     u = _inverse_factor(hessian[order][:, order], damping)
-    p, codes = points(f, q.book) if q.book is not None else points(f), np.empty_like(q.codes)
+    p, codes, meant = points(f, q.book) if q.book is not None else points(f), np.empty_like(q.codes), torch.empty_like(w)
+    back = torch.argsort(order)
     for at in row_blocks(w, 1 << 23):
         wide = lambda a: torch.from_numpy(spread(a[at], f.group, cols)).T[order].contiguous() # (cols, rows)
         st = wide(q.scales)
         mt = wide(q.minima) if q.minima is not None else torch.zeros_like(st)
-        chosen = _round_columns(w[at].T[order].contiguous(), u, st, mt, p, block)[torch.argsort(order)].T
-        c = torch.searchsorted(p, chosen.contiguous())
+        wt = w[at].T[order].contiguous()
+        c = torch.searchsorted(p, _round_columns(wt, u, st, mt, p, block)[back].T.contiguous())
         codes[at] = (c - 127 if f.kind == "int8" else c).numpy()
-    return Quantized(f, codes, q.scales, q.minima, q.book)
+        meant[at] = wt[back].T
+    return Quantized(f, codes, q.scales, q.minima, q.book), meant

@@ -91,7 +91,7 @@ def _quantize_rows(w:torch.Tensor, f:Format, name:str, recipe:Recipe, statistics
     if f.kind == "float" or recipe.method == "nearest" or f.bits == 8: return round_to_nearest(w, f)
     q = search_scales(w, f, statistics.importance(name))
     if recipe.method == "search": return q
-    return gptq(w, q, statistics.hessian(name), recipe.head_damping if name in (HEAD, "lm_head.weight") else recipe.damping)
+    return gptq(w, q, statistics.hessian(name), recipe.head_damping if name in (HEAD, "lm_head.weight") else recipe.damping)[0]
 
 def read_tensors(
     folder, # a valid checkpoint folder
