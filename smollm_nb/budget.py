@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['FREQUENT', 'TEXTS', 'SPAN', 'WARMUP', 'EVERY', 'NATIVE', 'OPEN', 'PROBE', 'SAMPLE', 'MIXES', 'TOKENS', 'WINDOW',
-           'STATES', 'Unit', 'units', 'mean_kl', 'holding', 'Reader', 'rounded', 'errors', 'patched', 'measure',
+           'STATES', 'Unit', 'units', 'token_kl', 'holding', 'Reader', 'rounded', 'errors', 'patched', 'measure',
            'Sensitivity', 'sensitivity', 'Option', 'useful', 'options', 'choose', 'front', 'Allocation', 'fixed_bytes',
            'allocate', 'curve', 'parse_bytes', 'budget_recipe']
 
-# %% ../nbs/10b_budget.ipynb #7e0cbdb4
+# %% ../nbs/10b_budget.ipynb #24037bf1
 import contextlib, hashlib, itertools, math, re
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from .quantize import FACTORS, relative_error, round_to_nearest, search_scales
 from .recipes import RECIPES, Recipe
 from .tokenizer import SmolLMTokenizer
 
-# %% ../nbs/10b_budget.ipynb #984ad389
+# %% ../nbs/10b_budget.ipynb #64fc57df
 FREQUENT = (0, 256, 1024, 2048, 4096, 8192, 16384) # first rows of the embedding that may be held better than the rest
 _TOGETHER = (("self_attn.q_proj", "self_attn.k_proj"), ("self_attn.v_proj",), ("self_attn.o_proj",), ("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",))
 
@@ -49,20 +49,20 @@ def units(config:LlamaConfig) -> list[Unit]: # the embedding's bands first, then
     return [Unit(heads, 0, band) for band in zip(edges, edges[1:])] + [
         Unit(tuple(f"model.layers.{i}.{n}.weight" for n in names), i) for i in range(config.num_hidden_layers) for names in _TOGETHER]
 
-# %% ../nbs/10b_budget.ipynb #36bd17fd
-TEXTS, SPAN = 6, 64 # texts, and tokens of each, that a measurement reads
-WARMUP, EVERY = 16, 2 # the first tokens of a text are not scored, and of the rest every second
+# %% ../nbs/10b_budget.ipynb #1fa249b5
+TEXTS, SPAN = 8, 48 # texts, and tokens of each, that a measurement reads
+WARMUP, EVERY = 8, 2 # the first tokens of a text are not scored, and of the rest every second
 
-def mean_kl(
+def token_kl(
     right:Tensor, # logits, (texts, n, vocab)
     got:Tensor, # the same shape
-) -> float: # nats a token
-    "KL(right‖got), exact for small differences too"
-    total = 0.0
-    for r, g in zip(right, got):
+) -> np.ndarray: # (texts, n) float64, nats
+    "KL(right‖got) of each token, good for small differences too"
+    out = []
+    for r, g in zip(right, got): # one text at a time, for memory
         d, log_p = g - r, r.log_softmax(-1)
-        total += float((torch.logsumexp(log_p + d, -1) - (log_p.exp()*d).sum(-1)).double().sum())
-    return max(total/right.shape[:2].numel(), 0.0)
+        out.append((torch.logsumexp(log_p + d, -1) - (log_p.exp()*d).sum(-1)).double().cpu().numpy())
+    return np.maximum(out, 0)
 
 @contextlib.contextmanager
 def holding(
@@ -99,11 +99,11 @@ class Reader:
         "All layers from `i` on, and the head"
         for j in range(i, self.model.config.num_hidden_layers): x = self.layer(x, j)
         return self.model.head(self.model.model.norm(x[:, min(WARMUP, x.shape[1] - 1)::EVERY]))
-    def kl(self, x:Tensor, i:int=0) -> float: # nats a token
-        "How far the predictions are from those of the exact model"
-        return mean_kl(self.right, self.logits(x, i))
+    def kl(self, x:Tensor, i:int=0) -> np.ndarray: # (texts, scored) nats
+        "How far each prediction is from that of the exact model"
+        return token_kl(self.right, self.logits(x, i))
 
-# %% ../nbs/10b_budget.ipynb #2d5c3b7e
+# %% ../nbs/10b_budget.ipynb #bba13db4
 NATIVE = ("int4-book-g128-log8", "int8-row-f32") # what every engine of this project runs
 OPEN = NATIVE + ("int4-book-g64-log8", "int4-book-g32-log8", "int4-sym-g64-log8", "int4-asym-g64-f16", "int8-g64-f16", "f16")
 PROBE, SAMPLE, MIXES = NATIVE[0], 64, (1, 2, 4) # a format; rows looked at; every n-th unit quantized
@@ -144,15 +144,22 @@ def patched(
             else: out[n] = w
     return out
 
-def _probe(model:Llama, unit:Unit, statistics:Statistics, formats) -> tuple[tuple, np.ndarray]: # a part as `patched` takes it, errors (1 + formats,)
-    "A unit quantized, and what each format would leave"
+def _alone(
+    reader:Reader,
+    unit:Unit,
+    x:Tensor|None, # what the unit's layer hears; None for the embedding
+    statistics:Statistics,
+    formats, # names
+) -> tuple: # a part as `patched` takes it; mean and typical KL, nats; errors (1 + formats,)
+    "Quantize one unit and see what that does"
     new, error = {}, []
     for n in unit.names:
-        w = model.get_parameter(n).data[slice(*unit.rows) if unit.rows else slice(None)].float().cpu()
+        w = reader.model.get_parameter(n).data[slice(*unit.rows) if unit.rows else slice(None)].float().cpu()
         q = rounded(w, Format.parse(PROBE), statistics.importance(n), _FEW)
         new[n] = torch.from_numpy(q.dequantize())
         error.append(errors(w, q, statistics.importance(n), formats))
-    return (unit.rows, new), np.mean(error, 0)
+    with holding(reader.model, patched(reader.model, [(unit.rows, new)])): k = reader.kl(reader.start() if unit.rows else x, unit.layer)
+    return (unit.rows, new), (k.mean(), np.sqrt(k).mean()**2), np.mean(error, 0)
 
 @torch.inference_mode()
 def measure(
@@ -161,34 +168,33 @@ def measure(
     statistics:Statistics, # for the importance of channels
     formats=NATIVE, # names
     on_progress=None, # called with (units done, units in all); may raise `Cancelled`
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # KL of each unit alone (units,), nats; errors (units, 1 + formats); KL of the mixed streams (mixes,)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # of each unit alone the mean KL and the typical one (units, 2), nats; errors (units, 1 + formats); mean KL of the mixed streams (mixes,)
     "Quantize one unit after the other and see what it does to the predictions"
-    model, todo, reader, parts, kl, error = backend.model, units(backend.config), Reader(backend.model, ids), [], [], []
-    def alone(u, x):
-        part, e = _probe(model, u, statistics, formats)
-        with holding(model, patched(model, [part])): kl.append(reader.kl(reader.start() if u.rows else x, u.layer))
-        parts.append(part); error.append(e)
-        if on_progress: on_progress(len(kl), len(todo))
-    def mixed(k, m): return holding(model, patched(model, [p for j, p in enumerate(parts[k:], k) if j % m == 0]))
-    bands = [u for u in todo if u.rows]
-    for u in bands: alone(u, None)
-    x, streams, ends = reader.start(), {}, []
+    todo, reader, parts, figures = units(backend.config), Reader(backend.model, ids), {}, []
+    def alone(k, x):
+        parts[k], *f = _alone(reader, todo[k], x, statistics, formats)
+        figures.append(f)
+        if on_progress: on_progress(k + 1, len(todo))
+    def mixed(m): return holding(reader.model, patched(reader.model, [p for k, p in parts.items() if k % m == 0]))
+    for k, u in enumerate(todo):
+        if u.rows: alone(k, None)
+    bands, x, streams, ends = dict(parts), reader.start(), {}, []
     for m in MIXES:
-        with mixed(0, m): streams[m] = reader.start()
+        with mixed(m): streams[m] = reader.start()
     for i in range(backend.config.num_hidden_layers):
-        first = len(parts)
-        for u in todo:
-            if u.layer == i and not u.rows: alone(u, x)
+        parts.clear() # the weights of the layer before are not needed again
+        for k, u in enumerate(todo):
+            if u.layer == i and not u.rows: alone(k, x)
         for m in MIXES:
-            with mixed(first, m): streams[m] = reader.layer(streams[m], i)
+            with mixed(m): streams[m] = reader.layer(streams[m], i)
         x = reader.layer(x, i)
-        parts[first:] = [None]*(len(parts) - first) # their weights are not needed again
-    del parts[len(bands):]
+    parts = bands
     for m in MIXES:
-        with mixed(0, m): ends.append(reader.kl(streams[m], i + 1))
+        with mixed(m): ends.append(reader.kl(streams[m], i + 1).mean())
+    kl, error = zip(*figures)
     return np.array(kl), np.array(error), np.array(ends)
 
-# %% ../nbs/10b_budget.ipynb #4ac48d38
+# %% ../nbs/10b_budget.ipynb #66a2c6dd
 TOKENS, WINDOW = 2048, 256 # of the text that importances come from
 _VERSION = 1 # of the measurement: a change makes what was kept unusable
 
@@ -238,12 +244,13 @@ def sensitivity(
         return np.concatenate([a.ravel() for a in found])
     facts = dict(identity=backend.file_sha256, ids=hashlib.sha256(ids.tobytes()).hexdigest(), formats=formats, probe=PROBE, sizes=[TEXTS, SPAN, WARMUP, EVERY, SAMPLE, *MIXES, *FREQUENT], version=_VERSION)
     a = _remembered(facts, make) if backend.file_sha256 else make()
-    kl, error, mixed = np.split(a, np.cumsum([count, count*(1 + len(formats))]))
-    out = Sensitivity(backend.config, formats, kl, error.reshape(count, -1), mixed)
+    kl, error, mixed = np.split(a, np.cumsum([2*count, count*(1 + len(formats))]))
+    mean, typical = kl.reshape(count, 2).T
+    out = Sensitivity(backend.config, formats, typical*mean.sum()/typical.sum(), error.reshape(count, -1), mixed)
     backend.close()
     return out
 
-# %% ../nbs/10b_budget.ipynb #a4fd10d9
+# %% ../nbs/10b_budget.ipynb #3d7ebf1e
 class Option(NamedTuple):
     "One way to hold one unit"
     nbytes:int
@@ -280,7 +287,7 @@ def options(
         if not u.rows: out.append(useful([Option(sum(Format.parse(f).nbytes(*shapes[n]) for n in u.names), float(k), (f,)) for f, k in zip(s.formats, kl)]))
     return out
 
-# %% ../nbs/10b_budget.ipynb #0acaad69
+# %% ../nbs/10b_budget.ipynb #5b0ce113
 STATES = 1 << 18 # steps of the table, at most
 
 def _least(lists:list[list[Option]]) -> int:
@@ -328,8 +335,8 @@ def front(
     chosen = better[np.unique(np.linspace(0, len(better) - 1, points).astype(int))]
     return [(_least(lists) + int(i)*step, float(best[i])) for i in chosen]
 
-# %% ../nbs/10b_budget.ipynb #ceb23f5d
-_FACTS, _PART, _MIX = 8192, 288, 80 # bytes of a header: config, recipe, source, padding; a part in its table; a tensor in its recipe
+# %% ../nbs/10b_budget.ipynb #a313220b
+_FACTS, _PART, _MIX = 8192, 256, 80 # bytes of a header: config, recipe, source, padding; a part in its table; a tensor in its recipe
 
 class Allocation(NamedTuple):
     "What a budget buys"
@@ -342,7 +349,7 @@ def fixed_bytes(
 ) -> int: # bytes, at least what any recipe's file takes
     "Header and norm weights: what a file holds beside its matrices"
     shapes = config.tensor_shapes()
-    header = _FACTS + len(shapes)*(_PART + _MIX) + 2*_PART # embedding and head have two parts
+    header = _FACTS + (len(shapes) + 2)*_PART + sum(_MIX for n in shapes.values() if len(n) == 2) # embedding and head have two parts
     return header + sum(Format.parse("f32").nbytes(1, n[0]) for n in shapes.values() if len(n) == 1)
 
 def allocate(
