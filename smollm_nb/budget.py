@@ -8,7 +8,7 @@ __all__ = ['FREQUENT', 'TEXTS', 'SPAN', 'WARMUP', 'EVERY', 'NATIVE', 'OPEN', 'PR
            'Sensitivity', 'sensitivity', 'Option', 'useful', 'options', 'choose', 'front', 'Allocation', 'fixed_bytes',
            'allocate', 'curve', 'parse_bytes', 'budget_recipe']
 
-# %% ../nbs/10b_budget.ipynb #24037bf1
+# %% ../nbs/10b_budget.ipynb #9f2e5bf4
 import contextlib, hashlib, itertools, math, re
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from .quantize import FACTORS, relative_error, round_to_nearest, search_scales
 from .recipes import RECIPES, Recipe
 from .tokenizer import SmolLMTokenizer
 
-# %% ../nbs/10b_budget.ipynb #64fc57df
+# %% ../nbs/10b_budget.ipynb #78e41a14
 FREQUENT = (0, 256, 1024, 2048, 4096, 8192, 16384) # first rows of the embedding that may be held better than the rest
 _TOGETHER = (("self_attn.q_proj", "self_attn.k_proj"), ("self_attn.v_proj",), ("self_attn.o_proj",), ("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",))
 
@@ -49,7 +49,7 @@ def units(config:LlamaConfig) -> list[Unit]: # the embedding's bands first, then
     return [Unit(heads, 0, band) for band in zip(edges, edges[1:])] + [
         Unit(tuple(f"model.layers.{i}.{n}.weight" for n in names), i) for i in range(config.num_hidden_layers) for names in _TOGETHER]
 
-# %% ../nbs/10b_budget.ipynb #1fa249b5
+# %% ../nbs/10b_budget.ipynb #d897d2d5
 TEXTS, SPAN = 8, 48 # texts, and tokens of each, that a measurement reads
 WARMUP, EVERY = 8, 2 # the first tokens of a text are not scored, and of the rest every second
 
@@ -103,7 +103,7 @@ class Reader:
         "How far each prediction is from that of the exact model"
         return token_kl(self.right, self.logits(x, i))
 
-# %% ../nbs/10b_budget.ipynb #bba13db4
+# %% ../nbs/10b_budget.ipynb #42afef22
 NATIVE = ("int4-book-g128-log8", "int8-row-f32") # what every engine of this project runs
 OPEN = NATIVE + ("int4-book-g64-log8", "int4-book-g32-log8", "int4-sym-g64-log8", "int4-asym-g64-f16", "int8-g64-f16", "f16")
 PROBE, SAMPLE, MIXES = NATIVE[0], 64, (1, 2, 4) # a format; rows looked at; every n-th unit quantized
@@ -194,7 +194,7 @@ def measure(
     kl, error = zip(*figures)
     return np.array(kl), np.array(error), np.array(ends)
 
-# %% ../nbs/10b_budget.ipynb #66a2c6dd
+# %% ../nbs/10b_budget.ipynb #4084d401
 TOKENS, WINDOW = 2048, 256 # of the text that importances come from
 _VERSION = 1 # of the measurement: a change makes what was kept unusable
 
@@ -250,7 +250,7 @@ def sensitivity(
     backend.close()
     return out
 
-# %% ../nbs/10b_budget.ipynb #3d7ebf1e
+# %% ../nbs/10b_budget.ipynb #c6d48501
 class Option(NamedTuple):
     "One way to hold one unit"
     nbytes:int
@@ -287,7 +287,7 @@ def options(
         if not u.rows: out.append(useful([Option(sum(Format.parse(f).nbytes(*shapes[n]) for n in u.names), float(k), (f,)) for f, k in zip(s.formats, kl)]))
     return out
 
-# %% ../nbs/10b_budget.ipynb #5b0ce113
+# %% ../nbs/10b_budget.ipynb #20016f00
 STATES = 1 << 18 # steps of the table, at most
 
 def _least(lists:list[list[Option]]) -> int:
@@ -335,7 +335,7 @@ def front(
     chosen = better[np.unique(np.linspace(0, len(better) - 1, points).astype(int))]
     return [(_least(lists) + int(i)*step, float(best[i])) for i in chosen]
 
-# %% ../nbs/10b_budget.ipynb #a313220b
+# %% ../nbs/10b_budget.ipynb #e8df578b
 _FACTS, _PART, _MIX = 8192, 256, 80 # bytes of a header: config, recipe, source, padding; a part in its table; a tensor in its recipe
 
 class Allocation(NamedTuple):
