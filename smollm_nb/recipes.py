@@ -38,6 +38,7 @@ class Recipe:
     seed:int = 0
     damping:float = 0.01 # GPTQ, matrices
     head_damping:float = 0.1 # GPTQ, embedding
+    mix:tuple[tuple[str, str], ...] = () # (tensor, format) of the matrices inside the layers that are held otherwise
 
 _FOUR, _PLAN = "int4-book-g128-log8", "int4-asym-g128-f16"
 RECIPES = {r.name: r for r in (
@@ -62,7 +63,7 @@ def formats_of(
 ) -> list[tuple[tuple[int, int], Format]]: # rows from, to; format
     "Which rows of a tensor are held how"
     if len(shape) == 1: return [((0, 1), Format.parse("f32"))]
-    if name not in (HEAD, "lm_head.weight"): return [((0, shape[0]), Format.parse(recipe.linear))]
+    if name not in (HEAD, "lm_head.weight"): return [((0, shape[0]), Format.parse(dict(recipe.mix).get(name, recipe.linear)))]
     n = min(recipe.frequent_rows, shape[0]//16*16)
     first = [((0, n), Format.parse(recipe.frequent))] if recipe.frequent and n else []
     return first + [((n if first else 0, shape[0]), Format.parse(recipe.embedding))]*(not first or n < shape[0])
