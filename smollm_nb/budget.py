@@ -236,11 +236,11 @@ def sensitivity(
     "Measure a checkpoint, or remember what was measured; raises `CheckpointError` or `ParameterError`"
     say = lambda stage: (lambda done, total: on_progress(stage, done, total)) if on_progress else None
     backend = load(folder, device="cpu", context=min(WINDOW, validate(folder, changed_only=True).max_position_embeddings))
-    if text is None: ids = sample_text(backend, TOKENS, window=WINDOW, identity=backend.file_sha256, on_progress=say("write text"))
+    if text is None: ids = sample_text(backend.model, TOKENS, window=WINDOW, identity=backend.file_sha256, on_progress=say("write text"))
     else: ids = text_windows(SmolLMTokenizer.load(folder), text, backend.context)[:TOKENS//backend.context]
     formats, count = NATIVE if native else OPEN, len(units(backend.config))
     def make():
-        found = measure(backend, ids[:TEXTS, :SPAN], collect(backend, ids, full=False, on_progress=say("take notes")), formats, say("measure"))
+        found = measure(backend, ids[:TEXTS, :SPAN], collect(backend.model, ids, full=False, on_progress=say("take notes")), formats, say("measure"))
         return np.concatenate([a.ravel() for a in found])
     facts = dict(identity=backend.file_sha256, ids=hashlib.sha256(ids.tobytes()).hexdigest(), formats=formats, probe=PROBE, sizes=[TEXTS, SPAN, WARMUP, EVERY, SAMPLE, *MIXES, *FREQUENT], version=_VERSION)
     a = _remembered(facts, make) if backend.file_sha256 else make()
