@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['MAX_PARTS', 'MAX_THREADS', 'MAX_CONTEXT', 'CONTEXT', 'TILE', 'EngineError', 'UnsupportedModelError', 'check_shape',
-           'default_threads', 'Engine', 'load']
+           'default_threads', 'Engine', 'load', 'survey']
 
-# %% ../nbs/12_engine.ipynb #3110dc00
-import contextlib, ctypes, mmap, os, threading, time
+# %% ../nbs/12_engine.ipynb #b194167e
+import contextlib, ctypes, mmap, os, threading, time, weakref
 from pathlib import Path
 
 import numpy as np
 import psutil
 
 from .core import ConfigError, ContextOverflowError, InvalidStateError, LlamaConfig, ParameterError, QuantFileError, SmolLMError
-from .kernel import Choice, KernelError, choose
+from .kernel import Choice, KernelError, choose, this_system, variants
 from .q4file import Q4File, read_q4
 
-# %% ../nbs/12_engine.ipynb #187f8a44
+# %% ../nbs/12_engine.ipynb #dcd2681e
 class _Shape(ctypes.Structure):
     "sm_shape: the model's sizes and how to run it"
     _fields_ = [(n, ctypes.c_int32) for n in ("vocab", "hidden", "mlp", "layers", "heads", "kv_heads", "head_dim", "context", "tied", "threads", "tile")] + \
@@ -35,7 +35,7 @@ class _Random(ctypes.Structure):
     "sm_rng: the state of PCG32"
     _fields_ = [("state", ctypes.c_uint64), ("inc", ctypes.c_uint64)]
 
-# %% ../nbs/12_engine.ipynb #6400fe96
+# %% ../nbs/12_engine.ipynb #7fddc255
 def _declare(lib:ctypes.CDLL) -> ctypes.CDLL:
     "Tell ctypes what the kernel's functions take and give"
     i32, size, ptr, at = ctypes.c_int32, ctypes.c_size_t, ctypes.c_void_p, ctypes.POINTER
@@ -55,7 +55,7 @@ def _declare(lib:ctypes.CDLL) -> ctypes.CDLL:
         f.restype, f.argtypes = gives, takes
     return lib
 
-# %% ../nbs/12_engine.ipynb #442d241e
+# %% ../nbs/12_engine.ipynb #4ff479ff
 class EngineError(SmolLMError): "No build of the kernel runs here, or it could not start"
 class UnsupportedModelError(QuantFileError): "A sound file that the engine does not run; PyTorch does"
 
@@ -98,7 +98,7 @@ def _table(
             out.append(_Part(*_tensor_number(name), *p.rows, _FORMATS[p.format.name], 0, p.offset, p.nbytes))
     return (_Part*len(out))(*out)
 
-# %% ../nbs/12_engine.ipynb #46f085d8
+# %% ../nbs/12_engine.ipynb #7d4e0c83
 MAX_THREADS, MAX_CONTEXT, CONTEXT, TILE = 64, 65536, 2048, 64
 
 def default_threads() -> int:
@@ -116,7 +116,13 @@ def _pick_context(context:int|None, config:LlamaConfig) -> int:
     limit = min(config.max_position_embeddings, MAX_CONTEXT)
     return min(limit, CONTEXT) if context is None else _whole("context", context, limit)
 
-# %% ../nbs/12_engine.ipynb #fede4582
+# %% ../nbs/12_engine.ipynb #23cc82f4
+def _give_back(pid:int, lib:ctypes.CDLL, model, arena:mmap.mmap, file:Q4File) -> None:
+    "Stop the kernel's threads, unless they are those of the parent process; unmap arena and file"
+    if os.getpid() == pid: lib.sm_close(model)
+    arena.close()
+    file.close()
+
 class Engine:
     "A quantized Llama in the native kernel, with one KV cache; a `core.Backend`"
     def __init__(self,
@@ -127,7 +133,7 @@ class Engine:
         tile:int=TILE, # tokens that a prefill reads between two chances to cancel
     ):
         self.load_s, self._start = float("nan"), time.perf_counter()
-        self._model, self._arena, self._file, self._pid = None, None, file, os.getpid()
+        self._model, self._file, self._pid = None, file, os.getpid()
         self._lock, self._owner = threading.Lock(), None
         self.config, self.path, self.choice, self.context, self.threads, self.tile = file.config, file.path, choice, context, threads, tile
         self.tokens:list[int] = []
@@ -143,15 +149,11 @@ class Engine:
         if size < 0: raise UnsupportedModelError(f"{self.path}: {self._words(size)}; run it with --backend torch")
         self.arena_bytes, self.kv_bytes = size, lib.sm_kv_bytes(shape) # of which the KV cache
         self.bytes_per_token = sum(p.nbytes for p in parts if c.tie_word_embeddings or p.tensor != 0) # an embedding that is no head gives one row
-        self._arena, first, model = mmap.mmap(-1, size), self._file.parts(self._file.names()[0])[0], ctypes.c_void_p()
+        arena, first, model = mmap.mmap(-1, size), self._file.parts(self._file.names()[0])[0], ctypes.c_void_p()
         base = first.data.ctypes.data - first.offset
-        code = lib.sm_create(shape, parts, len(parts), base, self._file.bytes, self._arena_address(), size, ctypes.byref(model))
+        code = lib.sm_create(shape, parts, len(parts), base, self._file.bytes, ctypes.addressof(ctypes.c_char.from_buffer(arena)), size, ctypes.byref(model))
         if code: raise EngineError(f"{self.path}: the kernel did not start: {self._words(code)}")
-        self._model = model
-
-    def _arena_address(self) -> int:
-        "Where the arena lies"
-        return ctypes.addressof(ctypes.c_char.from_buffer(self._arena))
+        self._model, self._free = model, weakref.finalize(self, _give_back, self._pid, lib, model, arena, self._file)
 
     def _words(self, code:int) -> str:
         "What the kernel says to an error code"
@@ -238,19 +240,10 @@ class Engine:
 
     def close(self):
         "Stop the kernel's threads and give its memory back"
-        if os.getpid() == self._pid and self._owner != threading.get_ident():
-            with self._lock:
-                if self._model is not None: self._lib.sm_close(self._model)
-                self._let_go()
-        elif os.getpid() != self._pid: self._let_go() # the threads are the parent's
-        else: raise InvalidStateError("the engine is in use by this very thread; `on_progress` must not close it")
-
-    def _let_go(self) -> None:
-        "Unmap arena and file"
-        self._model, self.tokens = None, []
-        if self._arena is not None: self._arena.close()
-        self._arena = None
-        self._file.close()
+        if self._owner == threading.get_ident(): raise InvalidStateError("the engine is in use by this very thread; `on_progress` must not close it")
+        with self._lock if os.getpid() == self._pid else contextlib.nullcontext(): # in a child another thread may hold the lock for ever
+            self._model, self.tokens = None, []
+            self._free()
 
     def describe(self) -> dict:
         "Facts for `Timings`"
@@ -258,11 +251,9 @@ class Engine:
 
     def __enter__(self): return self
     def __exit__(self, *exc): self.close()
-    def __del__(self):
-        if getattr(self, "_model", None) is not None: self.close()
     def __repr__(self): return f"Engine({str(self.path)!r}, {self.choice.variant}, {self.threads} threads, {'closed' if self._model is None else f'{len(self.tokens)} of {self.context} positions'})"
 
-# %% ../nbs/12_engine.ipynb #6ec81c17
+# %% ../nbs/12_engine.ipynb #d11fa5d8
 def load(
     path, # a SMOLLM_Q4 file
     threads:int|None=None, # that compute; default: one for each core
@@ -285,3 +276,22 @@ def load(
         raise
     engine.load_s = time.perf_counter() - start
     return engine
+
+# %% ../nbs/12_engine.ipynb #7d873cd1
+_SHAPE_135M = _Shape(49152, 576, 1536, 30, 9, 3, 64, CONTEXT, 1, 1, TILE, 1e4, 1e-5)
+
+def _state(name:str) -> str:
+    "Whether a variant works here"
+    try: choose(name)
+    except KernelError as e: return str(e).removeprefix("no build of the kernel runs here: ").removeprefix(f"{name}: ")
+    return "works"
+
+def survey() -> dict:
+    "The engine on this machine, as plain JSON"
+    out = dict(variant=None, why="", library=None, variants={}, threads=default_threads(), kv_bytes_2048=None)
+    try:
+        c = choose()
+        out |= dict(variant=c.variant, why=c.why, library=c.path.name, variants={v.name: _state(v.name) for v in variants(this_system())})
+        out["kv_bytes_2048"] = _declare(c.library).sm_kv_bytes(_SHAPE_135M)
+    except KernelError as e: out["why"] = str(e)
+    return out

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Step', 'roofline']
 
-# %% ../nbs/15d_engine_plots.ipynb #acaa9b20
+# %% ../nbs/15d_engine_plots.ipynb #ef86ea24
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from matplotlib import rc_context
 from .core import ParameterError
 from .plots import INK, PALETTE, QUIET, STYLE, Picture, _count, _drawable, _new, _numbers, _short, _spread
 
-# %% ../nbs/15d_engine_plots.ipynb #379b4f52
+# %% ../nbs/15d_engine_plots.ipynb #b0930bcb
 class Step(NamedTuple):
     "One way to multiply a matrix by a vector, measured"
     name:str

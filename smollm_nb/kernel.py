@@ -7,13 +7,13 @@ __all__ = ['PACKAGE', 'CSRC', 'NATIVE', 'ABI', 'VARIANTS', 'TARGETS', 'FLAGS', '
            'this_system', 'variants', 'library', 'compiler_version', 'command', 'compile_to', 'build', 'Choice',
            'load_library', 'check_library', 'processor', 'choose']
 
-# %% ../nbs/11_kernel.ipynb #c71eb387
+# %% ../nbs/11_kernel.ipynb #5769fcca
 import ctypes, hashlib, importlib.metadata, json, os, platform, subprocess, sys, tempfile, threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/11_kernel.ipynb #1f5c03fc
+# %% ../nbs/11_kernel.ipynb #20a5680a
 PACKAGE = Path(globals().get("__file__", "../smollm_nb/kernel.py")).resolve().parent
 CSRC, NATIVE = PACKAGE/"csrc", PACKAGE/"_native" # the sources; the builds
 ABI = 1 # SM_ABI of smollm.h: the surface that Python speaks to
@@ -39,7 +39,7 @@ VARIANTS = {v.name: v for v in (
     Variant("simd128", "wasm32", "generic+simd128+bulk_memory"),
 )}
 
-# %% ../nbs/11_kernel.ipynb #89c428c8
+# %% ../nbs/11_kernel.ipynb #6f2d2cfe
 TARGETS = { # system → what the compiler calls it, ending of a library's name
     "x86_64-linux": ("x86_64-linux-gnu.2.17", ".so"), "aarch64-linux": ("aarch64-linux-gnu.2.17", ".so"),
     "x86_64-musl": ("x86_64-linux-musl", ".so"), "aarch64-musl": ("aarch64-linux-musl", ".so"),
@@ -69,7 +69,7 @@ def library(
     "The name of a build's file"
     return f"smollm-{variant.name}{TARGETS[system][1]}"
 
-# %% ../nbs/11_kernel.ipynb #0319be1c
+# %% ../nbs/11_kernel.ipynb #82d7a7b5
 FLAGS = ("-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror")
 FAST, DEBUG = ("-O3", "-DNDEBUG"), ("-O1", "-fsanitize=undefined", "-fsanitize-trap=undefined")
 
@@ -80,7 +80,7 @@ def compiler_version() -> str: # "" without a compiler
 
 def _kind(system:str) -> tuple[str, ...]:
     "Flags that make a library of the system's kind"
-    if system == "wasm32": return ("-nostdlib", "-Wl,--no-entry", "-Wl,--export-dynamic", "-Wl,--stack-first", "-Wl,-z,stack-size=65536", "-s")
+    if system == "wasm32": return ("-nostdlib", "-Wl,--no-entry", "-Wl,--export-dynamic", "-Wl,-z,stack-size=65536", "-s")
     shared = ("-shared", "-fPIC", "-fvisibility=hidden", "-DSMOLLM_THREADS")
     if "windows" not in system: return (*shared, "-s")
     import ziglang # its C runtime for Windows takes minutes to compile and is not needed
@@ -96,7 +96,7 @@ def command(
     return [sys.executable, "-m", "ziglang", "cc", "-target", TARGETS[system][0], f"-mcpu={variant.cpu}", *level, *FLAGS,
             *map(str, sorted(CSRC.glob("*.c")) if sources is None else sources), *_kind(system)]
 
-# %% ../nbs/11_kernel.ipynb #3c867821
+# %% ../nbs/11_kernel.ipynb #2405cf99
 def _key(cmd:list[str]) -> str:
     "What a build depends on, as a hash"
     h = hashlib.sha256("\0".join([compiler_version(), *(c for c in cmd if not os.path.isabs(c))]).encode())
@@ -139,7 +139,7 @@ def build(
             os.replace(Path(d, "keys"), folder/"build.json")
     return [p for p, _ in jobs]
 
-# %% ../nbs/11_kernel.ipynb #4eb40bb3
+# %% ../nbs/11_kernel.ipynb #fef8eb3b
 @dataclass(frozen=True)
 class Choice:
     "The build that runs here"
