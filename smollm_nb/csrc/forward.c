@@ -8,6 +8,7 @@ typedef struct {     // one thread's view of a job
     sm_scratch *own;
     int32_t thread, threads;
     int32_t n;       // tokens
+    sm_job job;      // a copy: behind the last barrier the caller may write the next one
 } sm_view;
 
 SM_INLINE int32_t first(const sm_view *v, int32_t n) { return sm_share(n, v->thread, v->threads); }
@@ -41,22 +42,23 @@ SM_INLINE sm_heads heads_of(const sm_model *m) {
     return (sm_heads){q, kv, q/kv, (q + 2*kv)*SM_DIM};
 }
 
-static void remember(sm_model *m, const sm_cache *c, sm_heads h, int32_t kv, int32_t t) {
+static void remember(const sm_view *v, const sm_cache *c, sm_heads h, int32_t kv, int32_t t) {
+    sm_model *m = v->m;
     const float *k = m->qkv + (size_t)t*(size_t)h.width + (size_t)(h.q + kv)*SM_DIM;
-    sm_remember(m, c, kv, m->job.pos + t, k, k + h.kv*SM_DIM, m->turn + t*SM_DIM);
+    sm_remember(m, c, kv, v->job.pos + t, k, k + h.kv*SM_DIM, m->turn + t*SM_DIM);
 }
 
 // One token: chunks of positions are split between threads, each KV head's last chunk with the new position in it
 static void attend_one(const sm_view *v, const sm_cache *c) {
     sm_model *m = v->m;
     const sm_heads h = heads_of(m);
-    const int32_t end = m->job.pos + 1, chunks = (end + SM_CHUNK - 1)/SM_CHUNK;
+    const int32_t end = v->job.pos + 1, chunks = (end + SM_CHUNK - 1)/SM_CHUNK;
     const size_t part = (size_t)m->chunks*SM_DIM, row = (size_t)(m->chunks + 15)/16*16;
     uint8_t ready[128] = {0}; // KV heads whose queries are turned
     for (int32_t i = v->thread; i < chunks*h.kv; i += v->threads) {
         const int32_t kv = i % h.kv, chunk = chunks - 1 - i/h.kv; // the last chunk first
         const size_t head = (size_t)(kv*h.group);
-        if (chunk == chunks - 1) remember(m, c, h, kv, 0);
+        if (chunk == chunks - 1) remember(v, c, h, kv, 0);
         if (!ready[kv]) sm_query(m->qkv + head*SM_DIM, h.group, m->turn, v->own->query + head*32, v->own->qscale + head), ready[kv] = 1;
         sm_chunk(m, c, kv, chunk, end, v->own->query + head*32, v->own->qscale + head, h.group, m->part + head*part, m->top + head*row, m->sum + head*row, v->own);
     }
@@ -71,11 +73,11 @@ static void attend_many(const sm_view *v, const sm_cache *c) {
     sm_scratch *own = v->own;
     const sm_heads h = heads_of(m);
     const size_t part = (size_t)m->chunks*SM_DIM, row = (size_t)(m->chunks + 15)/16*16;
-    for (int32_t i = v->thread; i < v->n*h.kv; i += v->threads) remember(m, c, h, i % h.kv, i/h.kv);
+    for (int32_t i = v->thread; i < v->n*h.kv; i += v->threads) remember(v, c, h, i % h.kv, i/h.kv);
     sm_wait(m);
     for (int32_t kv = 0; kv < h.kv; kv++)
         for (int32_t t = v->thread; t < v->n; t += v->threads) {
-            const int32_t end = m->job.pos + t + 1, chunks = (end + SM_CHUNK - 1)/SM_CHUNK;
+            const int32_t end = v->job.pos + t + 1, chunks = (end + SM_CHUNK - 1)/SM_CHUNK;
             const size_t head = (size_t)(kv*h.group);
             float *out = m->mix + ((size_t)t*(size_t)h.q + head)*SM_DIM;
             sm_query(m->qkv + (size_t)t*(size_t)h.width + head*SM_DIM, h.group, m->turn + t*SM_DIM, own->query, own->qscale);
@@ -119,8 +121,8 @@ static void mlp(const sm_view *v, const sm_layer *l) {
 static void embed(const sm_view *v) {
     sm_model *m = v->m;
     for (int32_t t = v->thread; t < v->n; t += v->threads) {
-        sm_row(m->embed, m->job.ids[t], m->x + (size_t)t*(size_t)m->shape.hidden);
-        sm_angles(m->log_theta, m->job.pos + t, m->turn + t*SM_DIM);
+        sm_row(m->embed, v->job.ids[t], m->x + (size_t)t*(size_t)m->shape.hidden);
+        sm_angles(m->log_theta, v->job.pos + t, m->turn + t*SM_DIM);
     }
     sm_wait(m);
 }
@@ -129,14 +131,14 @@ static void head(sm_view *v) {
     sm_model *m = v->m;
     const size_t hidden = (size_t)m->shape.hidden;
     const float *x = m->x;
-    if (m->job.want == SM_NO_LOGITS) return;
-    if (m->job.want == SM_LAST_LOGITS) x += (size_t)(v->n - 1)*hidden, v->n = 1;
-    multiply(v, m->head, prepare(v, x, hidden, m->norm), m->job.logits, (size_t)m->shape.vocab, 0);
+    if (v->job.want == SM_NO_LOGITS) return;
+    if (v->job.want == SM_LAST_LOGITS) x += (size_t)(v->n - 1)*hidden, v->n = 1;
+    multiply(v, m->head, prepare(v, x, hidden, m->norm), v->job.logits, (size_t)m->shape.vocab, 0);
     sm_wait(m);
 }
 
 void sm_forward(sm_model *m, int32_t thread) {
-    sm_view v = {m, &m->scratch[thread], thread, m->shape.threads, m->job.n};
+    sm_view v = {m, &m->scratch[thread], thread, m->shape.threads, m->job.n, m->job};
     const sm_fpu before = sm_fpu_enter();
     embed(&v);
     for (int32_t i = 0; i < m->shape.layers; i++) {

@@ -7,15 +7,17 @@
 enum { COLS = 192, ROWS = 40, BLOCKS = 3, GROUPS = 2, VECTORS = SM_TOKENS + 1, HEADS = 3, POSITIONS = 2*SM_CHUNK, HELD = SM_CHUNK + 37 };
 
 static _Alignas(64) struct {
-    uint8_t data[64 + BLOCKS*16*COLS/2 + BLOCKS*GROUPS*16 + 32];
-    uint8_t data8[BLOCKS*16*COLS + BLOCKS*16*4];
-    float x[VECTORS*COLS], out[VECTORS*ROWS], turn[SM_DIM], q[HEADS*SM_DIM], kv[2*SM_DIM], mix[HEADS*SM_DIM];
-    int32_t word[GROUPS*VECTORS*64], bias[GROUPS*VECTORS];
+    _Alignas(64) uint8_t data[64 + BLOCKS*16*COLS/2 + BLOCKS*GROUPS*16 + 32];
+    _Alignas(64) uint8_t data8[BLOCKS*16*COLS + BLOCKS*16*4];
+    _Alignas(64) float x[VECTORS*COLS], out[VECTORS*ROWS], turn[SM_DIM], q[HEADS*SM_DIM], kv[2*SM_DIM], mix[HEADS*SM_DIM];
+    _Alignas(64) int32_t word[GROUPS*VECTORS*64], bias[GROUPS*VECTORS];
     float scale[GROUPS*VECTORS];
-    float sums[VECTORS*16], weight[HEADS*SM_CHUNK], part[HEADS*2*SM_DIM], top[HEADS*16], sum[HEADS*16], qscale[16];
-    uint8_t panel[32*SM_PANEL];
-    int32_t query[HEADS*32], share[HEADS*SM_CHUNK/2];
-    int16_t k[POSITIONS*SM_DIM], v[POSITIONS*SM_DIM];
+    _Alignas(64) float sums[VECTORS*16], weight[HEADS*SM_CHUNK], part[HEADS*2*SM_DIM], top[HEADS*16], sum[HEADS*16], qscale[16];
+    _Alignas(64) uint8_t panel[32*SM_PANEL];
+    _Alignas(64) int32_t query[HEADS*32];
+    _Alignas(64) int32_t share[HEADS*SM_CHUNK/2];
+    _Alignas(64) int16_t k[POSITIONS*SM_DIM];
+    _Alignas(64) int16_t v[POSITIONS*SM_DIM];
     float kscale[POSITIONS], vscale[POSITIONS];
     sm_matrix matrix;
     sm_model model;
