@@ -6,7 +6,7 @@
 __all__ = ['MAX_PARTS', 'MAX_THREADS', 'MAX_CONTEXT', 'CONTEXT', 'TILE', 'EngineError', 'UnsupportedModelError', 'check_shape',
            'default_threads', 'Engine', 'load', 'survey']
 
-# %% ../nbs/12_engine.ipynb #b194167e
+# %% ../nbs/12_engine.ipynb #3584d11f
 import contextlib, ctypes, mmap, os, threading, time, weakref
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from .core import ConfigError, ContextOverflowError, InvalidStateError, LlamaCon
 from .kernel import Choice, KernelError, choose, this_system, variants
 from .q4file import Q4File, read_q4
 
-# %% ../nbs/12_engine.ipynb #dcd2681e
+# %% ../nbs/12_engine.ipynb #1a3e8b4e
 class _Shape(ctypes.Structure):
     "sm_shape: the model's sizes and how to run it"
     _fields_ = [(n, ctypes.c_int32) for n in ("vocab", "hidden", "mlp", "layers", "heads", "kv_heads", "head_dim", "context", "tied", "threads", "tile")] + \
@@ -35,7 +35,7 @@ class _Random(ctypes.Structure):
     "sm_rng: the state of PCG32"
     _fields_ = [("state", ctypes.c_uint64), ("inc", ctypes.c_uint64)]
 
-# %% ../nbs/12_engine.ipynb #7fddc255
+# %% ../nbs/12_engine.ipynb #1da97edc
 def _declare(lib:ctypes.CDLL) -> ctypes.CDLL:
     "Tell ctypes what the kernel's functions take and give"
     i32, size, ptr, at = ctypes.c_int32, ctypes.c_size_t, ctypes.c_void_p, ctypes.POINTER
@@ -55,7 +55,7 @@ def _declare(lib:ctypes.CDLL) -> ctypes.CDLL:
         f.restype, f.argtypes = gives, takes
     return lib
 
-# %% ../nbs/12_engine.ipynb #4ff479ff
+# %% ../nbs/12_engine.ipynb #ccc508f0
 class EngineError(SmolLMError): "No build of the kernel runs here, or it could not start"
 class UnsupportedModelError(QuantFileError): "A sound file that the engine does not run; PyTorch does"
 
@@ -98,7 +98,7 @@ def _table(
             out.append(_Part(*_tensor_number(name), *p.rows, _FORMATS[p.format.name], 0, p.offset, p.nbytes))
     return (_Part*len(out))(*out)
 
-# %% ../nbs/12_engine.ipynb #7d4e0c83
+# %% ../nbs/12_engine.ipynb #7d494937
 MAX_THREADS, MAX_CONTEXT, CONTEXT, TILE = 64, 65536, 2048, 64
 
 def default_threads() -> int:
@@ -116,10 +116,10 @@ def _pick_context(context:int|None, config:LlamaConfig) -> int:
     limit = min(config.max_position_embeddings, MAX_CONTEXT)
     return min(limit, CONTEXT) if context is None else _whole("context", context, limit)
 
-# %% ../nbs/12_engine.ipynb #23cc82f4
-def _give_back(pid:int, lib:ctypes.CDLL, model, arena:mmap.mmap, file:Q4File) -> None:
+# %% ../nbs/12_engine.ipynb #54b9f1bd
+def _give_back(getpid, pid:int, lib:ctypes.CDLL, model, arena:mmap.mmap, file:Q4File) -> None:
     "Stop the kernel's threads, unless they are those of the parent process; unmap arena and file"
-    if os.getpid() == pid: lib.sm_close(model)
+    if getpid() == pid: lib.sm_close(model)
     arena.close()
     file.close()
 
@@ -153,7 +153,7 @@ class Engine:
         base = first.data.ctypes.data - first.offset
         code = lib.sm_create(shape, parts, len(parts), base, self._file.bytes, ctypes.addressof(ctypes.c_char.from_buffer(arena)), size, ctypes.byref(model))
         if code: raise EngineError(f"{self.path}: the kernel did not start: {self._words(code)}")
-        self._model, self._free = model, weakref.finalize(self, _give_back, self._pid, lib, model, arena, self._file)
+        self._model, self._free = model, weakref.finalize(self, _give_back, os.getpid, self._pid, lib, model, arena, self._file)
 
     def _words(self, code:int) -> str:
         "What the kernel says to an error code"
@@ -253,7 +253,7 @@ class Engine:
     def __exit__(self, *exc): self.close()
     def __repr__(self): return f"Engine({str(self.path)!r}, {self.choice.variant}, {self.threads} threads, {'closed' if self._model is None else f'{len(self.tokens)} of {self.context} positions'})"
 
-# %% ../nbs/12_engine.ipynb #d11fa5d8
+# %% ../nbs/12_engine.ipynb #4af69c03
 def load(
     path, # a SMOLLM_Q4 file
     threads:int|None=None, # that compute; default: one for each core
@@ -277,7 +277,7 @@ def load(
     engine.load_s = time.perf_counter() - start
     return engine
 
-# %% ../nbs/12_engine.ipynb #7d873cd1
+# %% ../nbs/12_engine.ipynb #f05efeec
 _SHAPE_135M = _Shape(49152, 576, 1536, 30, 9, 3, 64, CONTEXT, 1, 1, TILE, 1e4, 1e-5)
 
 def _state(name:str) -> str:
