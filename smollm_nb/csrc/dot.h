@@ -33,6 +33,7 @@ enum { SM_AMAX = 32639 }; // 127·256 + 127: both planes stay within ±127
 
 typedef struct { i32x16 sum[1 + SM_QUADS]; } sm_acc; // one lane a row: pairs {Σ}, quads {Σ hi plane, Σ lo plane}
 
+enum { SM_CHAINS = SM_QUADS ? 4 : 1 };        // sums side by side: a quad's result takes four or five cycles, a pair's addition one
 enum { SM_PANEL = SM_QUADS ? 64 : 128 }; // bytes of 16 rows × 4 unpacked weights, as the dot product takes them
 
 // 16 rows × 4 weights as bytes → as the dot product takes them
@@ -64,6 +65,10 @@ SM_INLINE void sm_dot4(sm_acc *acc, u8x64 w, const int32_t *word) { // the same 
     acc->sum[0] = sm_pairs(acc->sum[0], (i16x32)((u16x32)w & 0xff), sm_alli(word[0]));
     acc->sum[0] = sm_pairs(acc->sum[0], (i16x32)((u16x32)w >> 8), sm_alli(word[1]));
 #endif
+}
+
+SM_INLINE void sm_join(sm_acc *acc, const sm_acc *other) {
+    for (int i = 0; i <= SM_QUADS; i++) acc->sum[i] = sm_addi(acc->sum[i], other->sum[i]);
 }
 
 SM_INLINE i32x16 sm_total(const sm_acc *acc, int32_t bias) { // bias: -SM_BIAS·Σa

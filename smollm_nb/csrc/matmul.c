@@ -3,6 +3,8 @@
 #include "model.h"
 #include "dot.h"
 
+enum { AHEAD = 2048 }; // bytes that are asked for before they are needed: half a page, since processors stop at its end by themselves
+
 static const float POWER12[16] = { // 2^(-j/12), the float32 nearest
     0x1p+0f, 0x1.e3437ep-1f, 0x1.c823e0p-1f, 0x1.ae89fap-1f, 0x1.965feap-1f, 0x1.7f910ep-1f,
     0x1.6a09e6p-1f, 0x1.55b810p-1f, 0x1.428a30p-1f, 0x1.306fe0p-1f, 0x1.1f59acp-1f, 0x1.0f38fap-1f};
@@ -44,32 +46,33 @@ SM_INLINE void dot_int8(sm_acc *acc, const uint8_t *codes, const int32_t *word) 
     sm_dot4(acc, raised(codes + 64), word + 2);
 }
 
-// `wide` blocks of 16 rows at once, so that one waits for memory while the other computes
-SM_INLINE void blocks_by_vector(const sm_piece *p, int32_t cols, int32_t block, const int wide, const int int4, const sm_act *act, f32x16 *sum) {
-    const size_t groups = (size_t)sm_groups(cols), bytes = (size_t)cols*(int4 ? 8 : 16), step = int4 ? 64 : 128;
-    const uint8_t *codes = p->codes + (size_t)block*bytes;
-    f32x16 scale[2];
-    for (int w = 0; w < wide; w++) {
-        sum[w] = sm_all(0);
-        if (!int4) scale[w] = row_scales(p, block + w);
-    }
+// Steps in turn go to different sums where an instruction's result takes long to come; integers add up the same in any order
+SM_INLINE i32x16 dot_group(const sm_piece *p, const uint8_t *codes, int32_t steps, const int int4, const int32_t *word, int32_t bias) {
+    const size_t step = int4 ? 64 : 128;
+    sm_acc acc[SM_CHAINS] = {0};
+    for (int32_t s = 0; s < steps; s += SM_CHAINS)
+        for (int c = 0; c < SM_CHAINS; c++, codes += step, word += 4) {
+            __builtin_prefetch(codes + AHEAD);
+            if (int4) dot_int4(&acc[c], p, codes, word);
+            else dot_int8(&acc[c], codes, word);
+        }
+    for (int c = 1; c < SM_CHAINS; c++) sm_join(&acc[0], &acc[c]);
+    return sm_total(&acc[0], bias);
+}
+
+SM_INLINE f32x16 block_by_vector(const sm_piece *p, int32_t cols, int32_t block, const int int4, const sm_act *act) {
+    const size_t groups = (size_t)sm_groups(cols), step = int4 ? 64 : 128;
+    const uint8_t *codes = p->codes + (size_t)block*(size_t)cols*(int4 ? 8 : 16);
+    f32x16 sum = sm_all(0), weight = int4 ? sm_all(0) : row_scales(p, block);
     for (size_t g = 0; g < groups; g++) {
         const int32_t steps = sm_least(cols - (int32_t)g*SM_GROUP, SM_GROUP)/8;
-        const int32_t *word = act->word + g*(size_t)act->room*64;
-        sm_acc acc[2] = {0};
-        for (int32_t s = 0; s < steps; s++, codes += step, word += 4)
-            for (int w = 0; w < wide; w++) {
-                const uint8_t *at = codes + (size_t)w*bytes;
-                __builtin_prefetch(at + 1024);
-                if (int4) dot_int4(&acc[w], p, at, word);
-                else dot_int8(&acc[w], at, word);
-            }
-        const float a = act->scale[g*(size_t)act->room];
-        for (int w = 0; w < wide; w++) {
-            if (int4) scale[w] = scales16(p, p->scales + ((size_t)(block + w)*groups + g)*16);
-            sum[w] += sm_float(sm_total(&acc[w], act->bias[g*(size_t)act->room]))*(scale[w]*a);
-        }
+        const size_t at = g*(size_t)act->room;
+        const i32x16 dot = dot_group(p, codes, steps, int4, act->word + at*64, act->bias[at]);
+        if (int4) weight = scales16(p, p->scales + ((size_t)block*groups + g)*16);
+        sum += sm_float(dot)*(weight*act->scale[at]);
+        codes += step*(size_t)steps;
     }
+    return sum;
 }
 
 // ---- several vectors: a group of a block is unpacked once and used for all ---------------------------------------------
@@ -132,13 +135,7 @@ SM_INLINE void piece_by_vectors(const sm_piece *p, int32_t cols, int32_t b0, int
             for (int32_t t = 0; t < n; t++) put(out + (size_t)t*stride + p->begin + b*16, sm_load(own->sums + t*16), rows - b*16, add);
         }
     else
-        for (int32_t b = b0; b < b1;) {
-            f32x16 sum[2];
-            const int wide = b + 2 <= b1 ? 2 : 1;
-            if (wide == 2) blocks_by_vector(p, cols, b, 2, int4, act, sum);
-            else blocks_by_vector(p, cols, b, 1, int4, act, sum);
-            for (int w = 0; w < wide; w++, b++) put(out + p->begin + b*16, sum[w], rows - b*16, add);
-        }
+        for (int32_t b = b0; b < b1; b++) put(out + p->begin + b*16, block_by_vector(p, cols, b, int4, act), rows - b*16, add);
 }
 
 void sm_matmul(const sm_matrix *w, int32_t b0, int32_t b1, const sm_act *act, int32_t n, float *out, size_t stride, int32_t add, sm_scratch *own) {
