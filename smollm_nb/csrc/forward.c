@@ -30,7 +30,7 @@ static const sm_act *prepare(const sm_view *v, const float *x, size_t cols, cons
         if (weight) sm_norm(y, weight, m->shape.rms_eps, (int32_t)cols, v->own->wide), y = v->own->wide;
         sm_quantize(y, (int32_t)cols, act, t);
     }
-    if (!alone) sm_wait(m);
+    if (!alone) sm_wait(m, v->thread);
     return act;
 }
 
@@ -62,7 +62,7 @@ static void attend_one(const sm_view *v, const sm_cache *c) {
         if (!ready[kv]) sm_query(m->qkv + head*SM_DIM, h.group, m->turn, v->own->query + head*32, v->own->qscale + head), ready[kv] = 1;
         sm_chunk(m, c, kv, chunk, end, v->own->query + head*32, v->own->qscale + head, h.group, m->part + head*part, m->top + head*row, m->sum + head*row, v->own);
     }
-    sm_wait(m);
+    sm_wait(m, v->thread);
     for (int32_t q = 0; q < h.q; q++) // each thread for itself: all of them need all of it
         sm_combine(chunks, m->part + (size_t)q*part, m->top + (size_t)q*row, m->sum + (size_t)q*row, v->own->top, v->own->mix + q*SM_DIM);
 }
@@ -74,7 +74,7 @@ static void attend_many(const sm_view *v, const sm_cache *c) {
     const sm_heads h = heads_of(m);
     const size_t part = (size_t)m->chunks*SM_DIM, row = (size_t)(m->chunks + 15)/16*16;
     for (int32_t i = v->thread; i < v->n*h.kv; i += v->threads) remember(v, c, h, i % h.kv, i/h.kv);
-    sm_wait(m);
+    sm_wait(m, v->thread);
     for (int32_t kv = 0; kv < h.kv; kv++)
         for (int32_t t = v->thread; t < v->n; t += v->threads) {
             const int32_t end = v->job.pos + t + 1, chunks = (end + SM_CHUNK - 1)/SM_CHUNK;
@@ -84,7 +84,7 @@ static void attend_many(const sm_view *v, const sm_cache *c) {
             for (int32_t chunk = 0; chunk < chunks; chunk++) sm_chunk(m, c, kv, chunk, end, own->query, own->qscale, h.group, own->part, own->top, own->sum, own);
             for (int32_t g = 0; g < h.group; g++) sm_combine(chunks, own->part + (size_t)g*part, own->top + (size_t)g*row, own->sum + (size_t)g*row, own->top + (size_t)g*row, out + g*SM_DIM);
         }
-    sm_wait(m);
+    sm_wait(m, v->thread);
 }
 
 static void attention(const sm_view *v, const sm_layer *l, const sm_cache *c) {
@@ -95,12 +95,12 @@ static void attention(const sm_view *v, const sm_layer *l, const sm_cache *c) {
     multiply(v, &l->q, act, m->qkv, width, 0);
     multiply(v, &l->k, act, m->qkv + h.q*SM_DIM, width, 0);
     multiply(v, &l->v, act, m->qkv + (h.q + h.kv)*SM_DIM, width, 0);
-    sm_wait(m);
+    sm_wait(m, v->thread);
     if (v->n == 1) attend_one(v, c);
     else attend_many(v, c);
     act = prepare(v, v->n == 1 ? v->own->mix : m->mix, (size_t)h.q*SM_DIM, NULL);
     multiply(v, &l->o, act, m->x, hidden, 1);
-    sm_wait(m);
+    sm_wait(m, v->thread);
 }
 
 // ---- the rest of a layer, and the whole -------------------------------------------------------------------------------
@@ -112,10 +112,10 @@ static void mlp(const sm_view *v, const sm_layer *l) {
     multiply(v, &l->gate, act, m->gate, wide, 0);
     multiply(v, &l->up, act, m->up, wide, 0);
     for (int32_t t = 0; t < v->n; t++) sm_swiglu(m->gate + (size_t)t*wide + from, m->up + (size_t)t*wide + from, to - from);
-    sm_wait(m);
+    sm_wait(m, v->thread);
     act = prepare(v, m->gate, wide, NULL);
     multiply(v, &l->down, act, m->x, (size_t)m->shape.hidden, 1);
-    sm_wait(m);
+    sm_wait(m, v->thread);
 }
 
 static void embed(const sm_view *v) {
@@ -124,7 +124,7 @@ static void embed(const sm_view *v) {
         sm_row(m->embed, v->job.ids[t], m->x + (size_t)t*(size_t)m->shape.hidden);
         sm_angles(m->log_theta, v->job.pos + t, m->turn + t*SM_DIM);
     }
-    sm_wait(m);
+    sm_wait(m, v->thread);
 }
 
 static void head(sm_view *v) {
@@ -134,7 +134,7 @@ static void head(sm_view *v) {
     if (v->job.want == SM_NO_LOGITS) return;
     if (v->job.want == SM_LAST_LOGITS) x += (size_t)(v->n - 1)*hidden, v->n = 1;
     multiply(v, m->head, prepare(v, x, hidden, m->norm), v->job.logits, (size_t)m->shape.vocab, 0);
-    sm_wait(m);
+    sm_wait(m, v->thread);
 }
 
 void sm_forward(sm_model *m, int32_t thread) {

@@ -47,6 +47,7 @@ typedef struct {    // vectors as integers; x ≈ a·scale
 } sm_act;
 
 typedef struct {      // one thread's own scratch
+    uint32_t barriers; // that it has come to
     sm_act act;       // one vector, where every thread quantizes for itself
     float *wide;      // (max(hidden, heads·64, mlp)) a normed vector
     float *mix;       // (heads*64) what attention gives for one token
@@ -101,9 +102,9 @@ struct sm_model {
     uint8_t *mark;         // (vocab)
     sm_job job;
     atomic_int busy;       // 1 while a call runs
-    sm_line arrived, phase; // of the barrier
+    sm_line reached[SM_MAX_THREADS]; // barriers that each thread has come to
     sm_line call;          // number of the job that workers are to run
-    sm_line asleep, present; // workers
+    sm_line asleep, present, began; // workers
     atomic_int stop;
     struct sm_system *sys; // threads, as the operating system has them
 };
@@ -152,7 +153,7 @@ void sm_leave(sm_model *m);
 int32_t sm_threads_start(sm_model *m);   // SM_OK or a code
 void sm_threads_end(sm_model *m);
 void sm_threads_run(sm_model *m);        // m->job on all threads; returns when it is done
-void sm_wait(sm_model *m);               // barrier: all threads of a job
+void sm_wait(sm_model *m, int32_t thread); // barrier: all threads of a job
 int32_t sm_threads_ready(const sm_model *m); // 0 while a host's workers are missing
 int32_t sm_forked(const sm_model *m);    // 1 in a child process
 size_t sm_system_bytes(void);

@@ -27,30 +27,29 @@ SM_INLINE void relax(void) {
 #endif
 }
 
-static void give_way(sm_model *m, uint32_t phase) { // a machine with more threads than cores needs this one's core
+static void give_way(sm_line *line, uint32_t seen) { // a machine with more threads than cores needs this one's core
 #if defined(SM_WINDOWS)
-    (void)m, (void)phase, SwitchToThread();
+    (void)line, (void)seen, SwitchToThread();
 #elif defined(SM_POSIX)
-    (void)m, (void)phase, sched_yield();
+    (void)line, (void)seen, sched_yield();
 #elif defined(SM_HOSTED)
-    __builtin_wasm_memory_atomic_wait32((int32_t *)&m->phase.value, (int32_t)phase, 100000); // at most 0.1 ms: nobody notifies
+    __builtin_wasm_memory_atomic_wait32((int32_t *)&line->value, (int32_t)seen, 100000); // at most 0.1 ms: nobody notifies
 #else
-    (void)m, (void)phase;
+    (void)line, (void)seen;
 #endif
 }
 
-void sm_wait(sm_model *m) {
-    const uint32_t all = (uint32_t)m->shape.threads;
-    if (all == 1) return;
-    const uint32_t phase = atomic_load_explicit(&m->phase.value, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&m->arrived.value, 1, memory_order_acq_rel) + 1 == all) {
-        atomic_store_explicit(&m->arrived.value, 0, memory_order_relaxed);
-        atomic_store_explicit(&m->phase.value, phase + 1, memory_order_release);
-        return;
+// Each thread writes how many barriers it has reached, on a cache line of its own, and reads everyone else's: a line that goes
+// from core to core once, where a common counter would travel three times
+void sm_wait(sm_model *m, int32_t thread) {
+    const uint32_t mine = m->scratch[thread].barriers++ + 1;
+    atomic_store_explicit(&m->reached[thread].value, mine, memory_order_release);
+    for (int32_t t = 0; t < m->shape.threads; t++) {
+        uint32_t theirs;
+        for (int32_t i = 0; (int32_t)((theirs = atomic_load_explicit(&m->reached[t].value, memory_order_acquire)) - mine) < 0;)
+            if (i < SPINS) i++, relax();
+            else give_way(&m->reached[t], theirs);
     }
-    for (int32_t i = 0; atomic_load_explicit(&m->phase.value, memory_order_acquire) == phase;)
-        if (i < SPINS) i++, relax();
-        else give_way(m, phase);
 }
 
 // ---- sleeping and waking ----------------------------------------------------------------------------------------------
@@ -132,14 +131,14 @@ static void *begin(void *p)
 #endif
 {
     const start_with s = *(start_with *)p;
-    atomic_fetch_add(&s.m->arrived.value, 1); // p may go
+    atomic_store(&s.m->began.value, 1); // p may go
     sm_worker(s.m, s.index);
     return 0;
 }
 
 static int32_t start_one(sm_model *m, int32_t i) {
     start_with s = {m, i};
-    atomic_store(&m->arrived.value, 0);
+    atomic_store(&m->began.value, 0);
 #if defined(SM_WINDOWS)
     if (!(m->sys->thread[i] = CreateThread(NULL, 1 << 18, begin, &s, 0, NULL))) return 0;
 #else
@@ -150,8 +149,7 @@ static int32_t start_one(sm_model *m, int32_t i) {
     pthread_attr_destroy(&small);
     if (bad) return 0;
 #endif
-    while (!atomic_load(&m->arrived.value)) give_way(m, 0);
-    atomic_store(&m->arrived.value, 0);
+    while (!atomic_load(&m->began.value)) give_way(&m->began, 0);
     return 1;
 }
 
@@ -201,7 +199,7 @@ void sm_threads_end(sm_model *m) {
 #elif defined(SM_HOSTED)
     atomic_store(&m->stop, 1);
     call(m);
-    while (atomic_load(&m->present.value)) give_way(m, atomic_load(&m->phase.value));
+    for (uint32_t n; (n = atomic_load(&m->present.value));) give_way(&m->present, n);
 #else
     (void)m;
 #endif
