@@ -7,13 +7,13 @@ __all__ = ['PACKAGE', 'CSRC', 'NATIVE', 'ABI', 'VARIANTS', 'TARGETS', 'FLAGS', '
            'this_system', 'variants', 'library', 'compiler_version', 'command', 'compile_to', 'build', 'Choice',
            'load_library', 'check_library', 'processor', 'choose']
 
-# %% ../nbs/11_kernel.ipynb #5769fcca
+# %% ../nbs/11_kernel.ipynb #2463369e
 import ctypes, hashlib, importlib.metadata, json, os, platform, subprocess, sys, tempfile, threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/11_kernel.ipynb #20a5680a
+# %% ../nbs/11_kernel.ipynb #ca7af8c0
 PACKAGE = Path(globals().get("__file__", "../smollm_nb/kernel.py")).resolve().parent
 CSRC, NATIVE = PACKAGE/"csrc", PACKAGE/"_native" # the sources; the builds
 ABI = 1 # SM_ABI of smollm.h: the surface that Python speaks to
@@ -39,10 +39,9 @@ VARIANTS = {v.name: v for v in (
     Variant("simd128", "wasm32", "generic+simd128+bulk_memory"),
 )}
 
-# %% ../nbs/11_kernel.ipynb #6f2d2cfe
+# %% ../nbs/11_kernel.ipynb #07131563
 TARGETS = { # system → what the compiler calls it, ending of a library's name
     "x86_64-linux": ("x86_64-linux-gnu.2.17", ".so"), "aarch64-linux": ("aarch64-linux-gnu.2.17", ".so"),
-    "x86_64-musl": ("x86_64-linux-musl", ".so"), "aarch64-musl": ("aarch64-linux-musl", ".so"),
     "x86_64-macos": ("x86_64-macos", ".dylib"), "aarch64-macos": ("aarch64-macos", ".dylib"),
     "x86_64-windows": ("x86_64-windows-gnu", ".dll"), "aarch64-windows": ("aarch64-windows-gnu", ".dll"),
     "wasm32": ("wasm32-freestanding", ".wasm"),
@@ -51,8 +50,7 @@ TARGETS = { # system → what the compiler calls it, ending of a library's name
 def this_system() -> str: # a key of `TARGETS`
     "The system that Python runs on; raises `KernelError` where there is no kernel for it"
     family = dict(amd64="x86_64", arm64="aarch64").get(platform.machine().lower(), platform.machine().lower())
-    libc = "linux" if platform.libc_ver()[0] == "glibc" else "musl"
-    name = f"{family}-{dict(linux=libc, darwin='macos').get(platform.system().lower(), platform.system().lower())}"
+    name = f"{family}-{dict(darwin='macos').get(platform.system().lower(), platform.system().lower())}"
     if name not in TARGETS: raise KernelError(f"there is no kernel for {name}, only for {', '.join(TARGETS)}")
     return name
 
@@ -69,7 +67,7 @@ def library(
     "The name of a build's file"
     return f"smollm-{variant.name}{TARGETS[system][1]}"
 
-# %% ../nbs/11_kernel.ipynb #82d7a7b5
+# %% ../nbs/11_kernel.ipynb #52fa2445
 FLAGS = ("-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror")
 FAST, DEBUG = ("-O3", "-DNDEBUG"), ("-O1", "-fsanitize=undefined", "-fsanitize-trap=undefined")
 
@@ -84,7 +82,7 @@ def _kind(system:str) -> tuple[str, ...]:
     shared = ("-shared", "-fPIC", "-fvisibility=hidden", "-DSMOLLM_THREADS")
     if "windows" not in system: return (*shared, "-s")
     import ziglang # its C runtime for Windows takes minutes to compile and is not needed
-    return (*shared, "-nostdlib", "-isystem", str(Path(ziglang.__file__).parent/"lib/libc/include/any-windows-any"), "-lkernel32", "-Wl,--no-entry", "-s")
+    return (*shared, "-nostdlib", "-rtlib=compiler-rt", "-isystem", str(Path(ziglang.__file__).parent/"lib/libc/include/any-windows-any"), "-lkernel32", "-Wl,--no-entry", "-s")
 
 def command(
     variant:Variant,
@@ -96,7 +94,7 @@ def command(
     return [sys.executable, "-m", "ziglang", "cc", "-target", TARGETS[system][0], f"-mcpu={variant.cpu}", *level, *FLAGS,
             *map(str, sorted(CSRC.glob("*.c")) if sources is None else sources), *_kind(system)]
 
-# %% ../nbs/11_kernel.ipynb #2405cf99
+# %% ../nbs/11_kernel.ipynb #3b8d3d42
 def _key(cmd:list[str]) -> str:
     "What a build depends on, as a hash"
     h = hashlib.sha256("\0".join([compiler_version(), *(c for c in cmd if not os.path.isabs(c))]).encode())
@@ -139,7 +137,7 @@ def build(
             os.replace(Path(d, "keys"), folder/"build.json")
     return [p for p, _ in jobs]
 
-# %% ../nbs/11_kernel.ipynb #fef8eb3b
+# %% ../nbs/11_kernel.ipynb #6cbd3f65
 @dataclass(frozen=True)
 class Choice:
     "The build that runs here"
