@@ -60,10 +60,12 @@ void sm_query(const float *q, int32_t heads, const float *turn, int32_t *query, 
     }
 }
 
-// Scores of `heads` query heads at 16 positions; weight (heads, SM_CHUNK), from the place of these positions on
-SM_INLINE void score_block(const int16_t *key, const float *kscale, const int32_t *query, const float *scale, const int heads, i32x16 mask, float *weight) {
+// Scores of `heads` query heads at 16 positions; weight (heads, SM_CHUNK), from the place of these positions on. The values of
+// the same positions come next: they are asked for meanwhile.
+SM_INLINE void score_block(const int16_t *key, const int16_t *value, const float *kscale, const int32_t *query, const float *scale, const int heads, i32x16 mask, float *weight) {
     i32x16 acc[4] = {0};
     for (int d = 0; d < PAIRS; d++) {
+        __builtin_prefetch(value + d*32);
         const i16x32 k = *(const i16x32 *)(key + d*SM_BLOCK*2);
         for (int h = 0; h < heads; h++) acc[h] = sm_pairs(acc[h], k, sm_alli(query[h*PAIRS + d]));
     }
@@ -96,11 +98,13 @@ SM_INLINE float share_out(const float *weight, const float *vscale, i32x16 mask0
     return some ? top/WEIGHT_MAX : 0;
 }
 
-// Adds 32 positions' values times `heads` heads' weights, 32 channels of them; part (heads, part_stride)
-SM_INLINE void add_values(const int16_t *value, const int32_t *share, const float *scale, const int heads, float *part, size_t part_stride) {
+// Adds 32 positions' values times `heads` heads' weights, 32 channels of them; part (heads, part_stride). Keys that come next,
+// 2 KB of them, are asked for meanwhile.
+SM_INLINE void add_values(const int16_t *value, const int16_t *next, const int32_t *share, const float *scale, const int heads, float *part, size_t part_stride) {
     i32x16 acc[4][2] = {0};
     for (int p = 0; p < SM_STRETCH/2; p++)
         for (int i = 0; i < 2; i++) {
+            __builtin_prefetch(next + (2*p + i)*32);
             const i16x32 v = *(const i16x32 *)(value + (p*SM_DIM + 16*i)*2);
             for (int h = 0; h < heads; h++) acc[h][i] = sm_pairs(acc[h][i], v, sm_alli(share[h*(SM_CHUNK/2) + p]));
         }
@@ -113,11 +117,11 @@ SM_INLINE void add_values(const int16_t *value, const int32_t *share, const floa
 
 // One chunk for up to four heads; positions `first` up to `end`
 SM_INLINE void chunk_of_heads(const sm_model *m, const sm_cache *c, int32_t kv, int32_t first, int32_t end, const int32_t *query, const float *scale,
-                              const int heads, float *part, float *top, float *sum, sm_scratch *own) {
+                              const int heads, const int16_t *next, float *part, float *top, float *sum, sm_scratch *own) {
     const size_t at = (size_t)kv*(size_t)m->room + (size_t)first, stride = (size_t)m->chunks*SM_DIM, row = (size_t)(m->chunks + 15)/16*16;
     const int32_t n = sm_least(end - first, SM_CHUNK), stretches = (n + SM_STRETCH - 1)/SM_STRETCH;
     for (int32_t i = 0; i < stretches*SM_STRETCH; i += SM_BLOCK)
-        score_block(c->k + (at + (size_t)i)*SM_DIM, c->kscale + at + i, query, scale, heads, sm_below(n - i), own->weight + i);
+        score_block(c->k + (at + (size_t)i)*SM_DIM, c->v + (at + (size_t)i)*SM_DIM, c->kscale + at + i, query, scale, heads, sm_below(n - i), own->weight + i);
     for (int h = 0; h < heads; h++) {
         soften(own->weight + h*SM_CHUNK, stretches, top + (size_t)h*row, sum + (size_t)h*row);
         for (int i = 0; i < 4; i++) sm_store(part + (size_t)h*stride + 16*i, sm_all(0));
@@ -128,17 +132,17 @@ SM_INLINE void chunk_of_heads(const sm_model *m, const sm_cache *c, int32_t kv, 
         for (int h = 0; h < heads; h++)
             unit[h] = share_out(own->weight + h*SM_CHUNK + i, c->vscale + at + i, sm_below(n - i), sm_below(n - i - 16), own->share + h*(SM_CHUNK/2) + s*16);
         for (int half = 0; half < 2; half++)
-            add_values(c->v + (at + (size_t)i)*SM_DIM + half*SM_DIM, own->share + s*16, unit, heads, part + half*32, stride);
+            add_values(c->v + (at + (size_t)i)*SM_DIM + half*SM_DIM, next + i*SM_DIM + half*1024, own->share + s*16, unit, heads, part + half*32, stride);
     }
 }
 
 void sm_chunk(const sm_model *m, const sm_cache *c, int32_t kv, int32_t chunk, int32_t end, const int32_t *query, const float *scale, int32_t heads,
-              float *part, float *top, float *sum, sm_scratch *own) {
+              const int16_t *next, float *part, float *top, float *sum, sm_scratch *own) {
     const size_t stride = (size_t)m->chunks*SM_DIM, row = (size_t)(m->chunks + 15)/16*16;
     part += (size_t)chunk*SM_DIM, top += chunk, sum += chunk;
     for (int32_t h = 0; h < heads;) { // as many as share a register file
         const int32_t left = heads - h;
-#define SM_HEADS(n) chunk_of_heads(m, c, kv, chunk*SM_CHUNK, end, query + h*PAIRS, scale + h, n, part + (size_t)h*stride, top + (size_t)h*row, sum + (size_t)h*row, own)
+#define SM_HEADS(n) chunk_of_heads(m, c, kv, chunk*SM_CHUNK, end, query + h*PAIRS, scale + h, n, next, part + (size_t)h*stride, top + (size_t)h*row, sum + (size_t)h*row, own)
         if (left >= 3) SM_HEADS(3), h += 3;
         else if (left == 2) SM_HEADS(2), h += 2;
         else SM_HEADS(1), h += 1;

@@ -48,6 +48,10 @@ static void remember(const sm_view *v, const sm_cache *c, sm_heads h, int32_t kv
     sm_remember(m, c, kv, v->job.pos + t, k, k + h.kv*SM_DIM, m->turn + t*SM_DIM);
 }
 
+SM_INLINE const int16_t *keys(const sm_model *m, const sm_cache *c, int32_t kv, int32_t chunk) { // where a chunk's keys stand, or near it
+    return c->k + ((size_t)kv*(size_t)m->room + (size_t)(chunk < 0 || chunk >= m->chunks ? 0 : chunk)*SM_CHUNK)*SM_DIM;
+}
+
 // One token: chunks of positions are split between threads, each KV head's last chunk with the new position in it
 static void attend_one(const sm_view *v, const sm_cache *c) {
     sm_model *m = v->m;
@@ -60,7 +64,8 @@ static void attend_one(const sm_view *v, const sm_cache *c) {
         const size_t head = (size_t)(kv*h.group);
         if (chunk == chunks - 1) remember(v, c, h, kv, 0);
         if (!ready[kv]) sm_query(m->qkv + head*SM_DIM, h.group, m->turn, v->own->query + head*32, v->own->qscale + head), ready[kv] = 1;
-        sm_chunk(m, c, kv, chunk, end, v->own->query + head*32, v->own->qscale + head, h.group, m->part + head*part, m->top + head*row, m->sum + head*row, v->own);
+        const int32_t j = i + v->threads; // this thread's next piece
+        sm_chunk(m, c, kv, chunk, end, v->own->query + head*32, v->own->qscale + head, h.group, keys(m, c, j % h.kv, chunks - 1 - j/h.kv), m->part + head*part, m->top + head*row, m->sum + head*row, v->own);
     }
     sm_wait(m, v->thread);
     for (int32_t q = 0; q < h.q; q++) // each thread for itself: all of them need all of it
@@ -81,7 +86,7 @@ static void attend_many(const sm_view *v, const sm_cache *c) {
             const size_t head = (size_t)(kv*h.group);
             float *out = m->mix + ((size_t)t*(size_t)h.q + head)*SM_DIM;
             sm_query(m->qkv + (size_t)t*(size_t)h.width + head*SM_DIM, h.group, m->turn + t*SM_DIM, own->query, own->qscale);
-            for (int32_t chunk = 0; chunk < chunks; chunk++) sm_chunk(m, c, kv, chunk, end, own->query, own->qscale, h.group, own->part, own->top, own->sum, own);
+            for (int32_t chunk = 0; chunk < chunks; chunk++) sm_chunk(m, c, kv, chunk, end, own->query, own->qscale, h.group, keys(m, c, kv, chunk + 1), own->part, own->top, own->sum, own);
             for (int32_t g = 0; g < h.group; g++) sm_combine(chunks, own->part + (size_t)g*part, own->top + (size_t)g*row, own->sum + (size_t)g*row, own->top + (size_t)g*row, out + g*SM_DIM);
         }
     sm_wait(m, v->thread);

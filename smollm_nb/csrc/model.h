@@ -138,6 +138,7 @@ void sm_chunk( // attention of some query heads to positions of one chunk
     const sm_model *m, const sm_cache *c, int32_t kv, int32_t chunk,
     int32_t end,                       // positions before it count
     const int32_t *query, const float *scale, int32_t heads,
+    const int16_t *next,               // keys that will be wanted next, or any address
     float *part, float *top, float *sum, // this chunk's place in (heads, chunks, 64) and (heads, chunks rounded up)
     sm_scratch *scratch);
 void sm_combine( // chunks of one head → its 64 channels

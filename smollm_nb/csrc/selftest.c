@@ -103,7 +103,7 @@ static int32_t attention_differs(void) {
     }
     fill(T.q, HEADS*SM_DIM, 3);
     sm_query(T.q, HEADS, T.turn, T.query, T.qscale);
-    for (int32_t chunk = 0; chunk < 2; chunk++) sm_chunk(&T.model, &c, 0, chunk, HELD, T.query, T.qscale, HEADS, T.part, T.top, T.sum, &own);
+    for (int32_t chunk = 0; chunk < 2; chunk++) sm_chunk(&T.model, &c, 0, chunk, HELD, T.query, T.qscale, HEADS, T.k, T.part, T.top, T.sum, &own);
     for (int32_t h = 0; h < HEADS; h++) {
         sm_combine(2, T.part + h*2*SM_DIM, T.top + h*16, T.sum + h*16, T.top + h*16, T.mix + h*SM_DIM);
         for (int32_t i = 0; i < SM_DIM; i += 7) {
