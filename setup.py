@@ -1,17 +1,47 @@
-"Package facts come from settings.ini, which nbdev reads too; nothing is said twice"
+"Package facts come from settings.ini, which nbdev reads too; nothing is said twice. The kernel is compiled on the way"
+import runpy
 from configparser import ConfigParser
 from pathlib import Path
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_py import build_py
 
+ROOT = Path(__file__).parent
 ini = ConfigParser(delimiters=["="])
-ini.read(Path(__file__).parent/"settings.ini", encoding="utf-8")
+ini.read(ROOT/"settings.ini", encoding="utf-8")
 cfg = ini["DEFAULT"]
+
+
+def kernel() -> dict:
+    "The names of kernel.py, which needs no other module and no package but ziglang"
+    return runpy.run_path(str(ROOT/"smollm_nb"/"kernel.py"))
+
+
+class BuildWithKernel(build_py):
+    "Compile the kernel before the package's files are collected; a compiler error stops the build and is shown"
+    def run(self):
+        kernel()["build"]()
+        super().run()
+
+
+class PlatformWheel(bdist_wheel):
+    "The libraries serve one system and any Python"
+    def get_tag(self):
+        system, (_, _, platform) = kernel()["this_system"](), super().get_tag()
+        # the compiler links against the glibc of that age, whatever this machine has
+        return "py3", "none", f"manylinux_2_17_{system.split('-')[0]}" if system.endswith("-linux") else platform
+
+
+class BinaryDistribution(Distribution):
+    "Holds machine code, though no Python extension"
+    def has_ext_modules(self): return True
+
 
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT/"README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author=cfg["author"],
     author_email=cfg["author_email"],
@@ -20,9 +50,12 @@ setup(
     url=cfg["git_url"],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=["smollm_nb", "smollm_nb.*"]),
+    package_data={"smollm_nb": ["csrc/*", "web/*", "_native/*"]},
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},
     entry_points={"console_scripts": cfg["console_scripts"].split(),
                   "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
+    cmdclass={"build_py": BuildWithKernel, "bdist_wheel": PlatformWheel},
+    distclass=BinaryDistribution,
     zip_safe=False,
 )

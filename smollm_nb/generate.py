@@ -17,19 +17,19 @@ from .tokenizer import StreamDecoder
 
 # %% ../nbs/05_generate.ipynb #10f131cf
 class PCG32:
-    "The PCG-XSH-RR 64/32 generator"
+    "The PCG-XSH-RR 64/32 generator; `state` and `inc` are all there is to it"
     def __init__(self,
         seed:int, # 0..2⁶⁴ - 1
         stream:int=54, # which of 2⁶³ sequences
     ):
-        self._state, self._inc = 0, (stream << 1 | 1) & (1 << 64) - 1
+        self.state, self.inc = 0, (stream << 1 | 1) & (1 << 64) - 1
         self.next()
-        self._state = (self._state + seed) & (1 << 64) - 1
+        self.state = (self.state + seed) & (1 << 64) - 1
         self.next()
     def next(self) -> int:
         "32 random bits"
-        s = self._state
-        self._state = (s*6364136223846793005 + self._inc) & (1 << 64) - 1
+        s = self.state
+        self.state = (s*6364136223846793005 + self.inc) & (1 << 64) - 1
         x, turn = ((s >> 18 ^ s) >> 27) & 0xffffffff, s >> 59
         return (x >> turn | x << (-turn & 31)) & 0xffffffff
     def uniform(self) -> float:
@@ -239,12 +239,12 @@ class Generation:
     def _run(self):
         "The loop: choose, show, read"
         start, utf8 = time.perf_counter(), StreamDecoder(self.tokenizer)
-        rng, last = PCG32(self.params.seed), None
+        rng, last, choose = PCG32(self.params.seed), None, getattr(self.backend, "sample", sample)
         try:
             if not self._budget: self.finish_reason = "length"
             while self.finish_reason is None:
                 logits = self._read(last)
-                last = sample(logits, self.params, rng, () if self.params.repetition_penalty == 1 else self._prompt + self.ids)
+                last = choose(logits, self.params, rng, () if self.params.repetition_penalty == 1 else self._prompt + self.ids)
                 self.ids.append(last)
                 text = self._close_text(utf8, last)
                 self.text += text

@@ -6,7 +6,7 @@
 __all__ = ['LossyTextWarning', 'SmolLMTokenizer', 'StreamDecoder']
 
 # %% ../nbs/03_tokenizer.ipynb #3a17579e
-import codecs, json, re, unicodedata, warnings
+import codecs, json, re, threading, unicodedata, warnings
 from pathlib import Path
 
 from .core import TokenizerError, read_json
@@ -23,19 +23,16 @@ def _config_token(d:dict, key:str) -> str|None:
 class SmolLMTokenizer:
     "Text ↔ token ids of one checkpoint; safe to use from several threads"
     def __init__(self,
-        tokenizer, # a `tokenizers.Tokenizer`
+        tokenizer, # a `tokenizers.Tokenizer`, from now on this object's own: a copy would take 20 MB and a tenth of a second
         config:dict|None=None, # as in `tokenizer_config.json`
     ):
-        from tokenizers import Tokenizer
-        config, copy = config or {}, tokenizer.to_str()
-        self._special, self._plain = Tokenizer.from_str(copy), Tokenizer.from_str(copy)
-        self._plain.encode_special_tokens = True # the library's name for: take them as text
+        config = config or {}
+        self._tok, self._encoding = tokenizer, threading.Lock() # what special tokens in a text mean is a switch of the library's object
         self.special_ids = {t.content: i for i, t in sorted(tokenizer.get_added_tokens_decoder().items()) if t.special}
         self.bos_token, self.eos_token = _config_token(config, "bos_token"), _config_token(config, "eos_token")
         self.chat_template = config.get("chat_template")
         self._byte_of = {s: b for b, s in enumerate(byte_symbols())}
-        vocab = tokenizer.get_vocab(False)
-        self._spelled = bytes(b for s, b in self._byte_of.items() if s in vocab)
+        self._spelled = bytes(b for s, b in self._byte_of.items() if tokenizer.token_to_id(s) is not None)
 
     @classmethod
     def load(cls,
@@ -56,7 +53,7 @@ class SmolLMTokenizer:
     @property
     def vocab_size(self) -> int:
         "Tokens, special ones included"
-        return self._special.get_vocab_size(True)
+        return self._tok.get_vocab_size(True)
 
     def encode(self,
         text:str,
@@ -64,18 +61,20 @@ class SmolLMTokenizer:
     ) -> list[int]:
         "The ids of a text; warns with `LossyTextWarning` about characters that no token spells"
         self._check_text(text)
-        return (self._special if special else self._plain).encode(text, add_special_tokens=False).ids
+        with self._encoding:
+            self._tok.encode_special_tokens = not special # the library's name for: take them as text
+            return self._tok.encode(text, add_special_tokens=False).ids
 
     def decode(self,
         ids, # token ids
         skip_special:bool=False, # leave special tokens out of the text
     ) -> str:
         "The text of ids; bytes that are no UTF-8 become U+FFFD"
-        return self._special.decode([self._check_id(i) for i in ids], skip_special_tokens=skip_special)
+        return self._tok.decode([self._check_id(i) for i in ids], skip_special_tokens=skip_special)
 
     def token_bytes(self, id:int) -> bytes:
         "The bytes that one token stands for"
-        t = self._special.id_to_token(self._check_id(id))
+        t = self._tok.id_to_token(self._check_id(id))
         return bytes(self._byte_of[c] for c in t) if all(c in self._byte_of for c in t) else t.encode()
 
     def pieces(self,

@@ -1,0 +1,30 @@
+// WASM simd128: i32x4.dot_i16x8_s multiplies pairs, i8x16.swizzle is the code book. No relaxed instruction: engines differ there.
+#include <wasm_simd128.h>
+#define SM_VARIANT "simd128"
+#define SM_QUADS 0
+#define SM_BIAS 128
+#define SM_TOKENS 2
+
+#define SM_QUARTER(x, k) __builtin_shufflevector((i32x16)(x), (i32x16)(x), 4*k, 4*k + 1, 4*k + 2, 4*k + 3)
+#define SM_JOIN2(a, b) __builtin_shufflevector((i32x8)(a), (i32x8)(b), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+#define SM_JOIN4(a, b, c, d) SM_JOIN2(__builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7), __builtin_shufflevector(c, d, 0, 1, 2, 3, 4, 5, 6, 7))
+typedef int32_t sm_i32x4 __attribute__((vector_size(16)));
+
+SM_INLINE u8x64 sm_lookup(u8x64 table, u8x64 index) {
+    const v128_t t = (v128_t)SM_QUARTER(table, 0);
+#define SM_BYTES(k) (sm_i32x4)wasm_i8x16_swizzle(t, (v128_t)SM_QUARTER(index, k))
+    return (u8x64)SM_JOIN4(SM_BYTES(0), SM_BYTES(1), SM_BYTES(2), SM_BYTES(3));
+#undef SM_BYTES
+}
+
+SM_INLINE f32x16 sm_lookup_float(const float *table, i32x16 j) {
+    f32x16 out;
+    for (int i = 0; i < 16; i++) out[i] = table[j[i]];
+    return out;
+}
+
+SM_INLINE i32x16 sm_pairs(i32x16 acc, i16x32 w, i32x16 pair) {
+#define SM_MADD(k) (sm_i32x4)wasm_i32x4_dot_i16x8((v128_t)SM_QUARTER(w, k), (v128_t)SM_QUARTER(pair, k))
+    return sm_addi(acc, SM_JOIN4(SM_MADD(0), SM_MADD(1), SM_MADD(2), SM_MADD(3)));
+#undef SM_MADD
+}

@@ -1,0 +1,179 @@
+// Drives the kernel through random calls, most of them right, some of them wrong, and prints one hash of everything that came
+// back. The same case and seed must print the same hash on every processor, with any number of threads; under sanitizers
+// nothing may be read or written outside its buffer, which is why every buffer here has exactly the size it needs.
+//
+//     drive CASE SEED CALLS THREADS
+//
+// CASE holds sm_shape, the number of parts (int32), the bytes of the weights (uint64), the parts, the weights.
+#include "smollm.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t hash = 14695981039346656037u; // FNV-1a, 64 bits
+static void mix(const void *p, size_t n) {
+    for (size_t i = 0; i < n; i++) hash = (hash ^ ((const uint8_t *)p)[i])*1099511628211u;
+}
+static void mix_int(int64_t x) { mix(&x, sizeof x); }
+
+static uint64_t seed;
+static uint32_t any(void) { // 31 random bits
+    seed = seed*6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(seed >> 33);
+}
+static int32_t upto(int32_t n) { return (int32_t)(any() % (uint32_t)n); } // 0..n-1
+static int32_t rarely(int32_t one_in) { return upto(one_in) == 0; }
+
+static void need(int ok, const char *what) {
+    if (!ok) { fprintf(stderr, "drive: %s\n", what); exit(1); }
+}
+static void *block(size_t n) { // aligned to 64, exactly n bytes
+    void *p = NULL;
+#ifdef _WIN32
+    p = _aligned_malloc(n, 64);
+#else
+    if (posix_memalign(&p, 64, n)) p = NULL;
+#endif
+    need(p != NULL, "no memory");
+    return p;
+}
+
+static sm_shape shape;
+static sm_part *parts;
+static int32_t n_parts;
+static uint8_t *weights;
+static uint64_t weights_bytes;
+static void *arena;
+static sm_model *model;
+
+static void load(const char *path) {
+    FILE *f = fopen(path, "rb");
+    need(f && fread(&shape, sizeof shape, 1, f) == 1 && fread(&n_parts, 4, 1, f) == 1 && fread(&weights_bytes, 8, 1, f) == 1, "no case");
+    parts = malloc((size_t)n_parts*sizeof *parts);
+    weights = block(weights_bytes);
+    need(parts && fread(parts, sizeof *parts, (size_t)n_parts, f) == (size_t)n_parts && fread(weights, 1, weights_bytes, f) == weights_bytes, "the case is cut short");
+    fclose(f);
+}
+
+static void start(int32_t tile) {
+    shape.tile = tile;
+    const ptrdiff_t size = sm_arena_bytes(&shape);
+    need(size > 0, "no arena");
+    arena = block((size_t)size);
+    memset(arena, 0xa5, (size_t)size);
+    need(sm_create(&shape, parts, n_parts, weights, weights_bytes, arena, (size_t)size, &model) == SM_OK, "sm_create");
+    need(sm_held(model) == 0, "a new model holds nothing");
+}
+
+static void stop(void) {
+    need(sm_close(model) == SM_OK, "sm_close");
+    free(arena);
+    model = NULL;
+}
+
+static void create_wrongly(void) { // one wrong thing at a time: the code, and no model
+    sm_shape s = shape;
+    sm_part *p = malloc((size_t)n_parts*sizeof *p);
+    sm_model *none = NULL;
+    int32_t n = n_parts;
+    uint64_t bytes = weights_bytes;
+    need(p != NULL, "no memory");
+    memcpy(p, parts, (size_t)n_parts*sizeof *p);
+    sm_part *one = p + upto(n_parts);
+    switch (upto(12)) {
+    case 0: s.hidden += 8; break;
+    case 1: s.vocab = -1; break;
+    case 2: s.heads = 1 << 30; break;
+    case 3: s.kv_heads = s.heads + 1; break;
+    case 4: s.rms_eps = -1; break;
+    case 5: n--; break;
+    case 6: one->offset += 64; one->offset += weights_bytes; break;
+    case 7: one->nbytes -= 64; break;
+    case 8: one->format = 7; break;
+    case 9: one->end += 16; break;
+    case 10: one->offset = ~(uint64_t)0 - 63; break;
+    default: bytes /= 2;
+    }
+    const ptrdiff_t size = sm_arena_bytes(&shape);
+    void *own = block((size_t)size);
+    const int32_t code = sm_create(&s, p, n, weights, bytes, own, (size_t)size, &none);
+    need(code < 0 && !none, "a wrong model was created");
+    mix_int(code);
+    need(sm_create(&shape, parts, n_parts, weights, weights_bytes, own, (size_t)size - 64, &none) == SM_E_ARENA, "a small arena was taken");
+    free(own);
+    free(p);
+}
+
+static void read_tokens(void) {
+    const int32_t held = sm_held(model), n = rarely(12) ? upto(3) - 2 : rarely(3) ? 1 : 1 + upto(40);
+    const int32_t pos = rarely(10) ? upto(shape.context + 9) - 4 : rarely(3) ? upto(held + 1) : held, want = rarely(15) ? 7 : upto(3);
+    const int32_t room = n > 0 ? n : 1;
+    int32_t *ids = malloc((size_t)room*4);
+    float *logits = malloc((size_t)(want == SM_ALL_LOGITS ? room : 1)*(size_t)shape.vocab*4);
+    need(ids && logits, "no memory");
+    for (int32_t i = 0; i < room; i++) ids[i] = rarely(300) ? upto(3)*shape.vocab - shape.vocab - 1 : upto(shape.vocab);
+    const int32_t code = n == 1 && want == SM_LAST_LOGITS ? sm_decode(model, ids[0], pos, logits) : sm_prefill(model, ids, n, pos, want, logits);
+    mix_int(code);
+    if (code == SM_OK) {
+        need(sm_held(model) == pos + n, "a good call holds its tokens");
+        if (want) mix(logits, (size_t)(want == SM_ALL_LOGITS ? n : 1)*(size_t)shape.vocab*4);
+    } else need(code < 0 && sm_held(model) == held && sm_error(code)[0], "a refused call changes nothing");
+    free(ids);
+    free(logits);
+}
+
+static void choose(void) {
+    const double nan = strtod("nan", NULL);
+    sm_sampling how = {upto(4) ? upto(30)/10.0 : 0, upto(2) ? 1 : upto(101)/100.0, upto(2) ? 0 : upto(101)/100.0, upto(2) ? 1 : 0.5 + upto(20)/10.0, upto(2) ? 0 : upto(600), 0};
+    sm_rng rng;
+    int32_t n = upto(50), *history = malloc((size_t)(n + 1)*4);
+    float *logits = malloc((size_t)shape.vocab*4);
+    need(history && logits, "no memory");
+    if (rarely(12)) how.temperature = nan;
+    if (rarely(12)) how.top_p = -0.5;
+    for (int32_t i = 0; i < n; i++) history[i] = rarely(400) ? -3 : upto(shape.vocab);
+    for (int32_t i = 0; i < shape.vocab; i++) logits[i] = (float)(upto(4000) - 2000)/(float)(rarely(9) ? 8 : 300);
+    sm_rng_seed(&rng, any(), 54);
+    for (int32_t i = 0; i < 4; i++) {
+        const int32_t id = sm_sample(model, logits, &how, &rng, history, n);
+        need(id < shape.vocab, "a choice outside the vocabulary");
+        mix_int(id);
+    }
+    mix(&rng, sizeof rng);
+    free(history);
+    free(logits);
+}
+
+static void knock(void) { // nothing that is NULL may hurt
+    int32_t id = 1;
+    mix_int(sm_prefill(NULL, &id, 1, 0, 1, NULL));
+    mix_int(sm_prefill(model, NULL, 1, 0, 1, NULL));
+    mix_int(sm_sample(model, NULL, NULL, NULL, NULL, 0));
+    mix_int(sm_arena_bytes(NULL));
+    mix_int(sm_close(NULL));
+    mix_int(sm_held(NULL));
+    need(sm_error(-99)[0] && sm_error(12345)[0], "every number has words");
+}
+
+int main(int argc, char **argv) {
+    need(argc == 5, "drive CASE SEED CALLS THREADS");
+    load(argv[1]);
+    seed = (uint64_t)strtoull(argv[2], NULL, 10);
+    shape.threads = atoi(argv[4]);
+    need(sm_self_test() == SM_OK, "the self-test failed");
+    start(1 + upto(70));
+    for (int32_t calls = atoi(argv[3]); calls > 0; calls--) {
+        const int32_t what = upto(100);
+        if (what < 72) read_tokens();
+        else if (what < 86) choose();
+        else if (what < 91) { const int32_t n = upto(sm_held(model) + 3) - 1; mix_int(sm_forget(model, n)); mix_int(sm_held(model)); }
+        else if (what < 94) { stop(); start(1 + upto(70)); }
+        else if (what < 97) create_wrongly();
+        else knock();
+    }
+    stop();
+    free(parts);
+    free(weights);
+    printf("%s %016llx\n", sm_variant(), (unsigned long long)hash);
+    return 0;
+}

@@ -1,0 +1,77 @@
+"A wheel carries the kernel, and works where there is neither compiler nor PyTorch"
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from smollm_nb import kernel
+
+ROOT = Path(__file__).parent.parent
+
+
+def copy_of_the_project(to:Path) -> Path:
+    "What a fresh clone holds of the package: nothing built"
+    shutil.copytree(ROOT, to, ignore=shutil.ignore_patterns(".git", ".venv", "_native", "build", "dist", "*.egg-info", "__pycache__", ".pytest_cache", ".hypothesis", "nbs", "tests"))
+    return to
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    "The project as a wheel, built from a copy of its sources with the build tools that are installed here"
+    d = tmp_path_factory.mktemp("wheel")
+    done = subprocess.run([sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(d/"out"), str(copy_of_the_project(d/"src"))], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return next((d/"out").glob("*.whl"))
+
+
+def test_it_holds_libraries_and_wasm(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    system = kernel.this_system()
+    for v in kernel.variants(system): assert f"smollm_nb/_native/{kernel.library(v, system)}" in names
+    assert "smollm_nb/_native/smollm-simd128.wasm" in names and "smollm_nb/csrc/smollm.h" in names
+    _, _, python, abi, tag = wheel.stem.split("-")
+    assert (python, abi) == ("py3", "none") and tag != "any" and system.split("-")[0] in tag.replace("arm64", "aarch64").replace("amd64", "x86_64")
+    assert b"Root-Is-Purelib: false" in zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("/WHEEL")))
+
+
+def test_it_works_without_compiler_and_torch(wheel, tiny_q4, tmp_path):
+    venv.create(tmp_path/"v", with_pip=True)
+    python = tmp_path/"v"/("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "-q"]
+    subprocess.run([*pip, "-c", str(ROOT/"constraints.txt"), "numpy", "psutil"], check=True)
+    subprocess.run([*pip, "--no-deps", str(wheel)], check=True)
+    code = f"""
+import importlib.util
+assert not [m for m in ("torch", "ziglang", "tokenizers") if importlib.util.find_spec(m)]
+from smollm_nb import engine, kernel
+with engine.load({str(tiny_q4)!r}) as e: print(kernel.PACKAGE, e.choice.variant, int(e.prefill([1, 2, 3]).argmax()))"""
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")} | dict(PATH="/nowhere")
+    out = subprocess.run([str(python), "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert out.returncode == 0, out.stderr
+    where, variant, token = out.stdout.split()
+    from smollm_nb import engine
+    with engine.load(tiny_q4) as e: assert (variant, int(token)) == (e.choice.variant, int(e.prefill([1, 2, 3]).argmax()))
+    assert where.startswith(str(tmp_path/"v"))
+
+
+def test_a_source_distribution_holds_no_builds(tmp_path):
+    src = copy_of_the_project(tmp_path/"src")
+    (src/"smollm_nb"/"_native").mkdir()
+    (src/"smollm_nb"/"_native"/"smollm-old.so").write_bytes(b"old")
+    subprocess.run([sys.executable, "setup.py", "-q", "sdist", "-d", str(tmp_path)], cwd=src, check=True, capture_output=True)
+    names = tarfile.open(next(tmp_path.glob("*.tar.gz"))).getnames()
+    for end in ("settings.ini", "setup.py", "csrc/smollm.h", "csrc/api.c", "kernel.py"): assert [n for n in names if n.endswith(end)], end
+    assert not [n for n in names if "_native" in n]
+
+
+def test_a_compiler_error_fails_the_installation_and_is_shown(tmp_path):
+    src = copy_of_the_project(tmp_path/"src")
+    with open(src/"smollm_nb"/"csrc"/"api.c", "a") as f: f.write("int broken(void) { return missing; }\n")
+    done = subprocess.run([sys.executable, "setup.py", "build_py", "-d", str(tmp_path/"out")], cwd=src, capture_output=True, text=True)
+    assert done.returncode and "use of undeclared identifier 'missing'" in done.stderr
