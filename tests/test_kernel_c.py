@@ -1,10 +1,11 @@
 "The C kernel against PyTorch, and against itself: every variant, thread count and tile gives the same bits"
-import ctypes as C, hashlib, itertools, platform, sys
+import ctypes as C, hashlib, itertools, platform, shutil, subprocess, sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np, pytest, torch
 
-from kernel_lib import NEEDS, VARIANTS, Kernel, Part, Rng, Sampling, Shape, build, open_library, parts_of, zeros64
+from kernel_lib import CSRC, NEEDS, VARIANTS, Kernel, Part, Rng, Sampling, Shape, build, open_library, parts_of, zeros64
 from smollm_nb.formats import Format, Quantized, pack
 from smollm_nb.generate import PCG32, SamplingParams, sample
 from smollm_nb.q4file import write_q4
@@ -167,6 +168,17 @@ def test_memory(lib):
     shape = Shape(49152, 576, 1536, 30, 9, 3, 64, 2048, 1, 2, 64, 1e5, 1e-5)
     kv = lib.sm_kv_bytes(C.byref(shape))
     assert kv == 30*3*2048*(64*2*2 + 2*4) and lib.sm_arena_bytes(C.byref(shape)) - kv < 6_000_000
+
+
+@pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang and its sanitizer runtimes")
+@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+def test_sanitizers(tmp_path, sanitizer):
+    "Random shapes, tables and calls: nothing outside its memory, nothing undefined, no race; the same bits under every sanitizer"
+    fuzz = tmp_path/"fuzz"
+    subprocess.run(["clang", "-g", "-O1", "-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wno-psabi", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-D_GNU_SOURCE",
+        "-DSMOLLM_THREADS", f"-I{CSRC}", *sorted(map(str, CSRC.glob("*.c"))), str(Path(__file__).parent/"c"/"fuzz.c"), "-lpthread", "-o", str(fuzz)], check=True)
+    out = subprocess.run([str(fuzz), "1", "10"], check=True, capture_output=True, text=True)
+    assert out.stdout.strip() == "7bcd0998215123eb" and not out.stderr
 
 
 @pytest.mark.slow
