@@ -78,6 +78,7 @@ SM_INLINE f32x16 block_by_vector(const sm_piece *p, int32_t cols, int32_t block,
 // ---- several vectors: a group of a block is unpacked once and used for all ---------------------------------------------
 SM_INLINE void unpack_group(const sm_piece *p, const uint8_t *codes, int32_t steps, const int int4, uint8_t *panel) {
     for (int32_t s = 0; s < steps; s++, panel += 2*SM_PANEL) {
+        __builtin_prefetch(codes + s*(int4 ? 64 : 128) + AHEAD);
         if (int4) {
             const u8x64 b = *(const u8x64 *)(codes + s*64);
             sm_panel_put(panel, sm_lookup(p->book, b & 15));
