@@ -36,7 +36,7 @@ SM_INLINE f32x16 row_scales(const sm_piece *p, int32_t block) { return sm_load((
 SM_INLINE void dot_int4(sm_acc *acc, const sm_piece *p, const uint8_t *codes, const int32_t *word) { // 16 rows × 8 weights
     const u8x64 b = *(const u8x64 *)codes;
     sm_dot4(acc, sm_lookup(p->book, b & 15), word);
-    sm_dot4(acc, sm_lookup(p->book, b >> 4), word + 2);
+    sm_dot4(acc, sm_lookup(p->book, (u8x64)((u16x32)b >> 4) & 15), word + 2);
 }
 
 SM_INLINE u8x64 raised(const uint8_t *codes) { return *(const u8x64 *)codes ^ SM_BIAS; } // int8 as dot.h takes it: ±128 in two's complement
@@ -78,10 +78,11 @@ SM_INLINE f32x16 block_by_vector(const sm_piece *p, int32_t cols, int32_t block,
 // ---- several vectors: a group of a block is unpacked once and used for all ---------------------------------------------
 SM_INLINE void unpack_group(const sm_piece *p, const uint8_t *codes, int32_t steps, const int int4, uint8_t *panel) {
     for (int32_t s = 0; s < steps; s++, panel += 2*SM_PANEL) {
+        __builtin_prefetch(codes + s*(int4 ? 64 : 128) + AHEAD);
         if (int4) {
             const u8x64 b = *(const u8x64 *)(codes + s*64);
             sm_panel_put(panel, sm_lookup(p->book, b & 15));
-            sm_panel_put(panel + SM_PANEL, sm_lookup(p->book, b >> 4));
+            sm_panel_put(panel + SM_PANEL, sm_lookup(p->book, (u8x64)((u16x32)b >> 4) & 15));
         } else {
             sm_panel_put(panel, raised(codes + s*128));
             sm_panel_put(panel + SM_PANEL, raised(codes + s*128 + 64));
@@ -92,7 +93,7 @@ SM_INLINE void unpack_group(const sm_piece *p, const uint8_t *codes, int32_t ste
 // `count` vectors side by side; sum (count, 16)
 SM_INLINE void panel_by_vectors(const uint8_t *panel, int32_t steps, const int count, const int32_t *word, const float *scale,
                                 const int32_t *bias, f32x16 weight, float *sum) {
-    sm_acc acc[SM_TOKENS] = {0};
+    sm_acc acc[SM_TOKENS > 2 ? SM_TOKENS : 2] = {0};
     for (int32_t s = 0; s < 2*steps; s++)
         for (int t = 0; t < count; t++) sm_panel_dot(&acc[t], panel + s*SM_PANEL, word + t*64 + s*2);
     for (int t = 0; t < count; t++) {
@@ -112,11 +113,13 @@ SM_INLINE void block_by_vectors(const sm_piece *p, int32_t cols, int32_t block, 
         unpack_group(p, codes, steps, int4, own->panel);
         codes += step*(size_t)steps;
         if (int4) weight = scales16(p, p->scales + ((size_t)block*groups + g)*16);
-        int32_t t = 0;
-        for (; t + SM_TOKENS <= n; t += SM_TOKENS)
-            panel_by_vectors(own->panel, steps, SM_TOKENS, act->word + (at + (size_t)t)*64, act->scale + at + t, act->bias + at + t, weight, own->sums + t*16);
-        for (; t < n; t++)
-            panel_by_vectors(own->panel, steps, 1, act->word + (at + (size_t)t)*64, act->scale + at + t, act->bias + at + t, weight, own->sums + t*16);
+        for (int32_t t = 0; t < n;) {
+#define SM_SOME(count) panel_by_vectors(own->panel, steps, count, act->word + (at + (size_t)t)*64, act->scale + at + t, act->bias + at + t, weight, own->sums + t*16), t += count
+            if (n - t >= SM_TOKENS) SM_SOME(SM_TOKENS);
+            else if (SM_TOKENS > 2 && n - t >= 2) SM_SOME(2);
+            else SM_SOME(1);
+#undef SM_SOME
+        }
     }
 }
 
