@@ -6,11 +6,11 @@ READY := .venv/.installed
 # threads that spin only briefly at barriers: ten times quicker on a busy machine, no slower on an idle one
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: help demo lab test notebooks clean
+.PHONY: help demo small best lab test notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z ]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 	@echo "MODEL=…         another model for demo: a registry name, hub id, folder or GGUF file (default $(MODEL))"
 
 $(READY): settings.ini setup.py pyproject.toml constraints.txt
@@ -22,6 +22,10 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 
 demo: $(READY) ## install, fetch a real model, check it, let it answer, show the figures
 	$(BIN)/smollm demo --model '$(MODEL)'
+
+small best: $(READY) ## quantize the demo's model by the recipe of that name, into dist/NAME, and judge it: minutes
+	$(BIN)/smollm quantize --model-path '$(MODEL)' --output-path dist/$@ --recipe $@
+	$(BIN)/smollm eval --model dist/$@ --reference '$(MODEL)'
 
 lab: $(READY) ## JupyterLab on the notebooks, the tour open
 	$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)

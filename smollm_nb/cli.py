@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'Json', 'ModelName', 'Revision', 'Source', 'BackendName', 'Runner', 'Threads', 'Where', 'Bits', 'PROMPT',
-           'QUESTION', 'EXAMPLES', 'download', 'validate', 'tokenize', 'registry', 'info', 'generate', 'quantize',
-           'eval', 'demo', 'main']
+           'QUESTION', 'JUDGED', 'EXAMPLES', 'download', 'validate', 'tokenize', 'registry', 'info', 'generate',
+           'quantize', 'eval', 'demo', 'main']
 
 # %% ../nbs/18_cli.ipynb #d28766b1
 import contextlib, functools, json, sys, warnings
@@ -18,7 +18,7 @@ import typer
 from .api import BACKENDS, DEFAULT_MODEL, Model, quantized_file
 from .checkpoint import find_problems, read_provenance, weight_files
 from .checkpoint import validate as validate_folder
-from .core import LlamaConfig, ParameterError, SmolLMError
+from .core import LlamaConfig, ParameterError, SmolLMError, cache_dir
 from .hub import fetch
 from .registry import ModelRegistry
 from .tokenizer import SmolLMTokenizer
@@ -244,19 +244,27 @@ def quantize(
     model_path:Annotated[str, typer.Option(help="Checkpoint folder, registry name or hub id.")],
     output_path:Annotated[Path, typer.Option(help="Folder for model_q4.bin or model_q8.bin.")],
     format:Annotated[Bits, typer.Option(help="Bits a weight.")]=Bits.int4,
-    recipe:Annotated[Optional[str], typer.Option(help="plan, plan-all, fast or small (the default) for int4; int8 for int8.")]=None,
+    recipe:Annotated[Optional[str], typer.Option(help="plan, plan-all, fast, small (the default) or best for int4; int8 for int8.")]=None,
+    budget:Annotated[Optional[str], typer.Option(help="Largest file, such as 80MB, instead of a recipe: each matrix gets the format that pays most.")]=None,
     text:Annotated[Optional[Path], typer.Option(help="Calibrate on this text instead of one that the model writes.")]=None,
     json:Json=False,
 ):
     "Quantize a checkpoint to one file that the engines read in place."
     from smollm_nb.evaluate import read_text
     from smollm_nb.recipes import SmolLMQuantizer, quantize as run
-    recipe = recipe or dict(int4="small", int8="int8")[format.value]
-    SmolLMQuantizer.check(recipe, int(format.value[3:]))
+    if budget and recipe: raise typer.BadParameter("give --recipe or --budget, not both")
+    recipe, folder, words = recipe or dict(int4="small", int8="int8")[format.value], fetch(model_path), read_text(text)[0] if text else None
+    if not budget: SmolLMQuantizer.check(recipe, int(format.value[3:]))
     with _stages() as on_progress:
-        out = run(fetch(model_path), output_path, recipe, read_text(text)[0] if text else None, on_progress)
-    if not json: print(f"{out['path']}\n{out['bytes']:,} bytes, {out['bits_per_weight']:.3f} bits a weight, recipe {recipe}, {out['seconds']:.0f} s")
+        if budget: recipe = _spend(folder, budget, words, on_progress)
+        out = run(folder, output_path, recipe, words, on_progress)
+    if not json: print(f"{out['path']}\n{out['bytes']:,} bytes, {out['bits_per_weight']:.3f} bits a weight, recipe {out['recipe']}, {out['seconds']:.0f} s")
     return out
+
+def _spend(folder:Path, budget:str, words:str|None, on_progress):
+    "The recipe that a budget buys"
+    from smollm_nb.budget import budget_recipe, parse_bytes
+    return budget_recipe(folder, parse_bytes(budget), text=words, on_progress=on_progress)
 
 @_command
 def eval(
@@ -274,14 +282,27 @@ def eval(
     if text and builtin: raise typer.BadParameter("give --text or --builtin, not both")
     words, name = e.read_text(text) if text else e.builtin_text()
     with Model(reference) as right, Model(model, backend=backend.value, **_options(threads=threads)) as judged, _stages() as on_progress:
+        notes = [e.origin_note(read_provenance(right.path)), _check_unseen(judged.path, words)]
         ids = e.text_ids(right.tokenizer, words, tokens or (None if text else 6144))
-        result = e.evaluate(right.backend, judged.backend, ids, text=words, text_name=name, notes=[e.origin_note(read_provenance(right.path))],
+        result = e.evaluate(right.backend, judged.backend, ids, text=words, text_name=name, notes=notes,
             on_progress=lambda done, total: on_progress("compare", done, total))
     if not json: print("\n".join(f"{k:18}{v}" for k, v in result.rows()))
     return result.to_dict()
 
+def _check_unseen(path:Path, words:str) -> str: # a note; empty where all is well
+    "Refuse to judge a file on what it was calibrated on"
+    if not path.is_file(): return ""
+    from smollm_nb.evaluate import check_overlap
+    from smollm_nb.q4file import read_q4
+    from smollm_nb.recipes import CALIBRATION_TEXT, seen_text
+    with read_q4(path, verify=False) as f: seen = seen_text(path, f.recipe.get("calibration", {}))
+    if seen is None: return f"{CALIBRATION_TEXT} is not beside the file, or was changed: whether it was calibrated on this text is not known"
+    if seen: check_overlap(seen, words)
+    return ""
+
 # %% ../nbs/18_cli.ipynb #02d70089
 PROMPT, QUESTION = "The capital of France is", "What is the capital of France, and what is it famous for?"
+JUDGED = 1024 # tokens on which the demonstration compares
 
 @_command
 def demo(
@@ -290,19 +311,49 @@ def demo(
     max_tokens:Annotated[int, typer.Option(min=1, help="Longest answer, tokens.")]=48,
     json:Json=False,
 ):
-    "Fetch a model, check it, let it answer twice, and show what that took."
+    "Fetch a model, check it, let it answer, do the same in four bits, and show what that took and cost."
     path = fetch(model, via=source.value)
     validate_folder(path)
     record = read_provenance(path)
     print(f"{path} is valid", file=sys.stderr)
-    with Model(path) as m:
-        runs = dict(text=_say(PROMPT, m.generate(PROMPT, max_tokens=max_tokens), PROMPT, json))
-        if m.tokenizer.chat_template: runs["chat"] = _say(QUESTION, m.chat(QUESTION, max_tokens=max_tokens), "", json)
+    with Model(path) as whole:
+        runs = _answers(whole, "", max_tokens, json)
+        file = _four_bits(path)
+        with Model(file) as small:
+            runs |= _answers(small, "_int4", max_tokens, json)
+            cost = _cost(whole, small)
+    sizes = dict(bytes_checkpoint=sum(p.stat().st_size for p in weight_files(path)), bytes_int4=file.stat().st_size)
     if not json:
         print("\n" + _table([dict(zip(["", *runs], line)) for line in _columns(runs)]))
-        print(f"\nmodel   {model}\nsource  {record.get('source', path)}" + f", {record['revision']}"*bool(record.get("revision")) + f"\nfolder  {path}")
-    return dict(model=model, path=str(path), source=record.get("source"), revision=record.get("revision"),
-        runs={k: dict(text=g.text, timings=g.timings.to_dict()) for k, g in runs.items()})
+        print(f"\n{sizes['bytes_checkpoint']/1e6:.1f} MB in fp32, {sizes['bytes_int4']/1e6:.1f} MB in four bits: KL {cost.kl_mean:.3f} ± {cost.kl_se:.3f} nats a token, "
+              f"the same first choice at {100*cost.top1:.0f} % of {cost.tokens:,} tokens of {cost.text_name}")
+        print("".join(f"note: {n}\n" for n in cost.notes) + f"\nmodel   {model}\nsource  {record.get('source', path)}" + f", {record['revision']}"*bool(record.get("revision")) + f"\nfolder  {path}\nint4    {file}")
+    return dict(model=model, path=str(path), source=record.get("source"), revision=record.get("revision"), int4=str(file), **sizes,
+        kl_mean=cost.kl_mean, kl_se=cost.kl_se, top1=cost.top1, runs={k: dict(text=g.text, timings=g.timings.to_dict()) for k, g in runs.items()})
+
+def _answers(m:Model, suffix:str, max_tokens:int, json:bool) -> dict:
+    "What a model says, name → generation"
+    runs = {f"text{suffix}": _say(PROMPT, m.generate(PROMPT, max_tokens=max_tokens), PROMPT, json)}
+    if m.tokenizer.chat_template: runs[f"chat{suffix}"] = _say(QUESTION, m.chat(QUESTION, max_tokens=max_tokens), "", json)
+    return runs
+
+def _four_bits(folder:Path) -> Path: # the file
+    "A checkpoint by the recipe `fast`, from the cache where it has been made"
+    from smollm_nb.recipes import quantize as run, source_of
+    name = "-".join(h[:16] for h in source_of(folder)["sha256"].values())
+    file = cache_dir()/"quantized"/f"fast-{name}"/"model_q4.bin"
+    if not file.is_file():
+        with _stages() as on_progress: run(folder, file.parent, "fast", on_progress=on_progress)
+    return file
+
+def _cost(whole:Model, small:Model):
+    "An `Evaluation` on a few windows of the built-in text"
+    from smollm_nb import evaluate as e
+    words, name = e.builtin_text()
+    ids = e.text_ids(whole.tokenizer, words, JUDGED)
+    with _stages() as on_progress:
+        return e.evaluate(whole.backend, small.backend, ids, text=words, text_name=name, notes=[e.origin_note(read_provenance(whole.path))],
+            on_progress=lambda done, total: on_progress("compare", done, total))
 
 def _say(question:str, g, lead:str, json:bool):
     "Print one answer as it comes"
@@ -322,7 +373,7 @@ EXAMPLES = dict(
     tokenize=("smollm tokenize 'Hello, world!'", "smollm tokenize - --json < notes.txt", "smollm tokenize '<|im_start|>user' --special"),
     registry=("smollm registry", "smollm registry SmolLM2-1.7B --json"),
     info=("smollm info models/135m", "smollm info models/135m-q4/model_q4.bin --json", "smollm info --engine"),
-    quantize=("smollm quantize --model-path models/135m --output-path models/135m-q4 --format int4", "smollm quantize --model-path SmolLM2-135M-Instruct --output-path q4 --recipe fast"),
+    quantize=("smollm quantize --model-path models/135m --output-path models/135m-q4 --format int4", "smollm quantize --model-path SmolLM2-135M-Instruct --output-path q4 --recipe fast", "smollm quantize --model-path models/135m --output-path models/135m-80 --budget 80MB"),
     eval=("smollm eval --model models/135m-q4/model_q4.bin --reference models/135m --builtin", "smollm eval --model q4 --text novel.txt --tokens 4096 --json"),
     generate=("smollm generate 'The capital of France is' --max-tokens 20", "smollm generate 'Why is the sky blue?' --chat --temperature 0.7 --seed 1",
               "smollm generate - --stop '###' --json < prompt.txt", "smollm generate 'Once upon a time' --model q4/model_q4.bin --backend native --threads 2"),

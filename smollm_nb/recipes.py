@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'CALIBRATION_TEXT', 'Recipe', 'get_recipe', 'formats_of', 'predict_bytes', 'quantize_tensor',
-           'calibration_ids', 'quantize', 'seen_text', 'SmolLMQuantizer']
+           'calibration_ids', 'quantize', 'source_of', 'seen_text', 'SmolLMQuantizer']
 
 # %% ../nbs/10_recipes.ipynb #b61efc6f
 import hashlib, itertools, shutil, time
@@ -141,7 +141,7 @@ def quantize(
     config = validate(folder, changed_only=True)
     if output.resolve() == folder.resolve(): raise ParameterError(f"{output} is the checkpoint itself; choose another folder for the quantized model")
     if output.exists() and not output.is_dir(): raise ParameterError(f"{output} is a file; name a folder")
-    model, tok, source = read_model(folder), SmolLMTokenizer.load(folder), _source(folder)
+    model, tok, source = read_model(folder), SmolLMTokenizer.load(folder), source_of(folder)
     ids, lessons = calibration_ids(model, tok, recipe, text, "-".join(source["sha256"].values()), on_progress)
     seen = "\n\n".join(tok.decode(row, skip_special=True) for row in np.unique(np.concatenate([ids, lessons]), axis=0).tolist())
     output.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,9 @@ def _calibration_record(seen:str, text:str|None) -> dict:
     "Which text was seen"
     return dict(by="none" if not seen else "the model itself" if text is None else "the user", characters=len(seen), sha256=hashlib.sha256(seen.encode()).hexdigest() if seen else "")
 
-def _source(folder:Path) -> dict:
+def source_of(
+    folder:Path, # a checkpoint folder
+) -> dict: # id, revision, sha256, note
     "What was quantized: id, hash and what to keep in mind"
     record = read_provenance(folder)
     hashes = {k: v["sha256"] for k, v in record.get("files", {}).items() if k.endswith(".safetensors")}
