@@ -172,6 +172,7 @@ static void end_some(sm_model *m, int32_t n) { // workers 1..n-1
 #endif
 
 int32_t sm_threads_start(sm_model *m) {
+    (void)m;
 #if defined(SM_WINDOWS)
     InitializeSRWLock(&m->sys->lock);
     InitializeConditionVariable(&m->sys->wake);
