@@ -36,7 +36,7 @@ SM_INLINE f32x16 row_scales(const sm_piece *p, int32_t block) { return sm_load((
 SM_INLINE void dot_int4(sm_acc *acc, const sm_piece *p, const uint8_t *codes, const int32_t *word) { // 16 rows × 8 weights
     const u8x64 b = *(const u8x64 *)codes;
     sm_dot4(acc, sm_lookup(p->book, b & 15), word);
-    sm_dot4(acc, sm_lookup(p->book, b >> 4), word + 2);
+    sm_dot4(acc, sm_lookup(p->book, (u8x64)((u16x32)b >> 4) & 15), word + 2);
 }
 
 SM_INLINE u8x64 raised(const uint8_t *codes) { return *(const u8x64 *)codes ^ SM_BIAS; } // int8 as dot.h takes it: ±128 in two's complement
@@ -78,10 +78,11 @@ SM_INLINE f32x16 block_by_vector(const sm_piece *p, int32_t cols, int32_t block,
 // ---- several vectors: a group of a block is unpacked once and used for all ---------------------------------------------
 SM_INLINE void unpack_group(const sm_piece *p, const uint8_t *codes, int32_t steps, const int int4, uint8_t *panel) {
     for (int32_t s = 0; s < steps; s++, panel += 2*SM_PANEL) {
+        __builtin_prefetch(codes + s*(int4 ? 64 : 128) + AHEAD);
         if (int4) {
             const u8x64 b = *(const u8x64 *)(codes + s*64);
             sm_panel_put(panel, sm_lookup(p->book, b & 15));
-            sm_panel_put(panel + SM_PANEL, sm_lookup(p->book, b >> 4));
+            sm_panel_put(panel + SM_PANEL, sm_lookup(p->book, (u8x64)((u16x32)b >> 4) & 15));
         } else {
             sm_panel_put(panel, raised(codes + s*128));
             sm_panel_put(panel + SM_PANEL, raised(codes + s*128 + 64));
