@@ -6,7 +6,7 @@
 __all__ = ['MAX_PARTS', 'MAX_THREADS', 'MAX_CONTEXT', 'CONTEXT', 'TILE', 'EngineError', 'UnsupportedModelError', 'check_shape',
            'default_threads', 'Engine', 'load', 'survey']
 
-# %% ../nbs/12_engine.ipynb #6a79a14d
+# %% ../nbs/12_engine.ipynb #fd3f292d
 import contextlib, ctypes, mmap, os, threading, time, weakref
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from .core import ConfigError, ContextOverflowError, InvalidStateError, LlamaCon
 from .kernel import Choice, KernelError, choose, this_system, variants
 from .q4file import Q4File, read_q4
 
-# %% ../nbs/12_engine.ipynb #baf0dac4
+# %% ../nbs/12_engine.ipynb #742cb0ba
 class _Shape(ctypes.Structure):
     "sm_shape: the model's sizes and how to run it"
     _fields_ = [(n, ctypes.c_int32) for n in ("vocab", "hidden", "mlp", "layers", "heads", "kv_heads", "head_dim", "context", "tied", "threads", "tile")] + \
@@ -35,7 +35,7 @@ class _Random(ctypes.Structure):
     "sm_rng: the state of PCG32"
     _fields_ = [("state", ctypes.c_uint64), ("inc", ctypes.c_uint64)]
 
-# %% ../nbs/12_engine.ipynb #7294f57c
+# %% ../nbs/12_engine.ipynb #c8464129
 def _declare(lib:ctypes.CDLL) -> ctypes.CDLL:
     "Tell ctypes what the kernel's functions take and give"
     i32, size, ptr, at = ctypes.c_int32, ctypes.c_size_t, ctypes.c_void_p, ctypes.POINTER
@@ -55,7 +55,7 @@ def _declare(lib:ctypes.CDLL) -> ctypes.CDLL:
         f.restype, f.argtypes = gives, takes
     return lib
 
-# %% ../nbs/12_engine.ipynb #4663a89f
+# %% ../nbs/12_engine.ipynb #c3be8008
 class EngineError(SmolLMError): "No build of the kernel runs here, or it could not start"
 class UnsupportedModelError(QuantFileError): "A sound file that the engine does not run; PyTorch does"
 
@@ -98,7 +98,7 @@ def _table(
             out.append(_Part(*_tensor_number(name), *p.rows, _FORMATS[p.format.name], 0, p.offset, p.nbytes))
     return (_Part*len(out))(*out)
 
-# %% ../nbs/12_engine.ipynb #897e4f73
+# %% ../nbs/12_engine.ipynb #5525750d
 MAX_THREADS, MAX_CONTEXT, CONTEXT, TILE = 64, 65536, 2048, 64
 
 def default_threads() -> int:
@@ -116,7 +116,7 @@ def _pick_context(context:int|None, config:LlamaConfig) -> int:
     limit = min(config.max_position_embeddings, MAX_CONTEXT)
     return min(limit, CONTEXT) if context is None else _whole("context", context, limit)
 
-# %% ../nbs/12_engine.ipynb #531fa07e
+# %% ../nbs/12_engine.ipynb #1bc20d5b
 def _give_back(getpid, pid:int, lib:ctypes.CDLL, model, arena:mmap.mmap, file:Q4File) -> None:
     "Stop the kernel's threads, unless they are those of the parent process; unmap arena and file"
     if getpid() == pid: lib.sm_close(model)
@@ -254,7 +254,7 @@ class Engine:
     def __exit__(self, *exc): self.close()
     def __repr__(self): return f"Engine({str(self.path)!r}, {self.choice.variant}, {self.threads} threads, {'closed' if self._model is None else f'{len(self.tokens)} of {self.context} positions'})"
 
-# %% ../nbs/12_engine.ipynb #07eff655
+# %% ../nbs/12_engine.ipynb #70d0e8fb
 def load(
     path, # a SMOLLM_Q4 file
     threads:int|None=None, # that compute; default: one for each core
@@ -278,7 +278,7 @@ def load(
     engine.load_s = time.perf_counter() - start
     return engine
 
-# %% ../nbs/12_engine.ipynb #519cd771
+# %% ../nbs/12_engine.ipynb #10aef40d
 _SHAPE_135M = _Shape(49152, 576, 1536, 30, 9, 3, 64, CONTEXT, 1, 1, TILE, 1e4, 1e-5)
 
 def _state(name:str) -> str:
