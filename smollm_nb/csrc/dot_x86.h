@@ -2,7 +2,6 @@
 #include <immintrin.h>
 #define SM_QUADS 0
 #define SM_BIAS 128
-#define SM_TOKENS 4
 
 #define SM_QUARTER(x, k) __builtin_shufflevector((i32x16)(x), (i32x16)(x), 4*k, 4*k + 1, 4*k + 2, 4*k + 3)
 #define SM_HALF(x, k) __builtin_shufflevector((i32x16)(x), (i32x16)(x), 8*k, 8*k + 1, 8*k + 2, 8*k + 3, 8*k + 4, 8*k + 5, 8*k + 6, 8*k + 7)
@@ -10,6 +9,7 @@
 
 #ifdef __AVX2__
 #define SM_VARIANT "avx2"
+#define SM_TOKENS 5 // ten registers of sums, four of weights, one of activations
 
 SM_INLINE u8x64 sm_lookup(u8x64 table, u8x64 index) {
     const __m256i t = (__m256i)SM_HALF(table, 0);
@@ -33,6 +33,7 @@ SM_INLINE i32x16 sm_pairs(i32x16 acc, i16x32 w, i32x16 pair) {
 }
 
 #else // 128 bits
+#define SM_TOKENS 2
 #define SM_JOIN4(a, b, c, d) SM_JOIN2(__builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7), __builtin_shufflevector(c, d, 0, 1, 2, 3, 4, 5, 6, 7))
 typedef int32_t sm_i32x4 __attribute__((vector_size(16)));
 

@@ -93,7 +93,7 @@ SM_INLINE void unpack_group(const sm_piece *p, const uint8_t *codes, int32_t ste
 // `count` vectors side by side; sum (count, 16)
 SM_INLINE void panel_by_vectors(const uint8_t *panel, int32_t steps, const int count, const int32_t *word, const float *scale,
                                 const int32_t *bias, f32x16 weight, float *sum) {
-    sm_acc acc[SM_TOKENS] = {0};
+    sm_acc acc[SM_TOKENS > 2 ? SM_TOKENS : 2] = {0};
     for (int32_t s = 0; s < 2*steps; s++)
         for (int t = 0; t < count; t++) sm_panel_dot(&acc[t], panel + s*SM_PANEL, word + t*64 + s*2);
     for (int t = 0; t < count; t++) {
@@ -113,11 +113,13 @@ SM_INLINE void block_by_vectors(const sm_piece *p, int32_t cols, int32_t block, 
         unpack_group(p, codes, steps, int4, own->panel);
         codes += step*(size_t)steps;
         if (int4) weight = scales16(p, p->scales + ((size_t)block*groups + g)*16);
-        int32_t t = 0;
-        for (; t + SM_TOKENS <= n; t += SM_TOKENS)
-            panel_by_vectors(own->panel, steps, SM_TOKENS, act->word + (at + (size_t)t)*64, act->scale + at + t, act->bias + at + t, weight, own->sums + t*16);
-        for (; t < n; t++)
-            panel_by_vectors(own->panel, steps, 1, act->word + (at + (size_t)t)*64, act->scale + at + t, act->bias + at + t, weight, own->sums + t*16);
+        for (int32_t t = 0; t < n;) {
+#define SM_SOME(count) panel_by_vectors(own->panel, steps, count, act->word + (at + (size_t)t)*64, act->scale + at + t, act->bias + at + t, weight, own->sums + t*16), t += count
+            if (n - t >= SM_TOKENS) SM_SOME(SM_TOKENS);
+            else if (SM_TOKENS > 2 && n - t >= 2) SM_SOME(2);
+            else SM_SOME(1);
+#undef SM_SOME
+        }
     }
 }
 
