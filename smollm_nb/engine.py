@@ -6,7 +6,7 @@
 __all__ = ['MAX_PARTS', 'MAX_THREADS', 'MAX_CONTEXT', 'CONTEXT', 'TILE', 'EngineError', 'UnsupportedModelError', 'check_shape',
            'default_threads', 'Engine', 'load', 'survey']
 
-# %% ../nbs/12_engine.ipynb #3584d11f
+# %% ../nbs/12_engine.ipynb #fd3f292d
 import contextlib, ctypes, mmap, os, threading, time, weakref
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from .core import ConfigError, ContextOverflowError, InvalidStateError, LlamaCon
 from .kernel import Choice, KernelError, choose, this_system, variants
 from .q4file import Q4File, read_q4
 
-# %% ../nbs/12_engine.ipynb #1a3e8b4e
+# %% ../nbs/12_engine.ipynb #742cb0ba
 class _Shape(ctypes.Structure):
     "sm_shape: the model's sizes and how to run it"
     _fields_ = [(n, ctypes.c_int32) for n in ("vocab", "hidden", "mlp", "layers", "heads", "kv_heads", "head_dim", "context", "tied", "threads", "tile")] + \
@@ -35,7 +35,7 @@ class _Random(ctypes.Structure):
     "sm_rng: the state of PCG32"
     _fields_ = [("state", ctypes.c_uint64), ("inc", ctypes.c_uint64)]
 
-# %% ../nbs/12_engine.ipynb #1da97edc
+# %% ../nbs/12_engine.ipynb #c8464129
 def _declare(lib:ctypes.CDLL) -> ctypes.CDLL:
     "Tell ctypes what the kernel's functions take and give"
     i32, size, ptr, at = ctypes.c_int32, ctypes.c_size_t, ctypes.c_void_p, ctypes.POINTER
@@ -55,7 +55,7 @@ def _declare(lib:ctypes.CDLL) -> ctypes.CDLL:
         f.restype, f.argtypes = gives, takes
     return lib
 
-# %% ../nbs/12_engine.ipynb #ccc508f0
+# %% ../nbs/12_engine.ipynb #c3be8008
 class EngineError(SmolLMError): "No build of the kernel runs here, or it could not start"
 class UnsupportedModelError(QuantFileError): "A sound file that the engine does not run; PyTorch does"
 
@@ -98,7 +98,7 @@ def _table(
             out.append(_Part(*_tensor_number(name), *p.rows, _FORMATS[p.format.name], 0, p.offset, p.nbytes))
     return (_Part*len(out))(*out)
 
-# %% ../nbs/12_engine.ipynb #7d494937
+# %% ../nbs/12_engine.ipynb #5525750d
 MAX_THREADS, MAX_CONTEXT, CONTEXT, TILE = 64, 65536, 2048, 64
 
 def default_threads() -> int:
@@ -116,7 +116,7 @@ def _pick_context(context:int|None, config:LlamaConfig) -> int:
     limit = min(config.max_position_embeddings, MAX_CONTEXT)
     return min(limit, CONTEXT) if context is None else _whole("context", context, limit)
 
-# %% ../nbs/12_engine.ipynb #54b9f1bd
+# %% ../nbs/12_engine.ipynb #1bc20d5b
 def _give_back(getpid, pid:int, lib:ctypes.CDLL, model, arena:mmap.mmap, file:Q4File) -> None:
     "Stop the kernel's threads, unless they are those of the parent process; unmap arena and file"
     if getpid() == pid: lib.sm_close(model)
@@ -227,6 +227,7 @@ class Engine:
         "Choose a token by the rule of `generate.sample`, in C"
         x, seen = np.ascontiguousarray(logits, np.float32), np.ascontiguousarray(history, np.int32)
         if x.shape != (self.config.vocab_size,): raise ParameterError(f"logits must have shape ({self.config.vocab_size},), not {x.shape}")
+        if params.temperature == 0 and params.repetition_penalty == 1: return int(x.argmax()) # numpy finds the largest 30 times as fast as plain C
         how = _Sampling(params.temperature, params.top_p, params.min_p, params.repetition_penalty, min(params.top_k, len(x)), 0)
         r = None if rng is None else _Random(rng.state, rng.inc)
         with self._alone(): id = self._lib.sm_sample(self._model, x.ctypes.data, how, r, seen.ctypes.data if seen.size else None, seen.size)
@@ -253,7 +254,7 @@ class Engine:
     def __exit__(self, *exc): self.close()
     def __repr__(self): return f"Engine({str(self.path)!r}, {self.choice.variant}, {self.threads} threads, {'closed' if self._model is None else f'{len(self.tokens)} of {self.context} positions'})"
 
-# %% ../nbs/12_engine.ipynb #4af69c03
+# %% ../nbs/12_engine.ipynb #70d0e8fb
 def load(
     path, # a SMOLLM_Q4 file
     threads:int|None=None, # that compute; default: one for each core
@@ -277,7 +278,7 @@ def load(
     engine.load_s = time.perf_counter() - start
     return engine
 
-# %% ../nbs/12_engine.ipynb #f05efeec
+# %% ../nbs/12_engine.ipynb #10aef40d
 _SHAPE_135M = _Shape(49152, 576, 1536, 30, 9, 3, 64, CONTEXT, 1, 1, TILE, 1e4, 1e-5)
 
 def _state(name:str) -> str:

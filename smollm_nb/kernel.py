@@ -7,13 +7,13 @@ __all__ = ['PACKAGE', 'CSRC', 'NATIVE', 'ABI', 'VARIANTS', 'TARGETS', 'FLAGS', '
            'this_system', 'variants', 'library', 'compiler_version', 'command', 'compile_to', 'build', 'Choice',
            'load_library', 'check_library', 'processor', 'choose']
 
-# %% ../nbs/11_kernel.ipynb #2463369e
+# %% ../nbs/11_kernel.ipynb #4dbfe6b9
 import ctypes, hashlib, importlib.metadata, json, os, platform, subprocess, sys, tempfile, threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-# %% ../nbs/11_kernel.ipynb #ca7af8c0
+# %% ../nbs/11_kernel.ipynb #79c2aea6
 PACKAGE = Path(globals().get("__file__", "../smollm_nb/kernel.py")).resolve().parent
 CSRC, NATIVE = PACKAGE/"csrc", PACKAGE/"_native" # the sources; the builds
 ABI = 1 # SM_ABI of smollm.h: the surface that Python speaks to
@@ -39,7 +39,7 @@ VARIANTS = {v.name: v for v in (
     Variant("simd128", "wasm32", "generic+simd128+bulk_memory"),
 )}
 
-# %% ../nbs/11_kernel.ipynb #07131563
+# %% ../nbs/11_kernel.ipynb #74eb2cfd
 TARGETS = { # system → what the compiler calls it, ending of a library's name
     "x86_64-linux": ("x86_64-linux-gnu.2.17", ".so"), "aarch64-linux": ("aarch64-linux-gnu.2.17", ".so"),
     "x86_64-macos": ("x86_64-macos", ".dylib"), "aarch64-macos": ("aarch64-macos", ".dylib"),
@@ -67,7 +67,7 @@ def library(
     "The name of a build's file"
     return f"smollm-{variant.name}{TARGETS[system][1]}"
 
-# %% ../nbs/11_kernel.ipynb #52fa2445
+# %% ../nbs/11_kernel.ipynb #2926c11d
 FLAGS = ("-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror")
 FAST, DEBUG = ("-O3", "-DNDEBUG"), ("-O1", "-fsanitize=undefined", "-fsanitize-trap=undefined")
 
@@ -94,7 +94,7 @@ def command(
     return [sys.executable, "-m", "ziglang", "cc", "-target", TARGETS[system][0], f"-mcpu={variant.cpu}", *level, *FLAGS,
             *map(str, sorted(CSRC.glob("*.c")) if sources is None else sources), *_kind(system)]
 
-# %% ../nbs/11_kernel.ipynb #3b8d3d42
+# %% ../nbs/11_kernel.ipynb #18a21a96
 def _key(cmd:list[str]) -> str:
     "What a build depends on, as a hash"
     h = hashlib.sha256("\0".join([compiler_version(), *(c for c in cmd if not os.path.isabs(c))]).encode())
@@ -137,7 +137,7 @@ def build(
             os.replace(Path(d, "keys"), folder/"build.json")
     return [p for p, _ in jobs]
 
-# %% ../nbs/11_kernel.ipynb #6cbd3f65
+# %% ../nbs/11_kernel.ipynb #e917a2bf
 @dataclass(frozen=True)
 class Choice:
     "The build that runs here"
