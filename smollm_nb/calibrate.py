@@ -20,7 +20,7 @@ from .quantize import points, row_blocks
 
 # %% ../nbs/08_calibrate.ipynb #cf754470
 WINDOW = 512 # tokens of one text
-BATCH = 24 # texts at a time; their keys and values take 566 MB in the 135M model
+BATCH = 16 # texts at a time; their keys and values take 377 MB in the 135M model
 
 @torch.inference_mode()
 def _sample_batch(
