@@ -51,7 +51,7 @@ RECIPES = {r.name: r for r in (
     Recipe("plan-all", _PLAN, _PLAN),
     Recipe("fast", _FOUR, _FOUR, "int8-row-f32", 2048, "search", 4096, 256),
     Recipe("small", _FOUR, _FOUR, "int8-row-f32", 2048, "gptq", 32768),
-    Recipe("best", _FOUR, _FOUR, "int8-row-f32", 2048, "gptq", 49152, steps=96, chat_tokens=49152),
+    Recipe("best", _FOUR, _FOUR, "int8-row-f32", 2048, "gptq", 32768, steps=48, chat_tokens=16384),
     Recipe("int8", "int8-row-f32", "int8-row-f32"),
 )}
 
@@ -95,7 +95,7 @@ def quantize_tensor(
 
 def _quantize_rows(w:torch.Tensor, f:Format, name:str, recipe:Recipe, statistics:Statistics|None) -> tuple:
     "Some rows of a tensor in one format; with the weights that were rounded where they may still move"
-    if f.kind == "float" or recipe.method == "nearest" or f.bits == 8: return (round_to_nearest(w, f),)
+    if f.kind == "float" or recipe.method == "nearest": return (round_to_nearest(w, f),)
     q = search_scales(w, f, statistics.importance(name))
     if recipe.method == "search": return (q,)
     return gptq(w, q, statistics.hessian(name), recipe.head_damping if name in (HEAD, "lm_head.weight") else recipe.damping)
