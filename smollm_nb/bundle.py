@@ -7,7 +7,7 @@ __all__ = ['CHUNK', 'KEPT', 'TEST_PROMPT', 'TEST_TOKENS', 'MANIFEST', 'MANIFEST_
            'code_ranges', 'pieces', 'gzip_pieces', 'write_weights', 'write_files', 'self_test', 'arena_bytes',
            'manifest_bytes', 'read_manifest', 'by_role', 'export']
 
-# %% ../nbs/13_bundle.ipynb #23dc506f
+# %% ../nbs/13_bundle.ipynb #f32f52b5
 import contextlib, gzip, hashlib, json, os, shutil, tempfile, time, warnings, zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -20,8 +20,9 @@ from .core import InvalidStateError, ParameterError, SmolLMError, read_json, rep
 from .kernel import ABI, NATIVE, PACKAGE
 from .q4file import HEAD, Q4File, read_q4
 from .tokenizer import SmolLMTokenizer
+from .vendor import VENDOR
 
-# %% ../nbs/13_bundle.ipynb #fecca761
+# %% ../nbs/13_bundle.ipynb #1236f206
 CHUNK = 4 << 20 # bytes of the model's file in one chunk
 _LEAST = 4096 # bytes; codes that are fewer are no piece of their own
 
@@ -52,7 +53,7 @@ def pieces(
         at = b
     return out + [(at, end, False)]*(at < end)
 
-# %% ../nbs/13_bundle.ipynb #aa8f8dd9
+# %% ../nbs/13_bundle.ipynb #5ab00816
 def _deflate(raw, strategy:int, last:bool) -> bytes:
     "A piece of a deflate stream"
     z = zlib.compressobj(9, zlib.DEFLATED, -15, 9, strategy)
@@ -67,7 +68,7 @@ def gzip_pieces(
     for raw, _ in parts: crc, size = zlib.crc32(raw, crc), size + len(raw)
     return head + b"".join(body) + crc.to_bytes(4, "little") + (size & 0xffffffff).to_bytes(4, "little")
 
-# %% ../nbs/13_bundle.ipynb #b1347ac0
+# %% ../nbs/13_bundle.ipynb #61238364
 def _write_chunk(raw:memoryview, begin:int, codes, folder:Path, n:int) -> dict:
     "Compress one chunk of the file into `weights/`; its entry of the manifest"
     end = min(begin + CHUNK, len(raw))
@@ -75,13 +76,13 @@ def _write_chunk(raw:memoryview, begin:int, codes, folder:Path, n:int) -> dict:
     sha = hashlib.sha256(data).hexdigest()
     path = f"weights/{n:03}-{sha[:8]}.gz"
     (folder/path).write_bytes(data)
-    return dict(path=path, offset=begin, bytes=end - begin, stored=len(data), sha256=sha)
+    return dict(path=path, offset=begin, bytes=end - begin, stored=len(data), sha256=sha, raw_sha256=hashlib.sha256(raw[begin:end]).hexdigest())
 
 def write_weights(
     file:Q4File,
     folder:Path, # `weights/` is made in it
     on_progress=None, # called with (stage, done, total) bytes; may raise `Cancelled`
-) -> list[dict]: # path, offset, bytes, stored, sha256
+) -> list[dict]: # path, offset, bytes, stored, sha256 as stored, raw_sha256
     "Cut a model's file into compressed chunks"
     raw, codes, out, done = np.memmap(file.path, np.uint8, "r").data, code_ranges(file), [], 0
     (folder/"weights").mkdir()
@@ -92,9 +93,9 @@ def write_weights(
             if on_progress: on_progress("compress", done, len(raw))
     return out
 
-# %% ../nbs/13_bundle.ipynb #b7097d87
+# %% ../nbs/13_bundle.ipynb #a90a14da
 KEPT = ("config.json", "generation_config.json", "tokenizer_config.json") # go along as they are, where they are
-_UNSHIPPED = {"package.json", "package-lock.json", ".npmrc"} # of `web/`: they serve the package's build
+_UNSHIPPED = {"package.json", "package-lock.json"} # of `web/`: they serve the package's build
 _PAGE = (".html", ".css", ".svg", ".png", ".ico", ".webmanifest")
 
 def _tokenizer_gz(folder:Path) -> tuple[bytes, int]: # stored; how long before
@@ -106,9 +107,10 @@ def _web_files() -> dict[str, Path]: # path in the bundle → file
     "The runtime and the page, the libraries that npm brought, and the kernel's builds"
     kernels = sorted(NATIVE.glob("*.wasm"))
     if not kernels: raise BundleError("the kernel was not built as WASM: install the package again, or call smollm_nb.kernel.build()")
+    if not VENDOR.is_dir(): raise BundleError("the JavaScript libraries are missing: install the package again, or call smollm_nb.vendor.build()")
     out = {f"kernels/{p.name}": p for p in kernels}
-    for base, to in ((PACKAGE/"web", ""), (NATIVE/"vendor", "vendor/")):
-        out |= {to + p.relative_to(base).as_posix(): p for p in sorted(base.rglob("*")) if p.is_file() and p.name not in _UNSHIPPED}
+    for base, to in ((PACKAGE/"web", ""), (VENDOR, "vendor/")):
+        out |= {to + p.relative_to(base).as_posix(): p for p in sorted(base.rglob("*")) if p.is_file() and p.name[0] != "." and p.name not in _UNSHIPPED}
     return out
 
 def _role(path:str) -> str:
@@ -142,7 +144,7 @@ def write_files(
         out.append(_entry(folder, path))
     return out
 
-# %% ../nbs/13_bundle.ipynb #b351243f
+# %% ../nbs/13_bundle.ipynb #1a1cf700
 TEST_PROMPT, TEST_TOKENS = "The capital of France is", 12
 
 def self_test(
@@ -168,7 +170,7 @@ def arena_bytes(
         with engine.load(path, threads=n, verify=False) as e: out[str(n)], context = e.arena_bytes, e.context
     return dict(arena=out, context=context, tile=engine.TILE)
 
-# %% ../nbs/13_bundle.ipynb #85132d7b
+# %% ../nbs/13_bundle.ipynb #4565bd13
 MANIFEST, MANIFEST_VERSION = "model_manifest.json", 1
 LIMIT = 70_000_000 # bytes of a bundle of a model of 135 million parameters
 MINIMUM = ("WebAssembly SIMD", "DecompressionStream", "ES modules in workers")
@@ -207,7 +209,7 @@ def manifest_bytes(
         if others + len(raw) <= size: return raw.ljust(size - others) # blanks at its end, where a digit more needs one less
         size = others + len(raw)
 
-# %% ../nbs/13_bundle.ipynb #6e1763d5
+# %% ../nbs/13_bundle.ipynb #2af2059e
 def read_manifest(
     folder, # a bundle
 ) -> dict:
@@ -245,7 +247,7 @@ def by_role(
     for e in entries: out[e.get("role", "weights")] = out.get(e.get("role", "weights"), 0) + e["stored"]
     return out
 
-# %% ../nbs/13_bundle.ipynb #3c66111d
+# %% ../nbs/13_bundle.ipynb #4114453d
 def _fill(file:Q4File, name:str, folder:Path, limit:int|None, on_progress) -> dict: # the manifest
     "Write a whole bundle into an empty folder"
     weights, files = write_weights(file, folder, on_progress), write_files(file.path.parent, folder)
