@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['CHUNK', 'KEPT', 'TEST_PROMPT', 'TEST_TOKENS', 'MANIFEST', 'MANIFEST_VERSION', 'LIMIT', 'MINIMUM', 'BundleError',
            'code_ranges', 'pieces', 'gzip_pieces', 'write_weights', 'write_files', 'self_test', 'arena_bytes',
-           'manifest_bytes', 'read_manifest', 'by_role', 'export']
+           'manifest_bytes', 'read_manifest', 'by_role', 'table_of', 'export']
 
-# %% ../nbs/13_bundle.ipynb #f32f52b5
+# %% ../nbs/13_bundle.ipynb #a1891057
 import contextlib, gzip, hashlib, json, os, shutil, tempfile, time, warnings, zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ from .q4file import HEAD, Q4File, read_q4
 from .tokenizer import SmolLMTokenizer
 from .vendor import VENDOR
 
-# %% ../nbs/13_bundle.ipynb #1236f206
+# %% ../nbs/13_bundle.ipynb #eb106414
 CHUNK = 4 << 20 # bytes of the model's file in one chunk
 _LEAST = 4096 # bytes; codes that are fewer are no piece of their own
 
@@ -53,7 +53,7 @@ def pieces(
         at = b
     return out + [(at, end, False)]*(at < end)
 
-# %% ../nbs/13_bundle.ipynb #5ab00816
+# %% ../nbs/13_bundle.ipynb #08ccc065
 def _deflate(raw, strategy:int, last:bool) -> bytes:
     "A piece of a deflate stream"
     z = zlib.compressobj(9, zlib.DEFLATED, -15, 9, strategy)
@@ -68,7 +68,7 @@ def gzip_pieces(
     for raw, _ in parts: crc, size = zlib.crc32(raw, crc), size + len(raw)
     return head + b"".join(body) + crc.to_bytes(4, "little") + (size & 0xffffffff).to_bytes(4, "little")
 
-# %% ../nbs/13_bundle.ipynb #61238364
+# %% ../nbs/13_bundle.ipynb #27f62bb1
 def _write_chunk(raw:memoryview, begin:int, codes, folder:Path, n:int) -> dict:
     "Compress one chunk of the file into `weights/`; its entry of the manifest"
     end = min(begin + CHUNK, len(raw))
@@ -93,7 +93,7 @@ def write_weights(
             if on_progress: on_progress("compress", done, len(raw))
     return out
 
-# %% ../nbs/13_bundle.ipynb #a90a14da
+# %% ../nbs/13_bundle.ipynb #d8d62496
 KEPT = ("config.json", "generation_config.json", "tokenizer_config.json") # go along as they are, where they are
 _UNSHIPPED = {"package.json", "package-lock.json"} # of `web/`: they serve the package's build
 _PAGE = (".html", ".css", ".svg", ".png", ".ico", ".webmanifest")
@@ -144,7 +144,7 @@ def write_files(
         out.append(_entry(folder, path))
     return out
 
-# %% ../nbs/13_bundle.ipynb #1a1cf700
+# %% ../nbs/13_bundle.ipynb #ad65052e
 TEST_PROMPT, TEST_TOKENS = "The capital of France is", 12
 
 def self_test(
@@ -170,7 +170,7 @@ def arena_bytes(
         with engine.load(path, threads=n, verify=False) as e: out[str(n)], context = e.arena_bytes, e.context
     return dict(arena=out, context=context, tile=engine.TILE)
 
-# %% ../nbs/13_bundle.ipynb #4565bd13
+# %% ../nbs/13_bundle.ipynb #0094cc59
 MANIFEST, MANIFEST_VERSION = "model_manifest.json", 1
 LIMIT = 70_000_000 # bytes of a bundle of a model of 135 million parameters
 MINIMUM = ("WebAssembly SIMD", "DecompressionStream", "ES modules in workers")
@@ -209,7 +209,7 @@ def manifest_bytes(
         if others + len(raw) <= size: return raw.ljust(size - others) # blanks at its end, where a digit more needs one less
         size = others + len(raw)
 
-# %% ../nbs/13_bundle.ipynb #2af2059e
+# %% ../nbs/13_bundle.ipynb #7485bb14
 def read_manifest(
     folder, # a bundle
 ) -> dict:
@@ -247,7 +247,22 @@ def by_role(
     for e in entries: out[e.get("role", "weights")] = out.get(e.get("role", "weights"), 0) + e["stored"]
     return out
 
-# %% ../nbs/13_bundle.ipynb #4114453d
+# %% ../nbs/13_bundle.ipynb #d3fdb061
+_PARTS = dict(weights="weights", tokenizer="tokenizer", kernel="kernel (WebAssembly)", module="runtime", vendor="libraries from npm", page="page", license="licences")
+
+def table_of(
+    manifest:dict,
+) -> list[dict]: # part, files, bytes, share
+    "Where the bytes of a bundle are, as text, the largest part first"
+    entries, total = manifest["weights"] + manifest["files"], manifest["bundle_bytes"]
+    part = lambda e: _PARTS.get(e.get("role", "weights"), "config and template")
+    rows = {}
+    for e in entries: rows.setdefault(part(e), []).append(e["stored"])
+    rows["manifest"] = [total - sum(e["stored"] for e in entries)]
+    lines = sorted(((k, len(v), sum(v)) for k, v in rows.items()), key=lambda r: -r[2])
+    return [dict(part=k, files=str(n), bytes=f"{b:,}", share=f"{100*b/total:.2f} %") for k, n, b in (*lines, ("all", sum(n for _, n, _ in lines), total))]
+
+# %% ../nbs/13_bundle.ipynb #f0a9a0a4
 def _fill(file:Q4File, name:str, folder:Path, limit:int|None, on_progress) -> dict: # the manifest
     "Write a whole bundle into an empty folder"
     weights, files = write_weights(file, folder, on_progress), write_files(file.path.parent, folder)
