@@ -270,18 +270,20 @@ def _check_unseen(path:Path, words:str) -> str: # a note; empty where all is wel
     if seen: check_overlap(seen, words)
     return ""
 
-# %% ../nbs/18_cli.ipynb #036d4149
+# %% ../nbs/18_cli.ipynb #b81170d5
 @_command
 def export_wasm(
     model:Annotated[str, typer.Option(help="SMOLLM_Q4 file or its folder; or a model to quantize first, as --model takes it elsewhere.")],
-    output:Annotated[Path, typer.Option(help="Folder to make, or a bundle to replace.")],
+    output:Annotated[Optional[Path], typer.Option(help="Folder to make, or a bundle to replace; default: dist/wasm/models/NAME.")]=None,
     recipe:Annotated[str, typer.Option(help="How to quantize a model that is no such file yet; the result stays in the cache.")]="small",
     json:Json=False,
 ):
     "Make a folder that runs the model in any browser, from any web server."
-    from smollm_nb.bundle import export, table_of
+    from smollm_nb.bundle import BUNDLES, bundle_name, export, table_of
+    from smollm_nb.q4file import describe
     with stages() as on_progress:
-        out = export(quantized_file(model) or _quantized(model, recipe, on_progress), output, on_progress=on_progress)
+        file = quantized_file(model) or _quantized(model, recipe, on_progress)
+        out = export(file, output or BUNDLES/bundle_name(str(describe(file)["source"].get("id", model))), on_progress=on_progress)
     if not json: print(f"{table(table_of(out['manifest']))}\n\n{out['path']}\ntry it: smollm serve '{out['path']}'")
     return {k: out[k] for k in ("path", "bytes", "files", "seconds")}
 
@@ -332,7 +334,7 @@ EXAMPLES = dict(
     eval=("smollm eval --model models/135m-q4/model_q4.bin --reference models/135m --builtin", "smollm eval --model q4 --text novel.txt --tokens 4096 --json"),
     generate=("smollm generate 'The capital of France is' --max-tokens 20", "smollm generate 'Why is the sky blue?' --chat --temperature 0.7 --seed 1",
               "smollm generate - --stop '###' --json < prompt.txt", "smollm generate 'Once upon a time' --model q4/model_q4.bin --backend native --threads 2"),
-    export_wasm=("smollm export-wasm --model models/135m-q4/model_q4.bin --output dist/wasm/models/135m", "smollm export-wasm --model SmolLM2-135M-Instruct --recipe fast --output dist/wasm/models/fast --json"),
+    export_wasm=("smollm export-wasm --model models/135m-q4/model_q4.bin --output dist/wasm/models/135m", "smollm export-wasm --model SmolLM2-135M-Instruct --recipe fast --json"),
     serve=("smollm serve dist/wasm/models/135m", "smollm serve dist/wasm/models/135m --port 0 --json"),
     demo=("smollm demo", "smollm demo --model SmolLM-135M --source hub"),
 )
