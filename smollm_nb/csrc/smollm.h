@@ -152,5 +152,9 @@ SM_API int32_t sm_sample(     // the chosen id, or a code
     sm_rng *rng,              // advanced by one draw; untouched and may be NULL where greedy
     const int32_t *history,   // (n_history) ids that the repetition penalty counts, in any order; may be NULL where it is off
     int32_t n_history);
+SM_API double sm_log_probability( // natural logarithm of a token's probability, at most 0; 1 where model or id is wrong
+    sm_model *model,
+    const float *logits,      // (vocab), or NULL for sm_logits
+    int32_t id);
 
 #endif
