@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['CHUNK', 'KEPT', 'TEST_PROMPT', 'TEST_TOKENS', 'MANIFEST', 'MANIFEST_VERSION', 'LIMIT', 'MINIMUM', 'BUNDLES',
-           'BundleError', 'code_ranges', 'pieces', 'gzip_pieces', 'write_weights', 'write_files', 'self_test',
+           'BundleError', 'code_ranges', 'pieces', 'write_weights', 'shorten', 'lengthen', 'write_files', 'self_test',
            'arena_bytes', 'manifest_bytes', 'read_manifest', 'by_role', 'table_of', 'bundle_name', 'export']
 
-# %% ../nbs/13_bundle.ipynb #7541b163
-import hashlib, json, os, re, shutil, tempfile, time, warnings, zlib
+# %% ../nbs/13_bundle.ipynb #4454b65e
+import hashlib, json, os, re, shutil, tempfile, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,12 +16,13 @@ import numpy as np
 
 from . import engine
 from .core import SmolLMError, read_json, replace_folder, sha256_file
+from .deflate import gzip_pieces
 from .kernel import ABI, NATIVE, PACKAGE
 from .q4file import HEAD, Q4File, read_q4
 from .tokenizer import SmolLMTokenizer
 from .vendor import VENDOR
 
-# %% ../nbs/13_bundle.ipynb #f0e61622
+# %% ../nbs/13_bundle.ipynb #96ac45d9
 CHUNK = 4 << 20 # bytes of the model's file in one chunk
 _LEAST = 4096 # bytes; codes that are fewer are no piece of their own
 
@@ -42,36 +43,21 @@ def pieces(
     begin:int, # of a chunk, bytes of the file
     end:int,
     codes:list[tuple[int, int]], # as from `code_ranges`
-) -> list[tuple[int, int, bool]]: # begin, end, whether it is codes; no gap between them
+) -> list[tuple[int, int, str]]: # begin, end, "codes" or "numbers"; no gap between them
     "A chunk, cut where codes begin and end"
     out, at = [], begin
     for a, b in codes:
         a, b = max(a, begin), min(b, end)
         if a >= b: continue
-        out += [(at, a, False)]*(at < a) + [(a, b, True)]
+        out += [(at, a, "numbers")]*(at < a) + [(a, b, "codes")]
         at = b
-    return out + [(at, end, False)]*(at < end)
+    return out + [(at, end, "numbers")]*(at < end)
 
-# %% ../nbs/13_bundle.ipynb #52c4eb98
-def _deflate(raw, strategy:int, last:bool) -> bytes:
-    "A piece of a deflate stream"
-    z = zlib.compressobj(9, zlib.DEFLATED, -15, 9, strategy)
-    return z.compress(raw) + z.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
-
-def gzip_pieces(
-    parts:list[tuple], # (buffer, strategy of zlib), in order
-) -> bytes:
-    "One gzip member of several pieces; the same bytes for the same input"
-    head, crc, size = b"\x1f\x8b\x08\0\0\0\0\0\x02\xff", 0, 0 # deflate, no name, no time, smallest, no system
-    body = [_deflate(raw, strategy, i == len(parts) - 1) for i, (raw, strategy) in enumerate(parts)]
-    for raw, _ in parts: crc, size = zlib.crc32(raw, crc), size + len(raw)
-    return head + b"".join(body) + crc.to_bytes(4, "little") + (size & 0xffffffff).to_bytes(4, "little")
-
-# %% ../nbs/13_bundle.ipynb #559af23e
+# %% ../nbs/13_bundle.ipynb #9f7a5e05
 def _write_chunk(raw:memoryview, begin:int, codes, folder:Path, n:int) -> dict:
     "Compress one chunk of the file into `weights/`; its entry of the manifest"
     end = min(begin + CHUNK, len(raw))
-    data = gzip_pieces([(raw[a:b], zlib.Z_HUFFMAN_ONLY if coded else zlib.Z_FILTERED) for a, b, coded in pieces(begin, end, codes)])
+    data = gzip_pieces([(raw[a:b], kind) for a, b, kind in pieces(begin, end, codes)])
     sha = hashlib.sha256(data).hexdigest()
     path = f"weights/{n:03}-{sha[:8]}.gz"
     (folder/path).write_bytes(data)
@@ -92,15 +78,35 @@ def write_weights(
             if on_progress: on_progress("compress", done, len(raw))
     return out
 
-# %% ../nbs/13_bundle.ipynb #8f7db314
+# %% ../nbs/13_bundle.ipynb #fd7e5b32
+def shorten(
+    d:dict, # as in `tokenizer.json`
+) -> dict: # with the number of the first token that a merge makes, where that tells all the others
+    "Leave out tokens that the merges spell in the order of their numbers"
+    model = d.get("model", {})
+    vocab, merges = model.get("vocab", {}), [m.split(" ") if isinstance(m, str) else m for m in model.get("merges", [])]
+    first = len(vocab) - len(merges)
+    if not merges or any(vocab.get("".join(m)) != first + i or " " in "".join(m) for i, m in enumerate(merges)): return d
+    return d | dict(vocab_from_merges=first, model=model | dict(vocab={t: i for t, i in vocab.items() if i < first}, merges=[" ".join(m) for m in merges]))
+
+def lengthen(
+    d:dict, # as from `shorten`
+) -> dict:
+    "Undo `shorten`; merges stay in one string each, which libraries read as well"
+    if "vocab_from_merges" not in d: return d
+    d = dict(d)
+    first, model = d.pop("vocab_from_merges"), d["model"]
+    return d | dict(model=model | dict(vocab=model["vocab"] | {m.replace(" ", ""): first + i for i, m in enumerate(model["merges"])}))
+
+# %% ../nbs/13_bundle.ipynb #efac47c3
 KEPT = ("config.json", "generation_config.json", "tokenizer_config.json") # go along as they are, where they are
 _UNSHIPPED = {"package.json", "package-lock.json"} # of `web/`: they serve the package's build
 _PAGE = (".html", ".css", ".svg", ".png", ".ico", ".webmanifest")
 
 def _tokenizer_gz(folder:Path) -> tuple[bytes, int]: # stored; how long before
-    "`tokenizer.json` without white space and escapes, compressed"
-    raw = json.dumps(read_json(folder/"tokenizer.json", BundleError), ensure_ascii=False, separators=(",", ":")).encode()
-    return gzip_pieces([(raw, zlib.Z_DEFAULT_STRATEGY)]), len(raw)
+    "`tokenizer.json`, short, without white space and escapes, compressed"
+    raw = json.dumps(shorten(read_json(folder/"tokenizer.json", BundleError)), ensure_ascii=False, separators=(",", ":")).encode()
+    return gzip_pieces([(raw, "text")]), len(raw)
 
 def _web_files() -> dict[str, Path]: # path in the bundle → file
     "The runtime and the page, the libraries that npm brought, and the kernel's builds"
@@ -143,7 +149,7 @@ def write_files(
         out.append(_entry(folder, path))
     return out
 
-# %% ../nbs/13_bundle.ipynb #5f549810
+# %% ../nbs/13_bundle.ipynb #6e50a029
 TEST_PROMPT, TEST_TOKENS = "The capital of France is", 12
 
 def self_test(
@@ -169,7 +175,7 @@ def arena_bytes(
         with engine.load(path, threads=n, verify=False) as e: out[str(n)], context = e.arena_bytes, e.context
     return dict(arena=out, context=context, tile=engine.TILE)
 
-# %% ../nbs/13_bundle.ipynb #4a852887
+# %% ../nbs/13_bundle.ipynb #7c97f859
 MANIFEST, MANIFEST_VERSION = "model_manifest.json", 1
 LIMIT = 70_000_000 # bytes of a bundle of a model of 135 million parameters
 MINIMUM = ("WebAssembly SIMD", "DecompressionStream", "ES modules in workers")
@@ -208,7 +214,7 @@ def manifest_bytes(
         if others + len(raw) <= size: return raw.ljust(size - others) # blanks at its end, where a digit more needs one less
         size = others + len(raw)
 
-# %% ../nbs/13_bundle.ipynb #f136afae
+# %% ../nbs/13_bundle.ipynb #7557bfa3
 def read_manifest(
     folder, # a bundle
 ) -> dict:
@@ -246,7 +252,7 @@ def by_role(
     for e in entries: out[e.get("role", "weights")] = out.get(e.get("role", "weights"), 0) + e["stored"]
     return out
 
-# %% ../nbs/13_bundle.ipynb #b7fe16d0
+# %% ../nbs/13_bundle.ipynb #d4bea007
 _PARTS = dict(weights="weights", tokenizer="tokenizer", kernel="kernel (WebAssembly)", module="runtime", vendor="libraries from npm", page="page", license="licences")
 
 def table_of(
@@ -261,7 +267,7 @@ def table_of(
     lines = sorted(((k, len(v), sum(v)) for k, v in rows.items()), key=lambda r: -r[2])
     return [dict(part=k, files=str(n), bytes=f"{b:,}", share=f"{100*b/total:.2f} %") for k, n, b in (*lines, ("all", sum(n for _, n, _ in lines), total))]
 
-# %% ../nbs/13_bundle.ipynb #e08135c4
+# %% ../nbs/13_bundle.ipynb #b4c66404
 BUNDLES = Path("dist/wasm/models") # where bundles go if nobody says otherwise
 
 def bundle_name(
@@ -270,7 +276,7 @@ def bundle_name(
     "What its bundle's folder is called"
     return re.sub(r"[^\w.-]+", "-", Path(model.rsplit(":", 1)[-1]).name.removesuffix(".gguf")).strip(".-") or "model"
 
-# %% ../nbs/13_bundle.ipynb #fffea402
+# %% ../nbs/13_bundle.ipynb #c8491c9b
 def _fill(file:Q4File, name:str, folder:Path, limit:int|None, on_progress) -> dict: # the manifest
     "Write a whole bundle into an empty folder"
     weights, files = write_weights(file, folder, on_progress), write_files(file.path.parent, folder)
