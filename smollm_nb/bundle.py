@@ -7,7 +7,7 @@ __all__ = ['CHUNK', 'KEPT', 'TEST_PROMPT', 'TEST_TOKENS', 'MANIFEST', 'MANIFEST_
            'BundleError', 'code_ranges', 'pieces', 'write_weights', 'shorten', 'lengthen', 'write_files', 'self_test',
            'arena_bytes', 'manifest_bytes', 'read_manifest', 'by_role', 'table_of', 'bundle_name', 'export']
 
-# %% ../nbs/13_bundle.ipynb #4454b65e
+# %% ../nbs/13_bundle.ipynb #2816cd4e
 import hashlib, json, os, re, shutil, tempfile, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,7 +22,7 @@ from .q4file import HEAD, Q4File, read_q4
 from .tokenizer import SmolLMTokenizer
 from .vendor import VENDOR
 
-# %% ../nbs/13_bundle.ipynb #96ac45d9
+# %% ../nbs/13_bundle.ipynb #1c3f22d0
 CHUNK = 4 << 20 # bytes of the model's file in one chunk
 _LEAST = 4096 # bytes; codes that are fewer are no piece of their own
 
@@ -53,7 +53,7 @@ def pieces(
         at = b
     return out + [(at, end, "numbers")]*(at < end)
 
-# %% ../nbs/13_bundle.ipynb #9f7a5e05
+# %% ../nbs/13_bundle.ipynb #fa653362
 def _write_chunk(raw:memoryview, begin:int, codes, folder:Path, n:int) -> dict:
     "Compress one chunk of the file into `weights/`; its entry of the manifest"
     end = min(begin + CHUNK, len(raw))
@@ -78,7 +78,7 @@ def write_weights(
             if on_progress: on_progress("compress", done, len(raw))
     return out
 
-# %% ../nbs/13_bundle.ipynb #fd7e5b32
+# %% ../nbs/13_bundle.ipynb #1e0a4dbb
 def shorten(
     d:dict, # as in `tokenizer.json`
 ) -> dict: # with the number of the first token that a merge makes, where that tells all the others
@@ -98,7 +98,7 @@ def lengthen(
     first, model = d.pop("vocab_from_merges"), d["model"]
     return d | dict(model=model | dict(vocab=model["vocab"] | {m.replace(" ", ""): first + i for i, m in enumerate(model["merges"])}))
 
-# %% ../nbs/13_bundle.ipynb #efac47c3
+# %% ../nbs/13_bundle.ipynb #6200ae93
 KEPT = ("config.json", "generation_config.json", "tokenizer_config.json") # go along as they are, where they are
 _UNSHIPPED = {"package.json", "package-lock.json"} # of `web/`: they serve the package's build
 _PAGE = (".html", ".css", ".svg", ".png", ".ico", ".webmanifest")
@@ -149,7 +149,7 @@ def write_files(
         out.append(_entry(folder, path))
     return out
 
-# %% ../nbs/13_bundle.ipynb #6e50a029
+# %% ../nbs/13_bundle.ipynb #598d205a
 TEST_PROMPT, TEST_TOKENS = "The capital of France is", 12
 
 def self_test(
@@ -175,7 +175,7 @@ def arena_bytes(
         with engine.load(path, threads=n, verify=False) as e: out[str(n)], context = e.arena_bytes, e.context
     return dict(arena=out, context=context, tile=engine.TILE)
 
-# %% ../nbs/13_bundle.ipynb #7c97f859
+# %% ../nbs/13_bundle.ipynb #0ec2201b
 MANIFEST, MANIFEST_VERSION = "model_manifest.json", 1
 LIMIT = 70_000_000 # bytes of a bundle of a model of 135 million parameters
 MINIMUM = ("WebAssembly SIMD", "DecompressionStream", "ES modules in workers")
@@ -214,7 +214,7 @@ def manifest_bytes(
         if others + len(raw) <= size: return raw.ljust(size - others) # blanks at its end, where a digit more needs one less
         size = others + len(raw)
 
-# %% ../nbs/13_bundle.ipynb #7557bfa3
+# %% ../nbs/13_bundle.ipynb #ab3660d2
 def read_manifest(
     folder, # a bundle
 ) -> dict:
@@ -252,7 +252,7 @@ def by_role(
     for e in entries: out[e.get("role", "weights")] = out.get(e.get("role", "weights"), 0) + e["stored"]
     return out
 
-# %% ../nbs/13_bundle.ipynb #d4bea007
+# %% ../nbs/13_bundle.ipynb #a2d280e8
 _PARTS = dict(weights="weights", tokenizer="tokenizer", kernel="kernel (WebAssembly)", module="runtime", vendor="libraries from npm", page="page", license="licences")
 
 def table_of(
@@ -267,7 +267,7 @@ def table_of(
     lines = sorted(((k, len(v), sum(v)) for k, v in rows.items()), key=lambda r: -r[2])
     return [dict(part=k, files=str(n), bytes=f"{b:,}", share=f"{100*b/total:.2f} %") for k, n, b in (*lines, ("all", sum(n for _, n, _ in lines), total))]
 
-# %% ../nbs/13_bundle.ipynb #b4c66404
+# %% ../nbs/13_bundle.ipynb #e745d5f7
 BUNDLES = Path("dist/wasm/models") # where bundles go if nobody says otherwise
 
 def bundle_name(
@@ -276,7 +276,7 @@ def bundle_name(
     "What its bundle's folder is called"
     return re.sub(r"[^\w.-]+", "-", Path(model.rsplit(":", 1)[-1]).name.removesuffix(".gguf")).strip(".-") or "model"
 
-# %% ../nbs/13_bundle.ipynb #c8491c9b
+# %% ../nbs/13_bundle.ipynb #824d2c4e
 def _fill(file:Q4File, name:str, folder:Path, limit:int|None, on_progress) -> dict: # the manifest
     "Write a whole bundle into an empty folder"
     weights, files = write_weights(file, folder, on_progress), write_files(file.path.parent, folder)
