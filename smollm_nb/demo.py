@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROMPT', 'QUESTION', 'JUDGED', 'demonstrate']
 
-# %% ../nbs/17c_demo.ipynb #e3af6857
+# %% ../nbs/17c_demo.ipynb #66aecff1
 import sys
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from .checkpoint import read_provenance, validate, weight_files
 from .hub import fetch
 from .terminal import stages, stream, table
 
-# %% ../nbs/17c_demo.ipynb #97a132d6
+# %% ../nbs/17c_demo.ipynb #798af2d7
 PROMPT, QUESTION = "The capital of France is", "What is the capital of France, and what is it famous for?"
 JUDGED = 1024 # tokens on which the two are compared
 
@@ -36,7 +36,7 @@ def _columns(runs:dict) -> str:
     tables = [g.timings.rows() for g in runs.values()]
     return table([dict(zip(["", *runs], (line[0][0], *(v for _, v in line)))) for line in zip(*tables)])
 
-# %% ../nbs/17c_demo.ipynb #3846b026
+# %% ../nbs/17c_demo.ipynb #2d8d292f
 def _four_bits(folder:Path) -> Path: # the file
     "A checkpoint by the recipe `fast`, from the cache where it has been made"
     from smollm_nb.recipes import cached
@@ -51,7 +51,7 @@ def _cost(whole:Model, small:Model):
         return e.evaluate(whole.backend, small.backend, ids, text=words, text_name=name, notes=[e.origin_note(read_provenance(whole.path))],
             on_progress=lambda done, total: on_progress("compare", done, total))
 
-# %% ../nbs/17c_demo.ipynb #57114b9f
+# %% ../nbs/17c_demo.ipynb #0a16c3af
 def _show(runs:dict, sizes:dict, cost, facts:dict) -> None:
     "Figures, sizes, places, and what to do next"
     print("\n" + _columns(runs))
