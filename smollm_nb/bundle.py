@@ -7,7 +7,7 @@ __all__ = ['CHUNK', 'KEPT', 'TEST_PROMPT', 'TEST_TOKENS', 'MANIFEST', 'MANIFEST_
            'BundleError', 'code_ranges', 'pieces', 'write_weights', 'shorten', 'lengthen', 'write_files', 'self_test',
            'arena_bytes', 'manifest_bytes', 'read_manifest', 'by_role', 'table_of', 'bundle_name', 'export']
 
-# %% ../nbs/13_bundle.ipynb #a6f5b63f
+# %% ../nbs/13_bundle.ipynb #635ae8c6
 import hashlib, json, os, re, shutil, tempfile, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,12 +17,12 @@ import numpy as np
 from . import engine
 from .core import SmolLMError, read_json, replace_folder, sha256_file
 from .deflate import gzip_pieces
-from .kernel import ABI, NATIVE, PACKAGE
+from .kernel import ABI, NATIVE, PACKAGE, library, variants
 from .q4file import HEAD, Q4File, read_q4
 from .tokenizer import SmolLMTokenizer
 from .vendor import VENDOR
 
-# %% ../nbs/13_bundle.ipynb #8d44b86d
+# %% ../nbs/13_bundle.ipynb #7f556f93
 CHUNK = 4 << 20 # bytes of the model's file in one chunk
 _LEAST = 4096 # bytes; codes that are fewer are no piece of their own
 
@@ -53,7 +53,7 @@ def pieces(
         at = b
     return out + [(at, end, "numbers")]*(at < end)
 
-# %% ../nbs/13_bundle.ipynb #925f7bc6
+# %% ../nbs/13_bundle.ipynb #b4d7f323
 def _write_chunk(raw:memoryview, begin:int, codes, folder:Path, n:int) -> dict:
     "Compress one chunk of the file into `weights/`; its entry of the manifest"
     end = min(begin + CHUNK, len(raw))
@@ -78,7 +78,7 @@ def write_weights(
             if on_progress: on_progress("compress", done, len(raw))
     return out
 
-# %% ../nbs/13_bundle.ipynb #c7929acc
+# %% ../nbs/13_bundle.ipynb #b8a9f540
 def shorten(
     d:dict, # as in `tokenizer.json`
 ) -> dict: # with the number of the first token that a merge makes, where that tells all the others
@@ -98,7 +98,7 @@ def lengthen(
     first, model = d.pop("vocab_from_merges"), d["model"]
     return d | dict(model=model | dict(vocab=model["vocab"] | {m.replace(" ", ""): first + i for i, m in enumerate(model["merges"])}))
 
-# %% ../nbs/13_bundle.ipynb #13f1359a
+# %% ../nbs/13_bundle.ipynb #f7ac90ed
 KEPT = ("config.json", "generation_config.json", "tokenizer_config.json") # go along as they are, where they are
 _UNSHIPPED = {"package.json", "package-lock.json"} # of `web/`: they serve the package's build
 _PAGE = (".html", ".css", ".svg", ".png", ".ico", ".webmanifest")
@@ -110,7 +110,7 @@ def _tokenizer_gz(folder:Path) -> tuple[bytes, int]: # stored; how long before
 
 def _package_files(native:Path=NATIVE, vendor:Path=VENDOR) -> dict[str, Path]: # path in the bundle → file
     "The runtime and the page, the libraries that npm brought, and the kernel's builds"
-    kernels = sorted(native.glob("*.wasm"))
+    kernels = [p for v in variants("wasm32") if (p := native/library(v, "wasm32")).is_file()]
     if not kernels: raise BundleError("the kernel was not built as WASM: install the package again, or call smollm_nb.kernel.build()")
     if not vendor.is_dir(): raise BundleError("the JavaScript libraries are missing: install the package again, or call smollm_nb.vendor.build()")
     out = {f"kernels/{p.name}": p for p in kernels}
@@ -149,7 +149,7 @@ def write_files(
         out.append(_entry(folder, path))
     return out
 
-# %% ../nbs/13_bundle.ipynb #30a81e55
+# %% ../nbs/13_bundle.ipynb #ec698387
 TEST_PROMPT, TEST_TOKENS = "The capital of France is", 12
 
 def self_test(
@@ -175,7 +175,7 @@ def arena_bytes(
         with engine.load(path, threads=n, verify=False) as e: out[str(n)], context = e.arena_bytes, e.context
     return dict(arena=out, context=context, tile=engine.TILE)
 
-# %% ../nbs/13_bundle.ipynb #08e7ac54
+# %% ../nbs/13_bundle.ipynb #1e862c98
 MANIFEST, MANIFEST_VERSION = "model_manifest.json", 1
 LIMIT = 70_000_000 # bytes of a bundle of a model of 135 million parameters
 MINIMUM = ("WebAssembly SIMD", "DecompressionStream", "ES modules in workers")
@@ -187,9 +187,9 @@ def _version(sha:str, entries:list[dict]) -> str:
 
 def _engines(files:list[dict]) -> dict:
     "The kernel's builds, the best first"
-    found = [e["path"] for e in files if e["role"] == "kernel"]
-    names = {p: p.split("smollm-")[-1].removesuffix(".wasm") for p in found}
-    return dict(abi=ABI, variants=[dict(name=names[p], path=p, threads="threads" in names[p]) for p in sorted(found, key=len, reverse=True)])
+    have = {e["path"] for e in files}
+    found = [(v, p) for v in variants("wasm32") if (p := f"kernels/{library(v, 'wasm32')}") in have]
+    return dict(abi=ABI, variants=[dict(name=v.name, path=p, threads="atomics" in v.cpu, relaxed="relaxed_simd" in v.cpu) for v, p in found])
 
 def _facts(file:Q4File, name:str, sha:str, weights:list[dict], files:list[dict]) -> dict:
     "The manifest without its own size"
@@ -214,7 +214,7 @@ def manifest_bytes(
         if others + len(raw) <= size: return raw.ljust(size - others) # blanks at its end, where a digit more needs one less
         size = others + len(raw)
 
-# %% ../nbs/13_bundle.ipynb #6e8d5dc4
+# %% ../nbs/13_bundle.ipynb #ab49ef34
 def read_manifest(
     folder, # a bundle
 ) -> dict:
@@ -252,7 +252,7 @@ def by_role(
     for e in entries: out[e.get("role", "weights")] = out.get(e.get("role", "weights"), 0) + e["stored"]
     return out
 
-# %% ../nbs/13_bundle.ipynb #aed9f2be
+# %% ../nbs/13_bundle.ipynb #cb40c6cf
 _PARTS = dict(weights="weights", tokenizer="tokenizer", kernel="kernel (WebAssembly)", module="runtime", vendor="libraries from npm", page="page", license="licences")
 
 def table_of(
@@ -267,7 +267,7 @@ def table_of(
     lines = sorted(((k, len(v), sum(v)) for k, v in rows.items()), key=lambda r: -r[2])
     return [dict(part=k, files=str(n), bytes=f"{b:,}", share=f"{100*b/total:.2f} %") for k, n, b in (*lines, ("all", sum(n for _, n, _ in lines), total))]
 
-# %% ../nbs/13_bundle.ipynb #78e56e88
+# %% ../nbs/13_bundle.ipynb #861d05e4
 BUNDLES = Path("dist/wasm/models") # where bundles go if nobody says otherwise
 
 def bundle_name(
@@ -276,7 +276,7 @@ def bundle_name(
     "What its bundle's folder is called"
     return re.sub(r"[^\w.-]+", "-", Path(model.rsplit(":", 1)[-1]).name.removesuffix(".gguf")).strip(".-") or "model"
 
-# %% ../nbs/13_bundle.ipynb #3c318e68
+# %% ../nbs/13_bundle.ipynb #53df4b64
 def _fill(file:Q4File, name:str, folder:Path, limit:int|None, on_progress) -> dict: # the manifest
     "Write a whole bundle into an empty folder"
     weights, files = write_weights(file, folder, on_progress), write_files(file.path.parent, folder)
