@@ -6,7 +6,7 @@
 __all__ = ['LLAMA_CPP', 'BUILD_MINUTES', 'PeerError', 'peer_folder', 'install', 'LlamaCpp', 'load_llama_cpp', 'own_subjects',
            'llama_subjects', 'benchmark']
 
-# %% ../nbs/14c_peers.ipynb #657e5303
+# %% ../nbs/14c_peers.ipynb #5a17f799
 import contextlib, ctypes, os, re, shutil, signal, subprocess, sys
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from .core import ContextOverflowError, LlamaConfig, SmolLMError, cache_dir, rep
 from .engine import CONTEXT, default_threads
 from .gguf_import import BUNDLED_ID, bundled_gguf, folder_lock
 from .report import append, changes, earlier, history_file, open_history, read_history
-from .runner import Subject
+from .runner import Subject, own_group
 
-# %% ../nbs/14c_peers.ipynb #719c541c
+# %% ../nbs/14c_peers.ipynb #1ff6950d
 LLAMA_CPP = ("llama-cpp-python==0.3.36", "diskcache==5.6.3") # what else it imports is there already
 BUILD_MINUTES = 60 # the longest that a build may take
 
@@ -48,7 +48,7 @@ def _follow(
     "Run a build and report its steps; raises `PeerError` with its last words"
     env = os.environ | dict(CMAKE_ARGS=os.environ.get("CMAKE_ARGS", "-DGGML_METAL=off -DLLAVA_BUILD=off"))
     last = []
-    with subprocess.Popen(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=env, start_new_session=True) as p:
+    with subprocess.Popen(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=env, **own_group()) as p:
         try:
             for line in p.stdout:
                 if m := re.search(r"\[(\d+)/(\d+)\] ", line): on_progress("build llama.cpp", int(m[1]), int(m[2]))
@@ -97,7 +97,7 @@ def _try_import(folder:Path) -> None:
     done = subprocess.run([sys.executable, "-c", f"import sys; sys.path.append({str(folder)!r}); import llama_cpp"], capture_output=True, text=True)
     if done.returncode: raise PeerError(f"{LLAMA_CPP[0]} was built but cannot be imported: {done.stderr.strip().splitlines()[-1]}")
 
-# %% ../nbs/14c_peers.ipynb #1af80b13
+# %% ../nbs/14c_peers.ipynb #3c3d2407
 class LlamaCpp:
     "A GGUF file in llama.cpp; a `core.Backend` as far as measuring goes"
     def __init__(self,
@@ -140,7 +140,8 @@ class LlamaCpp:
         if pos < len(self.tokens):
             lib.llama_memory_seq_rm(lib.llama_get_memory(self._ctx), 0, pos, -1)
             self.tokens[pos:] = []
-        code = lib.llama_decode(self._ctx, lib.llama_batch_get_one((ctypes.c_int32*len(ids))(*ids), len(ids)))
+        batch = (ctypes.c_int32*len(ids))(*ids) # must live as long as the call: the library keeps a pointer
+        code = lib.llama_decode(self._ctx, lib.llama_batch_get_one(batch, len(ids)))
         if code: raise PeerError(f"llama.cpp refused {len(ids)} tokens at position {pos}: code {code}")
         self.tokens += ids
         return np.ctypeslib.as_array(lib.llama_get_logits_ith(self._ctx, -1), (self.config.vocab_size,)).copy()
@@ -174,7 +175,7 @@ def load_llama_cpp(
     import llama_cpp
     return LlamaCpp(llama_cpp, path, LlamaConfig.from_folder(config), **how)
 
-# %% ../nbs/14c_peers.ipynb #acc967fc
+# %% ../nbs/14c_peers.ipynb #8c492562
 _DEFAULT_SPIN = dict(GOMP_SPINCOUNT="300000") # what GNU's threads library does by itself; this package's shorter wait is not for peers
 
 def own_subjects(
@@ -209,7 +210,7 @@ def _shape(path:Path) -> tuple[int, ...]:
     meta, _ = read_gguf(path)
     return tuple(int(meta.get(f"llama.{k}", 0)) for k in ("embedding_length", "block_count", "attention.head_count"))
 
-# %% ../nbs/14c_peers.ipynb #14f05a3d
+# %% ../nbs/14c_peers.ipynb #90c07723
 def benchmark(
     model:str, # as `api.Model` takes it
     backend:str="auto", # one of `api.BACKENDS`; auto: the native engine on the model's four bits

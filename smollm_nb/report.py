@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['short', 'about', 'table', 'history_file', 'open_history', 'append', 'read_history', 'earlier', 'compare', 'changes']
 
-# %% ../nbs/14b_report.ipynb #99083dee
+# %% ../nbs/14b_report.ipynb #26f5a513
 import json, os, warnings
 from pathlib import Path
 
 from .bench import HIGHER
 from .core import ParameterError, cache_dir
 
-# %% ../nbs/14b_report.ipynb #12fe6c7d
+# %% ../nbs/14b_report.ipynb #a3b25239
 def short(
     x:float,
 ) -> str:
@@ -38,7 +38,7 @@ def table(
 ) -> str: # markdown
     "All figures of a run"
     results = record["results"]
-    runners = list(dict.fromkeys(f["runner"] for f in results))
+    runners = list(dict.fromkeys(f["runner"] for f in sorted(results, key=lambda f: f["peer"])))
     peers, best = any(f["peer"] for f in results), {(r["case"], r["threads"]): r for r in record["ratios"] if r["best"]}
     rows = list(dict.fromkeys((f["threads"], f["case"], f["unit"]) for f in results))
     head = ["case", "threads", "unit", *runners, *["ours × the better peer"]*peers]
@@ -48,7 +48,7 @@ def table(
         lines.append([case, str(threads), unit, *(_cell(have.get(r)) for r in runners), *[_cell(best.get((case, threads)))]*peers])
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines) + f"\n\n{about(record)}"
 
-# %% ../nbs/14b_report.ipynb #20195214
+# %% ../nbs/14b_report.ipynb #2e362c65
 def history_file() -> Path:
     "Where runs are noted, unless another file is named"
     return cache_dir()/"bench.jsonl"
@@ -95,7 +95,7 @@ def earlier(
     same = lambda r: r["machine"]["cpu"] == record["machine"]["cpu"] and r["machine"]["cores"] == record["machine"]["cores"] and who(r) & who(record)
     return next((r for r in reversed(history) if same(r) and not r["cancelled"] and r["date"] < record["date"]), None)
 
-# %% ../nbs/14b_report.ipynb #eab340bb
+# %% ../nbs/14b_report.ipynb #206a2904
 def compare(
     run:dict, # as `bench.run` gives it
     earlier:dict, # another one
