@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOKEN_MS', 'FIRST_MS', 'speed_by_context', 'speed_by_prompt', 'memory_by_context', 'latencies', 'versus']
 
-# %% ../nbs/15e_bench_plots.ipynb #f16f2382
+# %% ../nbs/15e_bench_plots.ipynb #9e3ed1c7
 import textwrap
 
 import numpy as np
@@ -14,7 +14,7 @@ from matplotlib import rc_context
 from .core import ParameterError
 from .plots import INK, PALETTE, QUIET, STYLE, Picture, _count, _drawable, _label_lines, _new, _short
 
-# %% ../nbs/15e_bench_plots.ipynb #16ca6859
+# %% ../nbs/15e_bench_plots.ipynb #85abfc26
 TOKEN_MS, FIRST_MS = 8, 30 # what the plan allows a token, and the first one
 
 def _caption(fig, record:dict) -> None:
@@ -60,7 +60,7 @@ def _who(name:str, threads:int) -> str:
     "A contestant, briefly"
     return f"{_drawable(name)}, {_count(threads, 'thread')}"
 
-# %% ../nbs/15e_bench_plots.ipynb #5449cb2d
+# %% ../nbs/15e_bench_plots.ipynb #d96edb0e
 def _falls(series:dict) -> str:
     "How much of its speed each contestant keeps with the most threads, for a title"
     most = max(threads for _, threads in series)
@@ -113,7 +113,7 @@ def memory_by_context(
     _caption(fig, record)
     return fig
 
-# %% ../nbs/15e_bench_plots.ipynb #7c172a78
+# %% ../nbs/15e_bench_plots.ipynb #7887fcbc
 def _shares(ax, runs:list[tuple], colours:dict) -> None:
     "Cumulative distributions of latencies, ms"
     labels = []
@@ -148,7 +148,7 @@ def latencies(
     _caption(fig, record)
     return fig
 
-# %% ../nbs/15e_bench_plots.ipynb #bd52769f
+# %% ../nbs/15e_bench_plots.ipynb #c4b41f2a
 @rc_context(STYLE)
 def versus(
     record:dict, # of a run with peers

@@ -6,7 +6,7 @@
 __all__ = ['LLAMA_CPP', 'BUILD_MINUTES', 'PeerError', 'peer_folder', 'install', 'LlamaCpp', 'load_llama_cpp', 'own_subjects',
            'llama_subjects', 'benchmark']
 
-# %% ../nbs/14c_peers.ipynb #5a17f799
+# %% ../nbs/14c_peers.ipynb #8a98522e
 import contextlib, ctypes, os, re, shutil, signal, subprocess, sys
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .gguf_import import BUNDLED_ID, bundled_gguf, folder_lock
 from .report import append, changes, earlier, history_file, open_history, read_history
 from .runner import Subject, own_group
 
-# %% ../nbs/14c_peers.ipynb #1ff6950d
+# %% ../nbs/14c_peers.ipynb #98457b44
 LLAMA_CPP = ("llama-cpp-python==0.3.36", "diskcache==5.6.3") # what else it imports is there already
 BUILD_MINUTES = 60 # the longest that a build may take
 
@@ -63,8 +63,7 @@ def _end(p:subprocess.Popen) -> None:
     send = (lambda s: os.killpg(p.pid, s)) if hasattr(os, "killpg") else (lambda s: p.kill())
     with contextlib.suppress(ProcessLookupError):
         send(signal.SIGINT)
-        try: p.wait(10)
-        except subprocess.TimeoutExpired: pass
+        with contextlib.suppress(subprocess.TimeoutExpired): p.wait(10)
         send(getattr(signal, "SIGKILL", signal.SIGTERM))
 
 def _reason(lines:list[str]) -> str:
@@ -97,7 +96,7 @@ def _try_import(folder:Path) -> None:
     done = subprocess.run([sys.executable, "-c", f"import sys; sys.path.append({str(folder)!r}); import llama_cpp"], capture_output=True, text=True)
     if done.returncode: raise PeerError(f"{LLAMA_CPP[0]} was built but cannot be imported: {done.stderr.strip().splitlines()[-1]}")
 
-# %% ../nbs/14c_peers.ipynb #3c3d2407
+# %% ../nbs/14c_peers.ipynb #1d46e73f
 class LlamaCpp:
     "A GGUF file in llama.cpp; a `core.Backend` as far as measuring goes"
     def __init__(self,
@@ -175,7 +174,7 @@ def load_llama_cpp(
     import llama_cpp
     return LlamaCpp(llama_cpp, path, LlamaConfig.from_folder(config), **how)
 
-# %% ../nbs/14c_peers.ipynb #8c492562
+# %% ../nbs/14c_peers.ipynb #274acaed
 _DEFAULT_SPIN = dict(GOMP_SPINCOUNT="300000") # what GNU's threads library does by itself; this package's shorter wait is not for peers
 
 def own_subjects(
@@ -210,7 +209,7 @@ def _shape(path:Path) -> tuple[int, ...]:
     meta, _ = read_gguf(path)
     return tuple(int(meta.get(f"llama.{k}", 0)) for k in ("embedding_length", "block_count", "attention.head_count"))
 
-# %% ../nbs/14c_peers.ipynb #90c07723
+# %% ../nbs/14c_peers.ipynb #790bd48f
 def benchmark(
     model:str, # as `api.Model` takes it
     backend:str="auto", # one of `api.BACKENDS`; auto: the native engine on the model's four bits

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BenchError', 'Subject', 'load_own', 'Runner', 'serve', 'own_group', 'Remote']
 
-# %% ../nbs/13b_runner.ipynb #5c3fdac9
+# %% ../nbs/13b_runner.ipynb #99bb4caf
 import contextlib, importlib, json, os, subprocess, sys, tempfile, time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from .generate import SamplingParams, generate, sample
 from .kernel import PACKAGE
 from .tokenizer import SmolLMTokenizer
 
-# %% ../nbs/13b_runner.ipynb #28e88c8f
+# %% ../nbs/13b_runner.ipynb #df30f8a9
 class BenchError(SmolLMError): "What was to be measured did not start, or broke off"
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def load_own(
     from smollm_nb.api import BACKENDS
     return BACKENDS[backend](Path(path), **options)
 
-# %% ../nbs/13b_runner.ipynb #eec066d5
+# %% ../nbs/13b_runner.ipynb #beab6f1b
 class Runner:
     "A backend that is measured"
     def __init__(self,
@@ -62,16 +62,16 @@ class Runner:
         self._choose = getattr(backend, "sample", sample)
 
     def ask(self,
-        what:str, # "prefill", "decode", "generate", "memory" or "tokenizer"
+        what:str, # "prefill", "decode", "generate", "memory" or "load_tokenizer"
         **how, # its arguments
     ) -> dict: # as JSON
         "Do one thing and say what it took"
         return getattr(self, f"_{what}")(**how)
 
-    def _tokenizer_now(self) -> SmolLMTokenizer:
-        "The tokenizer, loaded where it was not"
+    def _load_tokenizer(self) -> dict:
+        "Load the tokenizer where it was not"
         if not isinstance(self._tokenizer, SmolLMTokenizer): self._tokenizer = SmolLMTokenizer.load(self._tokenizer)
-        return self._tokenizer
+        return dict(tokens=self._tokenizer.vocab_size)
 
     def _prefill(self, ids, repeats=1) -> dict:
         "Seconds from an empty cache to the token after `ids`"
@@ -94,10 +94,10 @@ class Runner:
 
     def _generate(self, prompt, max_tokens) -> dict:
         "What a user waits for: text in, text out"
-        tok = self._tokenizer_now()
+        self._load_tokenizer()
         self.backend.reset()
         start = time.perf_counter()
-        g = generate(self.backend, tok, prompt, max_tokens).finish()
+        g = generate(self.backend, self._tokenizer, prompt, max_tokens).finish()
         return dict(seconds=time.perf_counter() - start, tokens=len(g.ids), ttft=g.timings.ttft_s, itl=g.timings.itl_s)
 
     def _memory(self) -> dict:
@@ -107,19 +107,25 @@ class Runner:
     def close(self) -> None:
         "Nothing: whoever made the backend closes it"
 
-# %% ../nbs/13b_runner.ipynb #00f6acd8
+# %% ../nbs/13b_runner.ipynb #330f9eb2
+def _talk(
+    subject:Subject,
+    questions, # lines of JSON
+    say, # called with each answer, first with the facts
+) -> None:
+    "Load a subject and answer; an error of this package is the last answer"
+    try:
+        runner = Runner(subject.start(), subject.tokenizer, subject.name, subject.peer)
+        if not subject.peer: runner.ask("load_tokenizer") # a peer has its own
+        say(runner.facts)
+        for line in questions: say(runner.ask(**json.loads(line)))
+    except SmolLMError as e: say(dict(error=str(e)))
+
 def serve() -> None:
     "Run the subject that the first argument describes, for the process at the other end of the pipes"
     out = os.fdopen(os.dup(1), "w", buffering=1) # what libraries print goes to standard error
     os.dup2(2, 1)
-    say = lambda record: print(json.dumps(record), file=out)
-    subject = Subject(**json.loads(sys.argv[1]))
-    try:
-        runner = Runner(subject.start(), subject.tokenizer, subject.name, subject.peer)
-        if not subject.peer: runner._tokenizer_now() # a peer has its own
-        say(runner.facts)
-        for line in sys.stdin: say(runner.ask(**json.loads(line)))
-    except SmolLMError as e: say(dict(error=str(e)))
+    _talk(Subject(**json.loads(sys.argv[1])), sys.stdin, lambda record: print(json.dumps(record), file=out))
 
 def own_group() -> dict: # for `subprocess.Popen`
     "Ctrl-C in a terminal shall not reach the child; its priority stays that of the parent, as it would not in a session of its own"
