@@ -50,6 +50,7 @@ def _declare(lib:ctypes.CDLL) -> ctypes.CDLL:
         ("sm_forget", i32, ptr, i32),
         ("sm_held", i32, ptr),
         ("sm_sample", i32, ptr, ptr, at(_Sampling), at(_Random), ptr, i32),
+        ("sm_log_probability", ctypes.c_double, ptr, ptr, i32),
     ):
         f = getattr(lib, name)
         f.restype, f.argtypes = gives, takes
@@ -225,15 +226,29 @@ class Engine:
         history=(), # ids that the repetition penalty counts
     ) -> int: # token id
         "Choose a token by the rule of `generate.sample`, in C"
-        x, seen = np.ascontiguousarray(logits, np.float32), np.ascontiguousarray(history, np.int32)
-        if x.shape != (self.config.vocab_size,): raise ParameterError(f"logits must have shape ({self.config.vocab_size},), not {x.shape}")
-        if params.temperature == 0 and params.repetition_penalty == 1: return int(x.argmax()) # numpy finds the largest 30 times as fast as plain C
+        x, seen = self._scores(logits), np.ascontiguousarray(history, np.int32)
+        if params.temperature == 0 and params.repetition_penalty == 1: return int(x.argmax()) # no draw, no copy
         how = _Sampling(params.temperature, params.top_p, params.min_p, params.repetition_penalty, min(params.top_k, len(x)), 0)
         r = None if rng is None else _Random(rng.state, rng.inc)
         with self._alone(): id = self._lib.sm_sample(self._model, x.ctypes.data, how, r, seen.ctypes.data if seen.size else None, seen.size)
         if id < 0: raise ParameterError(self._words(id))
         if r is not None: rng.state = r.state
         return id
+
+    def logprob(self,
+        logits, # (vocab,) float32
+        id:int, # of a token
+    ) -> float:
+        "The natural logarithm of a token's probability; what `generate.log_softmax` says, in a tenth of the time"
+        x = self._scores(logits)
+        if not 0 <= id < len(x): raise ParameterError(f"token id {id} is not in 0..{len(x) - 1}")
+        with self._alone(): return self._lib.sm_log_probability(self._model, x.ctypes.data, id)
+
+    def _scores(self, logits) -> np.ndarray: # (vocab,) float32
+        "Logits as the kernel takes them, or an error that names their shape"
+        x = np.ascontiguousarray(logits, np.float32)
+        if x.shape != (self.config.vocab_size,): raise ParameterError(f"logits must have shape ({self.config.vocab_size},), not {x.shape}")
+        return x
 
     def reset(self):
         "Forget all tokens"
