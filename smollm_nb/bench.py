@@ -6,7 +6,7 @@
 __all__ = ['PROMPTS', 'NEW_TOKENS', 'WARM', 'DECODED', 'PAUSE', 'MEMORY_TOKENS', 'LENGTHS', 'READER', 'HIGHER', 'Case', 'cases',
            'measure', 'read_speed', 'OthersShare', 'ratios', 'run']
 
-# %% ../nbs/14_bench.ipynb #d8cf8d33
+# %% ../nbs/14_bench.ipynb #032256e2
 import contextlib, json, mmap, os, random, statistics, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ from . import __version__
 from .core import Cancelled, machine, sha256_file
 from .runner import Remote, Subject
 
-# %% ../nbs/14_bench.ipynb #b95ff08f
+# %% ../nbs/14_bench.ipynb #46dd31af
 PROMPTS = ("Hello", "The quick brown fox", "In the year 2024", "Machine learning is") # the plan's
 NEW_TOKENS, WARM, DECODED, PAUSE = 20, 5, 12, 0.02 # tokens of an answer, of a prompt that wakes threads, timed at each depth; seconds for threads to fall asleep
 MEMORY_TOKENS, LENGTHS = 128, (256, 512, 1024, 2048) # read and written before memory is asked for; contexts whose memory is measured
@@ -70,7 +70,7 @@ def measure(
     s = statistics.median(got["seconds"])
     return (1e3*s if case.kind == "ttft" else case.n/s), got
 
-# %% ../nbs/14_bench.ipynb #7dcf1231
+# %% ../nbs/14_bench.ipynb #4aa18302
 def read_speed(
     file, # a file of weights
     threads:int, # that read, each its own share
@@ -86,7 +86,7 @@ def read_speed(
         del words, shares # or the map cannot be closed
     return os.path.getsize(file)/1e9/min(seconds[1:]) # the first one maps the pages
 
-# %% ../nbs/14_bench.ipynb #eed74202
+# %% ../nbs/14_bench.ipynb #334ac7bd
 class OthersShare:
     "What part of the processors other programs used while measuring; a block in a `with` is counted"
     def __init__(self): self._runners, self._start, self.busy, self.wall = [], None, 0.0, 0.0
@@ -107,7 +107,7 @@ class OthersShare:
         "0..1; None where nothing was counted"
         return round(min(1, max(0, self.busy/self.wall)), 3) if self.wall else None
 
-# %% ../nbs/14_bench.ipynb #61136767
+# %% ../nbs/14_bench.ipynb #1da4394f
 class _Session:
     "Samples of one run, and what a run needs to know on the way"
     def __init__(self, rounds:int, rng:random.Random, turn, on_progress, total:int):
@@ -169,7 +169,7 @@ def _roof(s:_Session, runners, case:Case, file) -> None:
         rate = s.samples[case.name, case.unit, r.name, r.threads, r.peer][-1]
         if not r.peer: s.put(f"{case.name}, of the speed of reading", "%", r, 100*1e-9*rate*r.facts["bytes_per_token"]/limit)
 
-# %% ../nbs/14_bench.ipynb #e0fb35ec
+# %% ../nbs/14_bench.ipynb #6460a82c
 def _fresh(s:_Session, subjects, lengths=()) -> None:
     "Time to ready and peak memory of new processes; memory again at each of `lengths` positions of context"
     for _ in range(s.rounds):
@@ -198,7 +198,7 @@ def _shorter(subject:Subject, context:int) -> Subject:
     "The same with another context"
     return Subject(**asdict(subject) | dict(options=subject.options | dict(context=context)))
 
-# %% ../nbs/14_bench.ipynb #110be992
+# %% ../nbs/14_bench.ipynb #1828df24
 def _figure(key:tuple, values:list[float]) -> dict:
     "Samples as a record"
     case, unit, runner, threads, peer = key
@@ -219,17 +219,18 @@ def ratios(
                             min=round(min(q), 3), max=round(max(q), 3), n=len(q), best=p["median"] == ahead))
     return out
 
-def _place(f:dict) -> tuple: # for sorting
-    "Where a figure stands in a table: by threads, then answers, first tokens, prefills, depths, the rest as it came"
-    words = f["case"].split()
+def _place(f:dict, names:list[str]) -> tuple: # for sorting
+    "Where a figure stands in a table: by threads, then answers, first tokens, prefills, depths, the rest as it came; subjects in their order"
     kind = next((i for i, w in enumerate((f"{NEW_TOKENS} tokens after", "first token", "prefill", "decode")) if f["case"].startswith(w)), 4)
-    return f["threads"], kind, int(words[-1]) if kind in (2, 3) and words[-1].isdigit() else 1 << 30
+    last = f["case"].split()[-1]
+    return f["threads"], kind, int(last) if kind in (2, 3) and last.isdigit() else 1 << 30, names.index(f["runner"]) if f["runner"] in names else len(names)
 
 def _summary(s:_Session, started:float, about:dict, subjects:list[dict]) -> dict:
     "What a run found, as JSON"
-    results = sorted((_figure(*item) for item in s.samples.items()), key=_place)
+    names = [x["name"] for x in subjects]
+    results = sorted((_figure(*item) for item in s.samples.items()), key=lambda f: _place(f, names))
     here = machine() | dict(load_average=[round(x, 2) for x in psutil.getloadavg()], others_share=s.others.share)
-    latencies = [dict(runner=name, threads=threads, ms=[round(1e3*t, 3) for t in itl]) for (name, threads), itl in s.latencies.items()]
+    latencies = [dict(runner=name, threads=threads, ms=[round(1e3*t, 3) for t in itl]) for (name, threads), itl in sorted(s.latencies.items(), key=lambda x: (x[0][1], names.index(x[0][0])))]
     return dict(date=datetime.now(timezone.utc).isoformat(timespec="seconds"), seconds=round(time.time() - started, 1), **about, machine=here,
                 versions=dict(smollm_nb=__version__, numpy=np.__version__), subjects=subjects, results=results, ratios=ratios(results), latencies=latencies)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOKEN_MS', 'FIRST_MS', 'speed_by_context', 'speed_by_prompt', 'memory_by_context', 'latencies', 'versus']
 
-# %% ../nbs/15e_bench_plots.ipynb #9e3ed1c7
+# %% ../nbs/15e_bench_plots.ipynb #ce967033
 import textwrap
 
 import numpy as np
@@ -14,7 +14,7 @@ from matplotlib import rc_context
 from .core import ParameterError
 from .plots import INK, PALETTE, QUIET, STYLE, Picture, _count, _drawable, _label_lines, _new, _short
 
-# %% ../nbs/15e_bench_plots.ipynb #85abfc26
+# %% ../nbs/15e_bench_plots.ipynb #e8d60837
 TOKEN_MS, FIRST_MS = 8, 30 # what the plan allows a token, and the first one
 
 def _caption(fig, record:dict) -> None:
@@ -37,11 +37,13 @@ def _series(
         n = f["case"].removeprefix(before).removesuffix(after)
         if f["case"] == f"{before}{n}{after}" and n.isdigit(): out.setdefault((f["runner"], f["threads"]), []).append((int(n), f["median"], f["min"], f["max"]))
     if not out: raise ParameterError(f"the run has no case {before}N{after}: measure it first")
-    return {k: np.array(sorted(v)).T for k, v in out.items()}
+    place = list(_colours(record)).index
+    return {k: np.array(sorted(out[k])).T for k in sorted(out, key=lambda k: (place(k[0]), -k[1]))}
 
 def _colours(record:dict) -> dict[str, str]: # runner → colour
-    "The same colour for a contestant in every picture, ours first"
-    names = dict.fromkeys(f["runner"] for f in sorted(record["results"], key=lambda f: f["peer"]))
+    "The same colour and place for a contestant in every picture, ours first"
+    peers = {f["runner"] for f in record["results"] if f["peer"]}
+    names = sorted(dict.fromkeys(s["name"] for s in record["subjects"]), key=lambda n: n in peers)
     return {n: PALETTE[i % len(PALETTE)] for i, n in enumerate(names)}
 
 def _lines(ax, series:dict, colours:dict, labels) -> None:
@@ -60,7 +62,7 @@ def _who(name:str, threads:int) -> str:
     "A contestant, briefly"
     return f"{_drawable(name)}, {_count(threads, 'thread')}"
 
-# %% ../nbs/15e_bench_plots.ipynb #d96edb0e
+# %% ../nbs/15e_bench_plots.ipynb #193d3cb7
 def _falls(series:dict) -> str:
     "How much of its speed each contestant keeps with the most threads, for a title"
     most = max(threads for _, threads in series)
@@ -113,7 +115,7 @@ def memory_by_context(
     _caption(fig, record)
     return fig
 
-# %% ../nbs/15e_bench_plots.ipynb #7887fcbc
+# %% ../nbs/15e_bench_plots.ipynb #41e26398
 def _shares(ax, runs:list[tuple], colours:dict) -> None:
     "Cumulative distributions of latencies, ms"
     labels = []
@@ -137,6 +139,8 @@ def latencies(
     runs = [(x["runner"], np.array(x["ms"])) for x in record["latencies"] if x["threads"] == threads and x["ms"]]
     if not runs: raise ParameterError(f"the run has no latencies with {_count(threads, 'thread')}: measure the prompts first")
     colours, first = _colours(record), [f for f in record["results"] if f["case"].startswith("first token") and f["threads"] == threads]
+    place = list(colours).index
+    runs, first = sorted(runs, key=lambda r: place(r[0])), sorted(first, key=lambda f: place(f["runner"]))
     name, ms = runs[0]
     fig, (ax, low) = _new(f"{_drawable(name)}: {100*np.mean(ms <= TOKEN_MS):.0f} % of {_count(len(ms), 'token')} within {TOKEN_MS} ms, {_count(threads, 'thread')}", 5.2, 2, sharex=False, height_ratios=(3, 1))
     _shares(ax, runs, colours)
@@ -148,7 +152,7 @@ def latencies(
     _caption(fig, record)
     return fig
 
-# %% ../nbs/15e_bench_plots.ipynb #c4b41f2a
+# %% ../nbs/15e_bench_plots.ipynb #a13d412a
 @rc_context(STYLE)
 def versus(
     record:dict, # of a run with peers
@@ -156,7 +160,8 @@ def versus(
     "Ours against each peer, case by case, with the range over the rounds; raises `ParameterError`"
     if not record["ratios"]: raise ParameterError("the run has no peers: measure with peers=True")
     rows = list(dict.fromkeys((r["case"], r["threads"]) for r in record["ratios"]))
-    colours, peers = _colours(record), list(dict.fromkeys(r["peer"] for r in record["ratios"]))
+    colours, measured = _colours(record), {r["peer"] for r in record["ratios"]}
+    peers = [n for n in colours if n in measured]
     best = [r["median"] for r in record["ratios"] if r["best"]]
     fig, (ax,) = _new(f"{_short(min(best))} to {_short(max(best))} times the better peer", 1.5 + 0.3*len(rows))
     for r in record["ratios"]:
