@@ -6,20 +6,20 @@
 __all__ = ['LLAMA_CPP', 'BUILD_MINUTES', 'PeerError', 'peer_folder', 'install', 'LlamaCpp', 'load_llama_cpp', 'own_subjects',
            'llama_subjects', 'benchmark']
 
-# %% ../nbs/14c_peers.ipynb #8a98522e
+# %% ../nbs/14c_peers.ipynb #24530fd5
 import contextlib, ctypes, os, re, shutil, signal, subprocess, sys
 from pathlib import Path
 
 import numpy as np
 
 from .bench import run
-from .core import ContextOverflowError, LlamaConfig, SmolLMError, cache_dir, replace_folder
+from .core import ContextOverflowError, LlamaConfig, ParameterError, SmolLMError, cache_dir, replace_folder
 from .engine import CONTEXT, default_threads
 from .gguf_import import BUNDLED_ID, bundled_gguf, folder_lock
 from .report import append, changes, earlier, history_file, open_history, read_history
 from .runner import Subject, own_group
 
-# %% ../nbs/14c_peers.ipynb #98457b44
+# %% ../nbs/14c_peers.ipynb #559d0707
 LLAMA_CPP = ("llama-cpp-python==0.3.36", "diskcache==5.6.3") # what else it imports is there already
 BUILD_MINUTES = 60 # the longest that a build may take
 
@@ -96,7 +96,7 @@ def _try_import(folder:Path) -> None:
     done = subprocess.run([sys.executable, "-c", f"import sys; sys.path.append({str(folder)!r}); import llama_cpp"], capture_output=True, text=True)
     if done.returncode: raise PeerError(f"{LLAMA_CPP[0]} was built but cannot be imported: {done.stderr.strip().splitlines()[-1]}")
 
-# %% ../nbs/14c_peers.ipynb #1d46e73f
+# %% ../nbs/14c_peers.ipynb #f078b893
 class LlamaCpp:
     "A GGUF file in llama.cpp; a `core.Backend` as far as measuring goes"
     def __init__(self,
@@ -174,7 +174,7 @@ def load_llama_cpp(
     import llama_cpp
     return LlamaCpp(llama_cpp, path, LlamaConfig.from_folder(config), **how)
 
-# %% ../nbs/14c_peers.ipynb #274acaed
+# %% ../nbs/14c_peers.ipynb #c1030ff3
 _DEFAULT_SPIN = dict(GOMP_SPINCOUNT="300000") # what GNU's threads library does by itself; this package's shorter wait is not for peers
 
 def own_subjects(
@@ -183,12 +183,14 @@ def own_subjects(
     threads:int|None=None, # default: one, and one for each core
 ) -> list[Subject]:
     "This package's backend, once for each number of threads"
+    from smollm_nb.api import OPTIONS
     path = Path(path)
-    folder, backend = (path.parent, backend) if path.is_file() else (path, backend)
+    folder = path.parent if path.is_file() else path
     if backend == "auto": backend = "native" if path.is_file() else "torch"
-    context = min(CONTEXT, LlamaConfig.from_folder(folder).max_position_embeddings)
-    how = dict(path=str(path), backend=backend, context=context)
-    return [Subject(backend, "smollm_nb.runner:load_own", how, n, str(folder)) for n in ([threads] if threads else sorted({1, default_threads()}))]
+    counts = ([threads] if threads else sorted({1, default_threads()})) if "threads" in OPTIONS[backend] else [1]
+    if threads and threads not in counts: raise ParameterError(f"backend {backend} runs on one thread, not on {threads}")
+    how = dict(path=str(path), backend=backend, context=min(CONTEXT, LlamaConfig.from_folder(folder).max_position_embeddings))
+    return [Subject(backend, "smollm_nb.runner:load_own", how, n, str(folder)) for n in counts]
 
 def llama_subjects(
     own:list[Subject],
@@ -209,7 +211,7 @@ def _shape(path:Path) -> tuple[int, ...]:
     meta, _ = read_gguf(path)
     return tuple(int(meta.get(f"llama.{k}", 0)) for k in ("embedding_length", "block_count", "attention.head_count"))
 
-# %% ../nbs/14c_peers.ipynb #790bd48f
+# %% ../nbs/14c_peers.ipynb #e6eabe95
 def benchmark(
     model:str, # as `api.Model` takes it
     backend:str="auto", # one of `api.BACKENDS`; auto: the native engine on the model's four bits

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BenchError', 'Subject', 'load_own', 'Runner', 'serve', 'own_group', 'Remote']
 
-# %% ../nbs/13b_runner.ipynb #99bb4caf
+# %% ../nbs/13b_runner.ipynb #4744752f
 import contextlib, importlib, json, os, subprocess, sys, tempfile, time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from .generate import SamplingParams, generate, sample
 from .kernel import PACKAGE
 from .tokenizer import SmolLMTokenizer
 
-# %% ../nbs/13b_runner.ipynb #df30f8a9
+# %% ../nbs/13b_runner.ipynb #581f452d
 class BenchError(SmolLMError): "What was to be measured did not start, or broke off"
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ def load_own(
 ): # a `core.Backend`
     "One of this package's backends; the native engine without the rest of the package"
     if backend == "native": return load(path, **options)
-    from smollm_nb.api import BACKENDS
-    return BACKENDS[backend](Path(path), **options)
+    from smollm_nb.api import BACKENDS, OPTIONS
+    return BACKENDS[backend](Path(path), **{k: v for k, v in options.items() if k in OPTIONS[backend]})
 
-# %% ../nbs/13b_runner.ipynb #beab6f1b
+# %% ../nbs/13b_runner.ipynb #bc67c73f
 class Runner:
     "A backend that is measured"
     def __init__(self,
@@ -107,7 +107,7 @@ class Runner:
     def close(self) -> None:
         "Nothing: whoever made the backend closes it"
 
-# %% ../nbs/13b_runner.ipynb #330f9eb2
+# %% ../nbs/13b_runner.ipynb #803144dc
 def _talk(
     subject:Subject,
     questions, # lines of JSON
