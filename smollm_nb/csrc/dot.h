@@ -14,7 +14,8 @@
 
 enum { SM_AMAX = 32639 }; // 127·256 + 127: both planes stay within ±127
 
-// Each header defines SM_VARIANT, SM_QUADS, SM_BIAS, SM_TOKENS (tokens that a prefill multiplies at once) and
+// Each header defines SM_VARIANT, SM_QUADS, SM_BIAS, SM_TOKENS (tokens that a prefill multiplies at once,
+// at most 8), where it pays SM_FEW (at most SM_TOKENS: so many take their weights straight from registers, nothing is laid aside), and
 //   u8x64 sm_lookup(u8x64 table, u8x64 index)              table[index], the table's 16 entries repeated in every 16 bytes
 //   f32x16 sm_lookup_float(const float *table, i32x16 j)   table[j], table (16)
 //   i32x16 sm_pairs(i32x16 acc, i16x32 w, i32x16 pair)     acc[i] + w[2i]·lo + w[2i+1]·hi, lo and hi the halves of pair[i]
@@ -30,41 +31,39 @@ enum { SM_AMAX = 32639 }; // 127·256 + 127: both planes stay within ±127
 #else
 #include "dot_plain.h"
 #endif
+#ifndef SM_FEW
+#define SM_FEW 1
+#endif
 
 typedef struct { i32x16 sum[1 + SM_QUADS]; } sm_acc; // one lane a row: pairs {Σ}, quads {Σ hi plane, Σ lo plane}
 
-enum { SM_CHAINS = SM_QUADS ? 4 : 1 };        // sums side by side: a quad's result takes four or five cycles, a pair's addition one
-enum { SM_PANEL = SM_QUADS ? 64 : 128 }; // bytes of 16 rows × 4 unpacked weights, as the dot product takes them
+enum { SM_CHAINS = SM_QUADS ? 4 : 1 };                  // sums side by side: a quad's result takes four or five cycles, a pair's addition one
+enum { SM_LINE = 64, SM_LINES = SM_QUADS ? 1 : 2 };      // bytes of a line of unpacked weights; lines for 16 rows × 4 weights
+enum { SM_LINE_WORDS = 2/SM_LINES, SM_PANEL = 32*SM_LINES*SM_LINE }; // words of activations that a line takes; bytes of a group of 16 rows
 
-// 16 rows × 4 weights as bytes → as the dot product takes them
-SM_INLINE void sm_panel_put(uint8_t *panel, u8x64 w) { // (SM_PANEL) bytes, aligned to 64
+// 16 rows × 4 weights as bytes → SM_LINES lines as the dot product takes them
+SM_INLINE void sm_lines(u8x64 w, u8x64 line[SM_LINES]) {
 #if SM_QUADS
-    *(u8x64 *)panel = w;
+    line[0] = w;
 #else
-    *(u16x32 *)panel = (u16x32)w & 0xff;     // weights 0 and 2 of each row
-    *(u16x32 *)(panel + 64) = (u16x32)w >> 8; // weights 1 and 3
+    line[0] = (u8x64)((u16x32)w & 0xff); // weights 0 and 2 of each row
+    line[1] = (u8x64)((u16x32)w >> 8);   // weights 1 and 3
 #endif
 }
 
-// acc + 16 rows × 4 weights times 4 activations
-SM_INLINE void sm_panel_dot(sm_acc *acc, const uint8_t *panel, const int32_t *word) { // word (2)
+SM_INLINE void sm_line_dot(sm_acc *acc, u8x64 line, const int32_t *word) { // word (SM_LINE_WORDS)
 #if SM_QUADS
-    acc->sum[0] = sm_quads(acc->sum[0], *(const u8x64 *)panel, word[0]);
-    acc->sum[1] = sm_quads(acc->sum[1], *(const u8x64 *)panel, word[1]);
+    acc->sum[0] = sm_quads(acc->sum[0], line, word[0]);
+    acc->sum[1] = sm_quads(acc->sum[1], line, word[1]);
 #else
-    acc->sum[0] = sm_pairs(acc->sum[0], *(const i16x32 *)panel, sm_alli(word[0]));
-    acc->sum[0] = sm_pairs(acc->sum[0], *(const i16x32 *)(panel + 64), sm_alli(word[1]));
+    acc->sum[0] = sm_pairs(acc->sum[0], (i16x32)line, sm_alli(word[0]));
 #endif
 }
 
-SM_INLINE void sm_dot4(sm_acc *acc, u8x64 w, const int32_t *word) { // the same from bytes, for one vector
-#if SM_QUADS
-    acc->sum[0] = sm_quads(acc->sum[0], w, word[0]);
-    acc->sum[1] = sm_quads(acc->sum[1], w, word[1]);
-#else
-    acc->sum[0] = sm_pairs(acc->sum[0], (i16x32)((u16x32)w & 0xff), sm_alli(word[0]));
-    acc->sum[0] = sm_pairs(acc->sum[0], (i16x32)((u16x32)w >> 8), sm_alli(word[1]));
-#endif
+SM_INLINE void sm_dot4(sm_acc *acc, u8x64 w, const int32_t *word) { // 16 rows × 4 weights times four activations, word (2)
+    u8x64 line[SM_LINES];
+    sm_lines(w, line);
+    for (int i = 0; i < SM_LINES; i++) sm_line_dot(acc, line[i], word + i*SM_LINE_WORDS);
 }
 
 SM_INLINE void sm_join(sm_acc *acc, const sm_acc *other) {
