@@ -12,6 +12,13 @@ const cores = () => {
   return n <= 2 ? n : Math.min(Math.max(2, n >> 1), MAX_THREADS);
 };
 
+/** What keeps this page from sharing memory between threads, "" if nothing does. */
+function whyNotShared() {
+  if (!globalThis.isSecureContext) return 'threads need HTTPS or localhost';
+  if (!globalThis.crossOriginIsolated) return 'the page is not cross-origin isolated, its server sends no COOP and COEP headers';
+  return globalThis.SharedArrayBuffer ? '' : 'this browser shares no memory between threads';
+}
+
 const whole = (name, v, high) => {
   if (!Number.isInteger(v) || v < 1 || v > high) throw parameterError(`${name}=${v} must be a whole number in 1..${high}`);
   return v;
@@ -19,15 +26,15 @@ const whole = (name, v, high) => {
 
 /**
  * The ways to run, the best first: the last always works.
- * @param {any} manifest @param {number} [threads] that compute @param {boolean} [isolated] whether the page may share memory @returns {Choice[]}
+ * @param {any} manifest @param {number} [threads] that compute @param {string} [hindrance] to sharing memory @returns {Choice[]}
  */
-export function choices(manifest, threads, isolated = Boolean(globalThis.crossOriginIsolated && globalThis.SharedArrayBuffer)) {
+export function choices(manifest, threads, hindrance = whyNotShared()) {
   const n = threads === undefined ? cores() : whole('threads', threads, MAX_THREADS);
   const find = (threaded) => manifest.engine.variants.find((v) => v.threads === threaded);
   const single = (why) => ({ variant: find(false).name, path: find(false).path, threads: 1, why });
   if (n === 1) return [single(threads === 1 ? 'one thread, as asked for' : 'one thread: this machine has one core')];
   if (!find(true)) return [single('one thread: the bundle has no build for more')];
-  if (!isolated) return [single('one thread: the page is not cross-origin isolated, its server sends no COOP and COEP headers')];
+  if (hindrance) return [single(`one thread: ${hindrance}`)];
   const many = { variant: find(true).name, path: find(true).path, threads: n, why: `${n} threads${threads ? ', as asked for' : ''}: the page is cross-origin isolated` };
   return [many, single('one thread')];
 }
