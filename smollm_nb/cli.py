@@ -18,7 +18,7 @@ import typer
 from .api import BACKENDS, DEFAULT_MODEL, Model, quantized_file
 from .checkpoint import find_problems, read_provenance, weight_files
 from .checkpoint import validate as validate_folder
-from .core import LlamaConfig, ParameterError, SmolLMError, cache_dir
+from .core import LlamaConfig, ParameterError, SmolLMError
 from .hub import fetch
 from .registry import ModelRegistry
 from .tokenizer import SmolLMTokenizer
@@ -339,12 +339,8 @@ def _answers(m:Model, suffix:str, max_tokens:int, json:bool) -> dict:
 
 def _four_bits(folder:Path) -> Path: # the file
     "A checkpoint by the recipe `fast`, from the cache where it has been made"
-    from smollm_nb.recipes import quantize as run, source_of
-    name = "-".join(h[:16] for h in source_of(folder)["sha256"].values())
-    file = cache_dir()/"quantized"/f"fast-{name}"/"model_q4.bin"
-    if not file.is_file():
-        with _stages() as on_progress: run(folder, file.parent, "fast", on_progress=on_progress)
-    return file
+    from smollm_nb.recipes import cached
+    with _stages() as on_progress: return cached(folder, "fast", on_progress)
 
 def _cost(whole:Model, small:Model):
     "An `Evaluation` on a few windows of the built-in text"

@@ -36,6 +36,7 @@ VARIANTS = {v.name: v for v in (
     Variant("sse2", "x86_64", "x86_64"),
     Variant("dotprod", "aarch64", "generic+dotprod", _DOTPROD),
     Variant("neon", "aarch64", "generic"),
+    Variant("simd128-threads", "wasm32", "generic+simd128+bulk_memory+atomics"),
     Variant("simd128", "wasm32", "generic+simd128+bulk_memory"),
 )}
 
@@ -76,9 +77,11 @@ def compiler_version() -> str: # "" without a compiler
     try: return importlib.metadata.version("ziglang")
     except importlib.metadata.PackageNotFoundError: return ""
 
-def _kind(system:str) -> tuple[str, ...]:
+_WASM = ("-nostdlib", "-Wl,--no-entry", "-Wl,--export-dynamic", "-Wl,--import-memory", "-Wl,--export=__stack_pointer", "-Wl,--export=__heap_base", "-Wl,-z,stack-size=65536", "-s")
+
+def _kind(system:str, variant:Variant) -> tuple[str, ...]:
     "Flags that make a library of the system's kind"
-    if system == "wasm32": return ("-nostdlib", "-Wl,--no-entry", "-Wl,--export-dynamic", "-Wl,-z,stack-size=65536", "-s")
+    if system == "wasm32": return _WASM + ("-Wl,--shared-memory", "-Wl,--max-memory=4294901760")*("atomics" in variant.cpu)
     shared = ("-shared", "-fPIC", "-fvisibility=hidden", "-DSMOLLM_THREADS")
     if "windows" not in system: return (*shared, "-s")
     import ziglang # its C runtime for Windows takes minutes to compile and is not needed
@@ -92,7 +95,7 @@ def command(
 ) -> list[str]: # lacks `-o FILE`
     "How a build is compiled"
     return [sys.executable, "-m", "ziglang", "cc", "-target", TARGETS[system][0], f"-mcpu={variant.cpu}", *level, *FLAGS,
-            *map(str, sorted(CSRC.glob("*.c")) if sources is None else sources), *_kind(system)]
+            *map(str, sorted(CSRC.glob("*.c")) if sources is None else sources), *_kind(system, variant)]
 
 # %% ../nbs/11_kernel.ipynb #18a21a96
 def _key(cmd:list[str]) -> str:

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'CALIBRATION_TEXT', 'Recipe', 'get_recipe', 'formats_of', 'predict_bytes', 'quantize_tensor',
-           'calibration_ids', 'quantize', 'source_of', 'seen_text', 'SmolLMQuantizer']
+           'calibration_ids', 'quantize', 'source_of', 'seen_text', 'cached', 'SmolLMQuantizer']
 
 # %% ../nbs/10_recipes.ipynb #b61efc6f
-import hashlib, itertools, shutil, time
+import hashlib, itertools, json, shutil, time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 from .calibrate import HEAD, WINDOW, Statistics, gptq, listen, sample_text, text_windows
 from .chat import encode_chat
 from .checkpoint import PROVENANCE, read_provenance, validate, weight_files
-from .core import LlamaConfig, ParameterError, atomic_file, sha256_file
+from .core import LlamaConfig, ParameterError, atomic_file, cache_dir, sha256_file
 from .distill import Part, distill
 from .formats import Format, Quantized, pack
 from .model import Llama, read_model
@@ -51,7 +51,7 @@ RECIPES = {r.name: r for r in (
     Recipe("plan-all", _PLAN, _PLAN),
     Recipe("fast", _FOUR, _FOUR, "int8-row-f32", 2048, "search", 4096, 256),
     Recipe("small", _FOUR, _FOUR, "int8-row-f32", 2048, "gptq", 32768),
-    Recipe("best", _FOUR, _FOUR, "int8-row-f32", 2048, "gptq", 49152, steps=96, chat_tokens=49152),
+    Recipe("best", _FOUR, _FOUR, "int8-row-f32", 2048, "gptq", 32768, steps=48, chat_tokens=16384),
     Recipe("int8", "int8-row-f32", "int8-row-f32"),
 )}
 
@@ -95,7 +95,7 @@ def quantize_tensor(
 
 def _quantize_rows(w:torch.Tensor, f:Format, name:str, recipe:Recipe, statistics:Statistics|None) -> tuple:
     "Some rows of a tensor in one format; with the weights that were rounded where they may still move"
-    if f.kind == "float" or recipe.method == "nearest" or f.bits == 8: return (round_to_nearest(w, f),)
+    if f.kind == "float" or recipe.method == "nearest": return (round_to_nearest(w, f),)
     q = search_scales(w, f, statistics.importance(name))
     if recipe.method == "search": return (q,)
     return gptq(w, q, statistics.hessian(name), recipe.head_damping if name in (HEAD, "lm_head.weight") else recipe.damping)
@@ -204,6 +204,18 @@ def seen_text(
     beside = Path(path).parent/CALIBRATION_TEXT
     text = beside.read_bytes().decode("utf-8", "replace") if beside.is_file() else ""
     return text if hashlib.sha256(text.encode()).hexdigest() == record["sha256"] else None
+
+# %% ../nbs/10_recipes.ipynb #45180a2c
+def cached(
+    folder, # a checkpoint folder
+    recipe:str="fast",
+    on_progress=None, # called with (stage, done, total); may raise `Cancelled`
+) -> Path: # the file
+    "The file of a recipe from the cache, made where it is not there yet; raises as `quantize`"
+    facts = json.dumps([source_of(Path(folder))["sha256"], asdict(get_recipe(recipe))], sort_keys=True)
+    home = cache_dir()/"quantized"/f"{recipe}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
+    file = next((p for p in (home/"model_q4.bin", home/"model_q8.bin") if p.is_file()), None)
+    return file or Path(quantize(folder, home, recipe, on_progress=on_progress)["path"])
 
 # %% ../nbs/10_recipes.ipynb #9b194f43
 class SmolLMQuantizer:

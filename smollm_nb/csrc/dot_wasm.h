@@ -1,6 +1,10 @@
 // WASM simd128: i32x4.dot_i16x8_s multiplies pairs, i8x16.swizzle is the code book. No relaxed instruction: engines differ there.
 #include <wasm_simd128.h>
+#if defined(__wasm_atomics__)
+#define SM_VARIANT "simd128-threads"
+#else
 #define SM_VARIANT "simd128"
+#endif
 #define SM_QUADS 0
 #define SM_BIAS 128
 #define SM_TOKENS 1
