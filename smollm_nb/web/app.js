@@ -127,6 +127,7 @@ function painter(out) {
     text.append(unseen);
     unseen = '';
     if (times.length > 1) $('live').textContent = `${((times.length - 1) / (times.at(-1) - first) * 1000).toFixed(1)} tokens/s · first after ${(first - begin).toFixed(0)} ms`;
+    show('latency', times.length > 1);
     drawLatency($('chart'), times.slice(1).map((t, i) => t - times[i]));
     if (follow) log.scrollTop = log.scrollHeight;
   };
@@ -202,6 +203,9 @@ async function send(event) {
 
 function listen() {
   $('composer').addEventListener('submit', send);
+  $('composer').addEventListener('change', (e) => {
+    if (e.target.name === 'mode') $('prompt').placeholder = e.target.value === 'chat' ? 'Ask something' : 'Write the beginning of a text';
+  });
   $('load').onclick = ensureModel;
   $('stop').onclick = () => state.answer?.cancel();
   $('clear').onclick = () => {
