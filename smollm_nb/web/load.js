@@ -44,7 +44,7 @@ class Session {
       loader.onerror = (e) => reject(engineError(`the loader stopped: ${e.message ?? 'its script could not be read'}`));
       loader.onmessage = ({ data }) => {
         if (data.error) return reject(fromPlain(data.error));
-        if (data.progress) return this.add(data.progress);
+        if (!data.done) return this.add(data.progress);
         if (data.bytes) kernel.weights.set(data.bytes, data.done.offset);
         this.#arrived(data.done, kernel);
         if (!--missing) resolve(undefined);
@@ -62,13 +62,13 @@ class Session {
     this.add(0);
   }
 
-  /** Keep what came from the network, one file at a time, between tokens. @returns {Promise<{kept: boolean, trouble: string}>} */
-  async keep() {
+  /** Keep what came from the network, one file at a time, between tokens. @param {boolean} whole whether all is here, so that the version before may go @returns {Promise<{kept: boolean, trouble: string}>} */
+  async keep(whole) {
     for (const { path, bytes } of this.unkept) {
       if (!(await this.store.keep(path, bytes()))) return { kept: false, trouble: this.store.trouble };
       await tick();
     }
-    await this.store.settle(this.manifest);
+    if (whole) await this.store.settle(this.manifest);
     return { kept: !this.store.trouble, trouble: this.store.trouble };
   }
 }
@@ -123,8 +123,9 @@ export async function load(request, report) {
     try {
       const { model, tokenizer } = await start(session, choice, request);
       const info = describe(model.kernel, manifest, { ...choice, why: choice.why + failed }, session, begin);
-      return { model, tokenizer, info, keep: () => session.keep() };
+      return { model, tokenizer, info, keep: () => session.keep(true) };
     } catch (e) {
+      await session.keep(false); // for the next try
       if (e.name !== 'EngineError' || choice === ways.at(-1)) throw e;
       failed = `, because several failed: ${e.message}`;
     }
