@@ -1,19 +1,13 @@
 /** A worker that is one more thread of the kernel: the same module on the same memory, on a stack of its own. */
 import { toPlain } from './errors.js';
 
-let exports;
-
-onmessage = async ({ data }) => {
+onmessage = async ({ data: { init: { module, memory, stackTop, index }, port } }) => {
   try {
-    if (data.module) {
-      exports = (await WebAssembly.instantiate(data.module, { env: { memory: data.memory } })).exports;
-      exports.__stack_pointer.value = data.stackTop;
-      postMessage({ ready: data.index });
-    } else {
-      exports.sm_worker(data.model, data.index); // comes back after sm_close
-      close();
-    }
+    const { exports } = /** @type {any} */ (await WebAssembly.instantiate(module, { env: { memory } }));
+    exports.__stack_pointer.value = stackTop;
+    port.onmessage = ({ data: { model } }) => exports.sm_worker(model, index); // comes back after sm_close
+    port.postMessage({ ready: index });
   } catch (e) {
-    postMessage({ error: toPlain(e) });
+    port.postMessage({ error: toPlain(e) });
   }
 };

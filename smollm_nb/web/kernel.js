@@ -89,6 +89,7 @@ export class Kernel {
     });
     this.#check(exports.sm_create(at.shape, at.parts, parts.length, at.weights, this.weightBytes, at.arena, this.arenaBytes, at.model));
     this.model = view.getInt32(at.model, true);
+    this.config = config;
     this.bytesPerToken = parts.reduce((n, p) => n + (config.tied || p.tensor !== 0 ? p.bytes : 0), 0); // an embedding that is no head gives one row
   }
 

@@ -1,7 +1,8 @@
 /** From a URL to a model that answers: everything that can run side by side does, and what fails with threads is tried without. */
-import { engineError, fromPlain } from './errors.js';
+import { fromPlain } from './errors.js';
+import { spawn, tick } from './helpers.js';
 import { Kernel } from './kernel.js';
-import { Model, spawn, startThreads, tick } from './model.js';
+import { Model, startThreads } from './model.js';
 import { readConfig, readHead } from './q4.js';
 import { byRole, inflate, Store } from './store.js';
 import { Tokenizer } from './text.js';
@@ -36,12 +37,14 @@ class Session {
 
   role(role) { return this.file(byRole(this.manifest, role)); }
 
-  /** @param {Worker[]} loaders @param {Kernel} kernel whose memory is to be filled */
-  weights(loaders, kernel) {
+  /** @param {Kernel} kernel whose memory is to be filled */
+  weights(kernel) {
     const shared = kernel.threads > 1 && { memory: kernel.memory, at: kernel.at.weights, size: kernel.weightBytes };
+    const share = (i) => this.manifest.weights.filter((_, k) => k % LOADERS === i);
+    const loaders = Array.from({ length: LOADERS }, (_, i) => spawn('./loader.js', { base: this.store.base.href, chunks: share(i), ...shared }, 'a loader'));
     let missing = this.manifest.weights.length;
-    return new Promise((resolve, reject) => loaders.forEach((loader, i) => {
-      loader.onerror = (e) => reject(engineError(`the loader stopped: ${e.message ?? 'its script could not be read'}`));
+    return new Promise((resolve, reject) => loaders.forEach((loader) => {
+      loader.onerror = reject;
       loader.onmessage = ({ data }) => {
         if (data.error) return reject(fromPlain(data.error));
         if (!data.done) return this.add(data.progress);
@@ -49,9 +52,7 @@ class Session {
         this.#arrived(data.done, kernel);
         if (!--missing) resolve(undefined);
       };
-      const chunks = this.manifest.weights.filter((_, k) => k % loaders.length === i);
-      loader.postMessage({ base: this.store.base.href, chunks, ...shared });
-    }));
+    })).finally(() => loaders.forEach((l) => l.terminate()));
   }
 
   #arrived({ path, cached, kept, trouble }, kernel) {
@@ -85,30 +86,25 @@ async function makeTokenizer(session) {
 
 /** Everything for one way to run. @param {Session} session @param {any} choice @param {Request} request */
 async function start(session, choice, request) {
-  const { manifest } = session, loaders = Array.from({ length: LOADERS }, () => spawn('./loader.js'));
-  let threads = Promise.resolve([]);
+  const { manifest } = session;
+  const [module, config] = await Promise.all([
+    session.file(manifest.files.find((f) => f.path === choice.path)).then((bytes) => WebAssembly.compile(bytes)), session.role('config').then(readJson).then(readConfig),
+  ]);
+  const context = pickContext(config, request.context);
+  const kernel = await Kernel.open(module, { config, context, threads: choice.threads, weightBytes: manifest.model.bytes });
+  const weights = session.weights(kernel), threads = startThreads(kernel);
   try {
-    const [module, config] = await Promise.all([
-      session.file(manifest.files.find((f) => f.path === choice.path)).then((bytes) => WebAssembly.compile(bytes)), session.role('config').then(readJson).then(readConfig),
-    ]);
-    const context = pickContext(config, request.context);
-    const kernel = await Kernel.open(module, { config, context, threads: choice.threads, weightBytes: manifest.model.bytes });
-    const weights = session.weights(loaders, kernel);
-    threads = startThreads(kernel);
-    const [tokenizer] = await Promise.all([makeTokenizer(session), weights, threads]);
+    const [tokenizer] = await Promise.all([makeTokenizer(session), weights, threads.ready]);
     session.report({ stage: 'start', loaded: session.total, total: session.total, fetched: session.fetched });
     const head = readHead(kernel.weights);
     kernel.create(head.config, head.parts);
-    const model = new Model(kernel, await threads);
-    model.config = head.config;
+    const model = new Model(kernel, threads.all);
     await model.gather();
     await model.selfTest(manifest.self_test);
     return { model, tokenizer };
   } catch (e) {
-    threads.then((all) => all.forEach((t) => t.terminate()), () => {});
+    threads.all.forEach((t) => t.terminate());
     throw e;
-  } finally {
-    loaders.forEach((l) => l.terminate());
   }
 }
 

@@ -1,37 +1,30 @@
 /** A loaded model: the kernel, its threads, the ids in its cache. What generate.js drives. */
-import { engineError, fromPlain } from './errors.js';
+import { engineError } from './errors.js';
+import { spawn, tick } from './helpers.js';
 import { TILE } from './kernel.js';
 import { sha256 } from './sha256.js';
+
+/** @typedef {import('./helpers.js').Helper} Helper */
 
 const ARRIVE_MS = 5000; // within which the threads must be there
 const DECODED = 3; // tokens of the self-test that are decoded: the hash of the logits has said the rest by then
 
-/** Let messages in, such as a cancel. Quicker than setTimeout, which makes one wait 4 ms. */
-const channel = new MessageChannel(), waiting = [];
-channel.port1.onmessage = () => waiting.shift()();
-export const tick = () => new Promise((resolve) => {
-  waiting.push(resolve);
-  channel.port2.postMessage(0);
-});
-
-/** @param {string} file beside this one @returns {Worker} */
-export const spawn = (file) => new Worker(new URL(file, import.meta.url), { type: 'module' });
-
-/** Start the kernel's threads 1..n-1 as far as they get without a model. @param {import('./kernel.js').Kernel} kernel @returns {Promise<Worker[]>} */
+/** Start the kernel's threads 1..n-1 as far as they get without a model. @param {import('./kernel.js').Kernel} kernel @returns {{all: Helper[], ready: Promise<any>}} */
 export function startThreads(kernel) {
-  return Promise.all(Array.from({ length: kernel.threads - 1 }, (_, i) => new Promise((resolve, reject) => {
-    const index = i + 1, worker = spawn('./compute.js');
-    worker.onerror = (e) => reject(engineError(`thread ${index} did not start: ${e.message ?? 'its script could not be read'}`));
-    worker.onmessage = ({ data }) => (data.error ? reject(engineError(`thread ${index} did not start: ${fromPlain(data.error).message}`)) : resolve(worker));
-    worker.postMessage({ module: kernel.module, memory: kernel.memory, stackTop: kernel.stackTop(index), index });
+  const { module, memory } = kernel;
+  const all = Array.from({ length: kernel.threads - 1 }, (_, i) => spawn('./compute.js', { module, memory, stackTop: kernel.stackTop(i + 1), index: i + 1 }, `thread ${i + 1}`));
+  const ready = Promise.all(all.map((thread) => new Promise((resolve, reject) => {
+    thread.onerror = reject;
+    thread.onmessage = ({ data }) => (data.error ? thread.onerror(engineError(`a thread did not start: ${data.error.message}`)) : resolve(thread));
   })));
+  return { all, ready };
 }
 
 export class Model {
   /** @type {number[]} ids whose keys and values are in the cache, in order */
   tokens = [];
 
-  /** @param {import('./kernel.js').Kernel} kernel that has its file @param {Worker[]} threads */
+  /** @param {import('./kernel.js').Kernel} kernel that has its file @param {Helper[]} threads */
   constructor(kernel, threads) {
     this.kernel = kernel;
     this.threads = threads;
@@ -42,7 +35,7 @@ export class Model {
   /** Let the threads in; raises an error if one does not come. */
   async gather() {
     const { kernel, threads } = this, begin = performance.now();
-    threads.forEach((t, i) => t.postMessage({ model: kernel.model, index: i + 1 }));
+    threads.forEach((t) => t.postMessage({ model: kernel.model }));
     while (kernel.workers < threads.length) {
       if (performance.now() - begin > ARRIVE_MS) throw engineError(`only ${kernel.workers} of ${threads.length} threads started within ${ARRIVE_MS / 1000} s`);
       await tick();

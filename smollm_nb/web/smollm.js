@@ -50,19 +50,24 @@ export class WasmModelLoader {
   }
 }
 
+const startWorker = (file) => new Worker(new URL(file, import.meta.url), { type: 'module' });
+
 /** The page's end of the wire to the worker. */
 class Link {
   #calls = new Map(); // id → {resolve, reject, onToken}
+  #helpers = new Map(); // number → Worker
   #last = 0;
   #over = null; // the error that ended it
 
   constructor(onProgress) {
-    this.worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module' });
+    this.worker = startWorker('./worker.js');
     this.worker.onerror = (e) => this.end(engineError(`the engine stopped: ${e.message || 'worker.js could not be started'}: load the model again`));
     this.kept = new Promise((resolve) => { this.settle = resolve; });
     this.worker.onmessage = ({ data }) => {
       if (data.progress) return onProgress?.(data.progress);
       if (data.kept) return this.settle(data.kept);
+      if (data.spawn) return this.#spawn(data);
+      if (data.end) return this.#stop(data.end);
       const call = this.#calls.get(data.id);
       if (data.token) return call?.onToken(data.token);
       this.#calls.delete(data.id);
@@ -82,12 +87,26 @@ class Link {
     return Object.assign(promise, { id });
   }
 
+  /** Start a worker that the engine's worker wants. */
+  #spawn({ spawn, file, init, port }) {
+    const helper = startWorker(file);
+    helper.onerror = (e) => this.worker.postMessage({ lost: spawn, message: e.message });
+    helper.postMessage({ init, port }, [port]);
+    this.#helpers.set(spawn, helper);
+  }
+
+  #stop(number) {
+    this.#helpers.get(number)?.terminate();
+    this.#helpers.delete(number);
+  }
+
   cancel(id) { this.worker.postMessage({ cancel: id }); }
 
-  /** Stop the worker, and with it its own workers; their memory goes. @param {Error} error for every call that waits or comes */
+  /** Stop all workers; their memory goes. @param {Error} error for every call that waits or comes */
   end(error) {
     this.#over ??= error;
     this.worker.terminate();
+    for (const number of this.#helpers.keys()) this.#stop(number);
     this.settle({ kept: false, trouble: error.message });
     for (const { reject } of this.#calls.values()) reject(error);
     this.#calls.clear();

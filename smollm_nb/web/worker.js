@@ -1,8 +1,11 @@
-/** The worker that holds the model. smollm.js speaks to it: {id, call, args} in; {id, result}, {id, error}, {id, token} or {progress} out. */
+/**
+ * The worker that holds the model. smollm.js speaks to it: {id, call, args} in; {id, result}, {id, error}, {id, token} or {progress} out.
+ * The page also starts workers for it, see helpers.js.
+ */
 import { stateError, toPlain } from './errors.js';
 import { generate } from './generate.js';
+import { helperLost, tick } from './helpers.js';
 import { load } from './load.js';
-import { tick } from './model.js';
 
 /** @type {{model: import('./model.js').Model, tokenizer: import('./text.js').Tokenizer, info: any, keep: () => Promise<any>}} */
 let loaded;
@@ -58,7 +61,8 @@ const calls = {
   encode: async (id, prompt, options) => encode(prompt, options),
 };
 
-onmessage = async ({ data: { id, call, args, cancel } }) => {
+onmessage = async ({ data: { id, call, args, cancel, lost, message } }) => {
+  if (lost) return helperLost(lost, message);
   if (cancel !== undefined) return cancelled.add(cancel);
   try {
     postMessage({ id, result: await calls[call](id, ...args) });

@@ -24,7 +24,7 @@ export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** @param {() => any} look until it is true */
 export async function until(look, what, ms = 30000) {
-  for (const end = performance.now() + ms; performance.now() < end; await sleep(20)) if (look()) return;
+  for (const end = performance.now() + ms; performance.now() < end; await sleep(20)) if (await look()) return;
   throw new Error(`waited ${ms} ms for ${what}`);
 }
 

@@ -86,9 +86,10 @@ async function back() {
 
 async function offline() {
   await until(() => $('gate').hidden || !$('trouble').hidden, 'the model without a server');
+  const early = $('trouble').textContent;
   await send('Once upon a time');
   await idle();
-  const said = { text: messages('assistant')[0] ?? '', trouble: $('trouble').textContent, isolated: crossOriginIsolated };
+  const said = { text: messages('assistant')[0] ?? '', trouble: early + $('trouble').textContent, isolated: crossOriginIsolated, engine: $('engine').textContent };
   location.href = `${sessionStorage.getItem('other')}say?${encodeURIComponent(JSON.stringify(said))}`; // the policy lets no request go there, but a person may
 }
 

@@ -61,7 +61,7 @@ async function parity() {
     equal(pieces.map((t) => t.text).join(''), r.text, 'text');
     equal([pieces.map((t) => t.id), heard], [r.ids, r.ids], 'ids');
     equal([r.timings.new_tokens, r.timings.itl_s.length, r.timings.backend], [r.ids.length, r.ids.length - 1, 'wasm'], 'timings');
-    ok(r.timings.tokens_per_s > 0 && r.timings.ttft_s > 0 && model.timings === r.timings, 'timings have figures');
+    ok(r.timings.tokens_per_s > 0 && r.timings.ttft_s >= 0 && model.timings === r.timings, 'timings have figures'); // some clocks tick in ms
   });
   await check('a stop string never leaks', async () => {
     for (const c of expected.stops) {
@@ -90,7 +90,7 @@ async function parity() {
     equal((await model.generate(c.prompt_ids, { maxTokens: 8 }).result).ids, c.ids.slice(0, 8), 'ids afterwards');
   });
   await check('cancelled in decode', async () => {
-    const control = new AbortController(), c = expected.greedy[0];
+    const control = new AbortController(), c = expected.greedy.find(({ ids }) => ids.length === 32);
     let seen = 0;
     const answer = model.generate(c.prompt_ids, { maxTokens: 200, signal: control.signal, onToken: () => { if (++seen === 3) control.abort(); } });
     const r = await answer.result;
