@@ -16,6 +16,7 @@ from smollm_nb.generate import generate
 from smollm_nb.tokenizer import SmolLMTokenizer
 from web_server import TestServer
 
+PATIENCE = 240 # seconds for one report, on a machine that does ten other things
 WEB = Path(__file__).parent/"web"
 TEXTS = [c["text"] for c in json.loads((Path(__file__).parent/"data"/"token_ids.json").read_text(encoding="utf-8"))["cases"]]
 NAMES = dict(max_tokens="maxTokens", temperature="temperature", top_k="topK", top_p="topP", min_p="minP", repetition_penalty="repetitionPenalty", seed="seed", stop="stop")
@@ -73,8 +74,8 @@ def site(tiny_q4, tmp_path_factory):
     tok = SmolLMTokenizer.load(tiny_q4.parent)
     shutil.copytree(WEB, root/"tests")
     texts = [dict(text=t, plain=tok.encode(t), special=tok.encode(t, special=True)) for t in TEXTS]
-    roles = ("tokenizer", "tokenizer_config", "config", "chat_template")
-    kept = 2 + len(manifest["weights"]) + sum(f["role"] in roles for f in manifest["files"]) # the manifest itself and one kernel
+    roles = ("kernel", "tokenizer", "tokenizer_config", "config", "chat_template")
+    kept = 1 + len(manifest["weights"]) + sum(f["role"] in roles for f in manifest["files"]) # the manifest itself
     (root/"tests"/"expected.json").write_text(json.dumps(expectations(tiny_q4) | dict(texts=texts, files_kept=kept)))
     (root/"index.html").write_text("")
     return root
@@ -99,7 +100,7 @@ def run_suite(browser:str, launch:Launch, root:Path) -> dict:
     with TestServer(root, launch.isolated) as server:
         url = server.url.replace("127.0.0.1", launch.host) + f"tests/suite.html?kinds={launch.kinds}"
         with opened(browser, url, names=("lan.test",)) as process:
-            while not (r := server.report(process, 60)).get("done"): out[r["name"]] = r
+            while not (r := server.report(process, PATIENCE)).get("done"): out[r["name"]] = r
     return out
 
 
@@ -111,11 +112,11 @@ def run_page(browser:str, launch:Launch, root:Path) -> dict:
             stack = opened(browser, f"{server.url}page/?other={other.url}")
             process = stack.__enter__()
             try:
-                while not (r := server.report(process, 60)).get("kill"): out[r["name"]] = r
+                while not (r := server.report(process, PATIENCE)).get("kill"): out[r["name"]] = r
             except BaseException:
                 stack.__exit__(None, None, None)
                 raise
-        try: r = other.report(process, 60) # the first server is gone
+        try: r = other.report(process, PATIENCE) # the first server is gone
         finally: stack.__exit__(None, None, None)
     return out | {PAGE[-1]: dict(ok=bool(r["text"]) and not r["trouble"] and r["isolated"], detail=str(r))}
 

@@ -33,10 +33,18 @@ export function helperLost(number, message) {
   helper?.onerror(engineError(`${helper.what} did not start: ${message || 'its script could not be read'}`));
 }
 
+/** @type {MessageChannel} */
+let channel;
+const waiting = [];
+
 /** Let messages in, such as a cancel. Quicker than setTimeout, which makes one wait 4 ms. */
-const channel = new MessageChannel(), waiting = [];
-channel.port1.onmessage = () => waiting.shift()();
-export const tick = () => new Promise((resolve) => {
-  waiting.push(resolve);
-  channel.port2.postMessage(0);
-});
+export function tick() {
+  if (!channel) {
+    channel = new MessageChannel();
+    channel.port1.onmessage = () => waiting.shift()();
+  }
+  return new Promise((resolve) => {
+    waiting.push(resolve);
+    channel.port2.postMessage(0);
+  });
+}

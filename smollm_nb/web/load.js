@@ -63,13 +63,24 @@ class Session {
     this.add(0);
   }
 
+  /** Every build of the kernel: the next visit, perhaps without a network, may want another. */
+  async #keepKernels() {
+    for (const file of this.manifest.files.filter((f) => f.role === 'kernel')) {
+      const { bytes, cached } = await this.store.file(file).catch(() => ({ bytes: null, cached: true }));
+      if (!cached) await this.store.keep(file.path, bytes);
+    }
+  }
+
   /** Keep what came from the network, one file at a time, between tokens. @param {boolean} whole whether all is here, so that the version before may go @returns {Promise<{kept: boolean, trouble: string}>} */
   async keep(whole) {
     for (const { path, bytes } of this.unkept) {
       if (!(await this.store.keep(path, bytes()))) return { kept: false, trouble: this.store.trouble };
       await tick();
     }
-    if (whole) await this.store.settle(this.manifest);
+    if (whole) {
+      await this.#keepKernels();
+      await this.store.settle(this.manifest);
+    }
     return { kept: !this.store.trouble, trouble: this.store.trouble };
   }
 }

@@ -23,13 +23,13 @@ export async function fails(promise, name, message) {
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** @param {() => any} look until it is true */
-export async function until(look, what, ms = 30000) {
+export async function until(look, what, ms = 120000) {
   for (const end = performance.now() + ms; performance.now() < end; await sleep(20)) if (await look()) return;
   throw new Error(`waited ${ms} ms for ${what}`);
 }
 
 /** @param {string} name @param {() => Promise<any>} run */
-export async function check(name, run, ms = 45000) {
+export async function check(name, run, ms = 180000) {
   let timer;
   const late = new Promise((_, reject) => { timer = setTimeout(() => reject(new Error(`not done after ${ms} ms`)), ms); });
   const begin = performance.now();

@@ -10,9 +10,9 @@ sessionStorage.setItem('reloads', String(Number(sessionStorage.getItem('reloads'
 async function send(text) {
   $('prompt').value = text;
   $('prompt').dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', bubbles: true, cancelable: true }));
-  await until(() => $('send').disabled, 'the page to work', 5000);
+  await until(() => $('send').disabled, 'the page to work');
 }
-const idle = () => until(() => !$('send').disabled, 'the answer', 30000);
+const idle = () => until(() => !$('send').disabled, 'the answer');
 const messages = (kind) => [...document.querySelectorAll(`.message.${kind}`)].map((e) => e.textContent);
 
 async function first() {

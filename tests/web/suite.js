@@ -172,7 +172,7 @@ async function faults() {
   await check('a chunk arrives damaged, once', () => using('flipped-once', {}, works));
   await check('the server dies within a chunk, always', () => fails(load('dies'), 'FetchError', /^weights\/001-.*no answer after 5 tries.*start the server.*kept/));
   await check('what came before a failure is kept', async () => {
-    await until(async () => (await (await caches.open('smollm_nb /dies/')).keys()).length >= 1, 'kept chunks', 5000);
+    await until(async () => (await (await caches.open('smollm_nb /dies/')).keys()).length >= 1, 'kept chunks');
   });
   await check('a chunk always arrives damaged', () => fails(load('flipped'), 'BundleError', /^weights\/001-.*do not match their SHA-256: copy the bundle/));
   await check('a wrong hash in the manifest', () => fails(load('wrong-hash'), 'BundleError', /^weights\/001-.*do not match their SHA-256/));
