@@ -62,7 +62,7 @@ ModelName = Annotated[str, typer.Option("--model", help="Checkpoint folder, SMOL
 Revision = Annotated[str, typer.Option(help="Branch, tag or commit of the hub's repository.")]
 Source = Enum("Source", dict(auto="auto", hub="hub", bundled="bundled"), type=str)
 BackendName = Enum("BackendName", {b: b for b in BACKENDS}, type=str)
-Runner = Annotated[BackendName, typer.Option("--backend", help="auto: the native engine for a quantized file, torch for a checkpoint.")]
+Runner = Annotated[BackendName, typer.Option("--backend", help="auto: the native engine for a quantized file, torch for a checkpoint. wasm: the engine as a browser runs it.")]
 Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU threads; default: all cores.")]
 Where = Annotated[Source, typer.Option("--source", help="auto: what is cached, else the hub, else the copy that a package bundles.")]
 

@@ -291,6 +291,8 @@ class Generation:
 
     def _probabilities(self, logits, id:int) -> tuple[float, tuple]:
         "The log-probability of a token, and the likeliest ones"
+        quick = getattr(self.backend, "logprob", None)
+        if quick and not self.n_alternatives: return quick(logits, id), ()
         lp = log_softmax(logits)
         return float(lp[id]), tuple((int(i), float(lp[i])) for i in _largest(lp, self.n_alternatives)) if self.n_alternatives else ()
 

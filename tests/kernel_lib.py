@@ -51,6 +51,7 @@ def open_library(path) -> C.CDLL:
     lib.sm_create.argtypes = [C.c_void_p, C.c_void_p, C.c_int32, C.c_void_p, C.c_size_t, C.c_void_p, C.c_size_t, C.c_void_p]
     lib.sm_prefill.argtypes = [C.c_void_p, C.c_void_p, C.c_int32, C.c_int32, C.c_int32, C.c_void_p]
     lib.sm_decode.argtypes = [C.c_void_p, C.c_int32, C.c_int32, C.c_void_p]
+    lib.sm_log_probability.argtypes, lib.sm_log_probability.restype = [C.c_void_p, C.c_void_p, C.c_int32], C.c_double
     lib.sm_sample.argtypes = [C.c_void_p, C.c_void_p, C.c_void_p, C.c_void_p, C.c_void_p, C.c_int32]
     lib.sm_rng_seed.argtypes = [C.c_void_p, C.c_uint64, C.c_uint64]
     lib.sm_rng_next.argtypes, lib.sm_rng_next.restype = [C.c_void_p], C.c_uint32
@@ -111,6 +112,8 @@ class Kernel:
     def sample(self, logits, params, rng:Rng, history=()):
         how, h = Sampling(params.temperature, params.top_p, params.min_p, params.repetition_penalty, params.top_k, 0), np.array(history, np.int32)
         return self._ok(self.lib.sm_sample(self.model, np.ascontiguousarray(logits, np.float32).ctypes.data, C.byref(how), C.byref(rng), h.ctypes.data, len(h)))
+
+    def logprob(self, logits, id): return self.lib.sm_log_probability(self.model, np.ascontiguousarray(logits, np.float32).ctypes.data, id)
 
     def close(self):
         if self.model: self._ok(self.lib.sm_close(self.model))

@@ -1,7 +1,9 @@
 "The runtime and the page in real browsers: the pages test themselves and report; here each of their checks becomes a test"
 import json
 import os
+import re
 import shutil
+import subprocess
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +16,7 @@ from smollm_nb.browsers import BROWSERS, BrowserError, find, measure, opened
 from smollm_nb.chat import encode_chat
 from smollm_nb.generate import generate
 from smollm_nb.tokenizer import SmolLMTokenizer
+from smollm_nb.vendor import node
 from web_server import TestServer
 
 PATIENCE = 240 # seconds for one report, on a machine that does ten other things
@@ -46,22 +49,24 @@ def answer(e, tok, prompt:str, **options) -> dict:
     return dict(prompt=prompt, options={NAMES[k]: v for k, v in options.items()}, text=g.text, ids=g.ids, finish_reason=g.finish_reason)
 
 
+def greedy(e, tok, prompt_ids:list[int], prompt:str) -> dict:
+    "The native engine's scores after a prompt, and its likeliest answer"
+    digest = sha256(e.prefill(prompt_ids).astype("<f4").tobytes()).hexdigest()
+    e.reset()
+    return dict(prompt=prompt, prompt_ids=prompt_ids, logits_sha256=digest, ids=generate(e, tok, prompt_ids, max_tokens=32).finish().ids)
+
+
 def expectations(q4:Path) -> dict:
     "What Python and the native engine say of the tiny model"
     tok = SmolLMTokenizer.load(q4.parent)
     with engine.load(q4) as e:
-        def case(prompt_ids, prompt):
-            logits = e.prefill(prompt_ids)
-            digest = sha256(logits.astype("<f4").tobytes()).hexdigest()
-            e.reset()
-            return dict(prompt=prompt, prompt_ids=prompt_ids, logits_sha256=digest, ids=generate(e, tok, prompt_ids, max_tokens=32).finish().ids)
         long = [5 + 37*i%500 for i in range(200)] # four tiles of a prefill
-        greedy = [case(c["prompt_ids"], c["prompt"]) for c in goldens.load()] + [case(long, "a long prompt")]
+        cases = [greedy(e, tok, c["prompt_ids"], c["prompt"]) for c in goldens.load()] + [greedy(e, tok, long, "a long prompt")]
         sampled = [answer(e, tok, "Once upon a time", max_tokens=40, temperature=t, top_k=k, top_p=p, min_p=m, repetition_penalty=r, seed=s)
                    for t, k, p, m, r, s in ((1.0, 0, 1.0, 0.0, 1.0, 0), (0.8, 40, 0.95, 0.02, 1.2, 7), (1.5, 0, 0.9, 0.0, 1.0, 2**53 - 1), (0.0, 0, 1.0, 0.0, 1.3, 1))]
         free = sampled[0]["text"]
         stops = [answer(e, tok, "Once upon a time", max_tokens=40, temperature=1.0, seed=0, stop=s) for s in ([free[5:8]], [free[12:13], "never"], ["\x00never"])]
-    return dict(greedy=greedy, sampled=sampled, stops=stops, long=long, chats=[dict(messages=m, ids=encode_chat(tok, m)) for m in CHATS])
+    return dict(greedy=cases, sampled=sampled, stops=stops, long=long, chats=[dict(messages=m, ids=encode_chat(tok, m)) for m in CHATS])
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +82,22 @@ def site(tiny_q4, tmp_path_factory):
     roles = ("kernel", "tokenizer", "tokenizer_config", "config", "chat_template")
     kept = 1 + len(manifest["weights"]) + sum(f["role"] in roles for f in manifest["files"]) # the manifest itself
     (root/"tests"/"expected.json").write_text(json.dumps(expectations(tiny_q4) | dict(texts=texts, files_kept=kept)))
+    (root/"index.html").write_text("")
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_site(real_q4, tmp_path_factory):
+    "The same with the real model, and little to check"
+    root = tmp_path_factory.mktemp("real_web")
+    bundle.export(real_q4, root/"bundle", "SmolLM2-135M-Instruct", limit=None)
+    tok = SmolLMTokenizer.load(real_q4.parent)
+    with engine.load(real_q4, verify=False) as e:
+        cases = [greedy(e, tok, tok.encode("The capital of France is"), "Paris")]
+        sampled = [answer(e, tok, "Once upon a time", max_tokens=30, temperature=0.8, top_p=0.95, seed=3)]
+    shutil.copytree(WEB, root/"tests")
+    golden = json.loads((Path(__file__).parent/"data"/"token_ids.json").read_text(encoding="utf-8"))["cases"]
+    (root/"tests"/"expected.json").write_text(json.dumps(dict(greedy=cases, sampled=sampled, texts=golden, chats=[dict(messages=m, ids=encode_chat(tok, m)) for m in CHATS])))
     (root/"index.html").write_text("")
     return root
 
@@ -121,6 +142,9 @@ def run_page(browser:str, launch:Launch, root:Path) -> dict:
     return out | {PAGE[-1]: dict(ok=bool(r["text"]) and not r["trouble"] and r["isolated"], detail=str(r))}
 
 
+REAL = Launch("real", True, ("the real model, 2 threads", "the real model, 1 threads", "token ids", "chat ids"), "real")
+
+
 @pytest.fixture(scope="session")
 def reports(site):
     "Reports of a browser's start, made when first asked for"
@@ -143,3 +167,27 @@ def test_in_the_browser(reports, browser, launch, check):
     if isinstance(got, BrowserError): raise got
     assert check in got, f"the page said nothing of it, only of {', '.join(got)}"
     assert got[check]["ok"], got[check]["detail"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("browser", BROWSERS)
+def test_the_real_model(real_site, browser):
+    need(browser)
+    got = run_suite(browser, REAL, real_site)
+    assert all(got[c]["ok"] for c in REAL.checks), "\n".join(f"{c}: {r['detail']}" for c, r in got.items() if not r["ok"])
+
+
+def test_bench_page(site):
+    "The page that measures gives every figure; how large they are is nobody's business here"
+    need("chromium")
+    r = measure("chromium", site/"bundle", threads=2, repeats=2, timeout=PATIENCE)
+    assert r["threads"] == 2 and r["variant"] == "simd128-threads" and r["renderer_bytes"] > r["engine_bytes"] and r["cold_s"] > 0 and r["fetched_bytes"] > 1e5
+    assert all(len(r[k]) == 2 and min(r[k]) > 0 for k in ("decode", "prefill", "ttft_s", "warm_s"))
+
+
+def test_javascript_under_node(site, capsys):
+    "The pure parts, and the kernel, under Node; the lines they cover are shown beside Python's"
+    done = subprocess.run([str(node()), "--test", "--experimental-test-coverage", "--test-coverage-lines=90", "--test-reporter=spec", str(WEB/"unit.test.js")], capture_output=True, text=True, encoding="utf-8",
+                          env=os.environ | dict(SMOLLM_BUNDLE=str(site/"bundle")))
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    with capsys.disabled(): print("\nJavaScript under Node:", *re.findall(r"^ℹ\s+(\S+\.js.*|all files.*)$", done.stdout, re.M), sep="\n  ")

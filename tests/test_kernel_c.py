@@ -7,7 +7,7 @@ import numpy as np, pytest, torch
 
 from kernel_lib import CSRC, NEEDS, VARIANTS, Kernel, Part, Rng, Sampling, Shape, build, open_library, parts_of, zeros64
 from smollm_nb.formats import Format, Quantized, pack
-from smollm_nb.generate import PCG32, SamplingParams, sample
+from smollm_nb.generate import PCG32, SamplingParams, log_softmax, sample
 from smollm_nb.q4file import write_q4
 from smollm_nb.quantize import load_quantized, round_to_nearest
 from smollm_nb.recipes import quantize
@@ -119,6 +119,7 @@ def test_sampler_follows_the_rule(lib, files):
         a, b, history = PCG32(params.seed), Rng(), r.integers(0, 512, 30).tolist()
         lib.sm_rng_seed(C.byref(b), params.seed, 54)
         for _ in range(4): assert sample(logits, params, a, history) == k.sample(logits, params, b, history), params
+        assert abs(k.logprob(logits, n) - log_softmax(logits)[n]) < 1e-5
         assert a.next() == lib.sm_rng_next(C.byref(b))
     k.close()
 

@@ -77,6 +77,7 @@ static size_t lay_out(walk *w, sm_model *m) { // bytes of the KV cache
     m->logits = take(w, (size_t)s->vocab, sizeof(float));
     take_act(w, &m->act, tile, widest(s));
     m->odds = take(w, (size_t)s->vocab, sizeof(double));
+    m->ids = take(w, (size_t)s->vocab, sizeof(int32_t));
     m->heap = take(w, (size_t)s->vocab, sizeof(int32_t));
     m->mark = take(w, (size_t)s->vocab, 1);
     for (int32_t i = 0; i < s->threads; i++) take_scratch(w, m, w->base ? &m->scratch[i] : &none);

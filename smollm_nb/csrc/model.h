@@ -98,7 +98,7 @@ struct sm_model {
     sm_act act;            // (tile) vectors
     sm_scratch *scratch;   // (threads)
     double *odds;          // (vocab) the sampler's
-    int32_t *heap;         // (vocab)
+    int32_t *ids, *heap;   // (vocab)
     uint8_t *mark;         // (vocab)
     sm_job job;
     atomic_int busy;       // 1 while a call runs

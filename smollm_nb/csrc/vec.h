@@ -15,10 +15,16 @@ typedef int16_t i16x32 __attribute__((vector_size(64)));
 typedef uint16_t u16x32 __attribute__((vector_size(64)));
 typedef uint8_t u8x64 __attribute__((vector_size(64)));
 typedef uint8_t u8x16 __attribute__((vector_size(16)));
+typedef double f64x8 __attribute__((vector_size(64)));
+typedef int64_t i64x8 __attribute__((vector_size(64)));
+typedef uint64_t u64x8 __attribute__((vector_size(64)));
+typedef f64x8 f64x8_any __attribute__((aligned(8))); // at any double's address
 typedef f32x16 f32x16_any __attribute__((aligned(4))); // at any float's address
 
 SM_INLINE f32x16 sm_load(const float *p) { return *(const f32x16_any *)p; }
 SM_INLINE void sm_store(float *p, f32x16 x) { *(f32x16_any *)p = x; }
+SM_INLINE f64x8 sm_load8(const double *p) { return *(const f64x8_any *)p; }
+SM_INLINE void sm_store8(double *p, f64x8 x) { *(f64x8_any *)p = x; }
 SM_INLINE f32x16 sm_all(float x) { return (f32x16){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 SM_INLINE i32x16 sm_alli(int32_t x) { return (i32x16){x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
 SM_INLINE f32x16 sm_float(i32x16 x) { return __builtin_convertvector(x, f32x16); }
@@ -26,6 +32,7 @@ SM_INLINE i32x16 sm_addi(i32x16 a, i32x16 b) { return (i32x16)((u32x16)a + (u32x
 
 // a where the mask's lane is all ones, b where it is zero
 SM_INLINE f32x16 sm_pick(i32x16 mask, f32x16 a, f32x16 b) { return (f32x16)((mask & (i32x16)a) | (~mask & (i32x16)b)); }
+SM_INLINE f64x8 sm_pick8(i64x8 mask, f64x8 a, f64x8 b) { return (f64x8)((mask & (i64x8)a) | (~mask & (i64x8)b)); }
 SM_INLINE f32x16 sm_max(f32x16 a, f32x16 b) { return sm_pick(a > b, a, b); }
 SM_INLINE f32x16 sm_abs(f32x16 x) { return (f32x16)((i32x16)x & 0x7fffffff); }
 

@@ -136,6 +136,9 @@ static void choose(void) {
     sm_rng_seed(&rng, any(), 54);
     for (int32_t i = 0; i < 4; i++) {
         const int32_t id = sm_sample(model, logits, &how, &rng, history, n);
+        const double log_p = sm_log_probability(model, logits, id);
+        need(id < 0 ? log_p == 1 : log_p <= 0, "a logarithm of no probability");
+        mix(&log_p, sizeof log_p);
         need(id < shape.vocab, "a choice outside the vocabulary");
         mix_int(id);
     }

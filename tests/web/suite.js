@@ -24,6 +24,20 @@ async function using(site, options, run) {
   }
 }
 
+/** Python's token ids. */
+async function ids(model) {
+  await check('token ids', async () => {
+    for (const c of expected.texts) {
+      equal(await model.encode(c.text), c.plain, `ids of ${JSON.stringify(c.text)}`);
+      equal(await model.encode(c.text, { special: true }), c.special, `ids with special tokens of ${JSON.stringify(c.text)}`);
+    }
+    return `${expected.texts.length} texts`;
+  });
+  await check('chat ids', async () => {
+    for (const c of expected.chats) equal(await model.encode(c.messages), c.ids, JSON.stringify(c.messages));
+  });
+}
+
 async function parity() {
   for (const threads of [1, 2, 3]) {
     await check(`logits, ${threads} threads`, () => using('bundle', { threads }, async (model) => {
@@ -43,16 +57,7 @@ async function parity() {
       equal([r.ids, r.text, r.finish_reason], [c.ids, c.text, c.finish_reason], `seed ${c.options.seed}`);
     }
   });
-  await check('token ids', async () => {
-    for (const c of expected.texts) {
-      equal(await model.encode(c.text), c.plain, `ids of ${JSON.stringify(c.text)}`);
-      equal(await model.encode(c.text, { special: true }), c.special, `ids with special tokens of ${JSON.stringify(c.text)}`);
-    }
-    return `${expected.texts.length} texts`;
-  });
-  await check('chat ids', async () => {
-    for (const c of expected.chats) equal(await model.encode(c.messages), c.ids, JSON.stringify(c.messages));
-  });
+  await ids(model);
   await check('streamed text is the result', async () => {
     const [c] = expected.sampled, pieces = [], heard = [];
     const answer = model.generate(c.prompt, { ...c.options, onToken: (t) => heard.push(t.id) });
@@ -264,6 +269,21 @@ async function lan() {
   }));
 }
 
+/** The real model: few checks, each of them dear. */
+async function real() {
+  for (const threads of [2, 1]) {
+    await check(`the real model, ${threads} threads`, () => using('bundle', { threads }, async (model) => {
+      const { prompt_ids, logits_sha256, ids: want } = expected.greedy[0];
+      equal(await hash(await model.logits(prompt_ids)), logits_sha256, 'logits');
+      equal((await model.generate(prompt_ids, { maxTokens: want.length }).result).ids, want, 'ids');
+      for (const c of expected.sampled) equal((await model.generate(c.prompt, c.options).result).text, c.text, 'text');
+      if (threads === 1) await ids(model);
+      return `${model.info.variant}: ${model.timings.tokens_per_s.toFixed(1)} tokens/s, loaded in ${model.info.load_s.toFixed(2)} s`;
+    }));
+  }
+}
+
+if (kinds.includes('real')) await real();
 if (kinds.includes('parity')) await parity();
 if (kinds.includes('faults')) await faults();
 if (kinds.includes('lan')) await lan();

@@ -103,7 +103,7 @@ test('characters come whole', () => {
 
 /** A model that counts: it says the bytes of a text, one after another. */
 const counter = (text, more = {}) => ({
-  tokens: [], context: 64, config: { eos: [2], bos: 1 }, said: bytes(text), at: 0, history: [],
+  tokens: [], context: 300, config: { eos: [2], bos: 1 }, said: bytes(text), at: 0, history: [],
   startSampling() { this.at = 0; },
   sample(history) { this.history.push(history); return this.said[this.at++ % this.said.length]; },
   decode(id, pos) { this.tokens[pos] = id; },
