@@ -6,7 +6,7 @@
 __all__ = ['TYPES', 'POLICY', 'ISOLATION', 'PORT', 'ServeError', 'find_file', 'parse_range', 'file_headers', 'unchanged',
            'Handler', 'BundleServer']
 
-# %% ../nbs/13b_serve.ipynb #79b0b930
+# %% ../nbs/13b_serve.ipynb #8df034c8
 import ipaddress, os, re, socket, socketserver, sys, threading
 from email.utils import formatdate, parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from .core import SmolLMError
 
-# %% ../nbs/13b_serve.ipynb #9f185109
+# %% ../nbs/13b_serve.ipynb #863b0c16
 class ServeError(SmolLMError): "A folder that cannot be served, or an address that cannot be had"
 
 _ODD = re.compile(r'[\0-\x1f\x7f\\:*?"<>|]') # in no name that a bundle has; separators, drives and streams on Windows
@@ -35,7 +35,7 @@ def find_file(
     except (OSError, RuntimeError, ValueError): return None
     return real if real.is_relative_to(folder) and real.is_file() else None
 
-# %% ../nbs/13b_serve.ipynb #0116aa7e
+# %% ../nbs/13b_serve.ipynb #e58d114d
 def parse_range(
     text:str|None, # the header `Range`
     size:int, # bytes of the file
@@ -49,7 +49,7 @@ def parse_range(
     if begin >= end: raise ValueError(f"no bytes {text} in {size}")
     return begin, end
 
-# %% ../nbs/13b_serve.ipynb #73dee724
+# %% ../nbs/13b_serve.ipynb #b38614c4
 TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".mjs": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".json": "application/json",
          ".wasm": "application/wasm", ".gz": "application/gzip", ".jinja": "text/plain; charset=utf-8", ".txt": "text/plain; charset=utf-8", ".svg": "image/svg+xml", ".png": "image/png",
          ".ico": "image/x-icon", ".webmanifest": "application/manifest+json"}
@@ -80,7 +80,7 @@ def unchanged(
     if tags := request.get("If-None-Match"): return tags.strip() == "*" or headers["ETag"] in (t.strip().removeprefix("W/") for t in tags.split(","))
     return bool(stamp := request.get("If-Modified-Since")) and _not_newer(stamp, stat)
 
-# %% ../nbs/13b_serve.ipynb #ae694188
+# %% ../nbs/13b_serve.ipynb #153503f1
 class Handler(BaseHTTPRequestHandler):
     "Answers GET and HEAD with the files of `server.folder`"
     protocol_version, timeout = "HTTP/1.1", 60 # seconds that a silent connection is kept
@@ -153,7 +153,7 @@ class Handler(BaseHTTPRequestHandler):
     def version_string(self): return "smollm"
     def log_message(self, format, *args): pass
 
-# %% ../nbs/13b_serve.ipynb #813739fa
+# %% ../nbs/13b_serve.ipynb #87de652d
 PORT = 8000 # the first that is tried where none is asked for
 
 def _is_loopback(host:str) -> bool:
@@ -203,6 +203,10 @@ class BundleServer(ThreadingHTTPServer):
         self._thread = threading.Thread(target=self.serve_forever, kwargs=dict(poll_interval=0.05), daemon=True)
         self._thread.start()
         return self
+
+    def wait(self) -> None:
+        "Until the server ends, or Ctrl-C"
+        while self._thread.is_alive(): self._thread.join(0.5) # a wait without end could not be interrupted everywhere
 
     def __exit__(self, *exc):
         self.shutdown()

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['PACKAGE', 'WEB', 'VENDOR', 'LIBRARIES', 'VendorError', 'node_folder', 'node', 'run_node', 'npm', 'build']
 
-# %% ../nbs/11b_vendor.ipynb #789c8c40
+# %% ../nbs/11b_vendor.ipynb #5c8f0350
 import hashlib, importlib.util, json, os, shutil, subprocess, tempfile
 from pathlib import Path
 
-# %% ../nbs/11b_vendor.ipynb #9c8a3ccd
+# %% ../nbs/11b_vendor.ipynb #3798eb6d
 PACKAGE = Path(globals().get("__file__", "../smollm_nb/vendor.py")).resolve().parent
 WEB, VENDOR = PACKAGE/"web", PACKAGE/"_native"/"vendor" # what names the libraries; where they go
 
@@ -40,7 +40,7 @@ def npm() -> Path:
     "npm's script"
     return node_folder()/("" if os.name == "nt" else "lib")/"node_modules"/"npm"/"bin"/"npm-cli.js"
 
-# %% ../nbs/11b_vendor.ipynb #3153ad88
+# %% ../nbs/11b_vendor.ipynb #2332245e
 LIBRARIES = {"tokenizers.js": ("@huggingface/tokenizers", "dist/tokenizers.min.mjs"), "jinja.js": ("@huggingface/jinja", "dist/index.js")}
 
 def _banner(package:Path) -> str:
@@ -48,15 +48,15 @@ def _banner(package:Path) -> str:
     d = json.loads((package/"package.json").read_text(encoding="utf-8"))
     return f"/*! {d['name']} {d['version']}, {d['license']}, see LICENSE-{d['name'].rsplit('/', 1)[-1]} */\n"
 
-def _key() -> str:
-    "What the folder depends on, as a hash"
+def _key(web:Path) -> str:
+    "What the libraries depend on, as a hash"
     h = hashlib.sha256(json.dumps(LIBRARIES).encode())
-    for name in ("package.json", "package-lock.json"): h.update((WEB/name).read_bytes().replace(b"\r\n", b"\n"))
+    for name in ("package.json", "package-lock.json"): h.update((web/name).read_bytes().replace(b"\r\n", b"\n"))
     return h.hexdigest()
 
-def _complete(folder:Path) -> bool:
-    "Whether a folder holds what the lock file asks for"
-    try: return (folder/".key").read_text() == _key() and all((folder/name).is_file() for name in LIBRARIES)
+def _complete(folder:Path, key:str) -> bool:
+    "Whether a folder holds the libraries of that key"
+    try: return (folder/".key").read_text() == key and all((folder/name).is_file() for name in LIBRARIES)
     except OSError: return False
 
 def _gather(modules:Path, to:Path) -> None:
@@ -71,18 +71,19 @@ def _gather(modules:Path, to:Path) -> None:
 
 def build(
     folder=VENDOR, # made, or replaced if it was made from something else
-) -> Path:
+    web=WEB, # holds `package.json` and `package-lock.json`
+) -> Path: # the folder
     "Fetch the libraries if they are not there; raises `VendorError` with npm's words"
-    folder = Path(folder)
-    if _complete(folder): return folder
+    folder, web = Path(folder), Path(web)
+    if _complete(folder, key := _key(web)): return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as d:
         work, made = Path(d), Path(d)/"vendor"
         made.mkdir()
-        for name in ("package.json", "package-lock.json"): shutil.copyfile(WEB/name, work/name)
+        for name in ("package.json", "package-lock.json"): shutil.copyfile(web/name, work/name)
         run_node(npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", cwd=work)
         _gather(work/"node_modules", made)
-        (made/".key").write_text(_key())
+        (made/".key").write_text(key)
         if folder.exists(): os.replace(folder, work/"old")
         os.replace(made, folder)
     return folder
