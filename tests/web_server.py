@@ -118,7 +118,7 @@ RULES = {
 }
 
 
-class TestHandler(ReportHandler):
+class SiteHandler(ReportHandler):
     "Sends faults"
     rule = rest = ""
     def do_GET(self):
@@ -149,8 +149,8 @@ class TestHandler(ReportHandler):
     def _known_host(self) -> bool: return super()._known_host() or self.headers.get("Host", "").startswith("lan.test:")
 
 
-class TestServer(ReportServer):
+class SiteServer(ReportServer):
     "What the browsers talk to"
     def __init__(self, folder:Path, isolated:bool):
         self.state, self.lock = {}, threading.Lock()
-        super().__init__(folder, isolated, TestHandler)
+        super().__init__(folder, isolated, SiteHandler)

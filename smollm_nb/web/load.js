@@ -134,7 +134,7 @@ export async function load(request, report) {
     } catch (e) {
       await session.keep(false); // for the next try
       if (e.name !== 'EngineError' || choice === ways.at(-1)) throw e;
-      failed = `, because several failed: ${e.message}`;
+      failed = `, after ${choice.variant} failed: ${e.message}`;
     }
   }
 }

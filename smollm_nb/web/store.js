@@ -28,23 +28,23 @@ async function notForever(promise) {
   }
 }
 
-/** Read a stream of a known size into one buffer. @param {ReadableStream<Uint8Array>} stream @param {number} size @param {OnBytes} [onBytes] */
-async function readAll(stream, size, onBytes) {
-  const out = new Uint8Array(size), reader = stream.getReader();
+/** Read a stream of a known size into one buffer. @param {ReadableStream<Uint8Array>} stream @param {number} size @param {OnBytes} [onBytes] @param {number} [other] size that it may have too */
+async function readAll(stream, size, onBytes, other = size) {
+  const out = new Uint8Array(Math.max(size, other)), reader = stream.getReader();
   let at = 0;
   try {
     for (let r; !(r = await notForever(reader.read())).done; at += r.value.length) {
-      if (at + r.value.length > size) throw bundleError(`is longer than the ${size} bytes that the manifest gives it`);
+      if (at + r.value.length > out.length) throw bundleError(`is longer than the ${size} bytes that the manifest gives it`);
       out.set(r.value, at);
       onBytes?.(r.value.length);
     }
-    if (at < size) throw new TypeError(`ended after ${at} of ${size} bytes`);
+    if (at !== size && at !== other) throw new TypeError(`ended after ${at} of ${size} bytes`);
   } catch (e) {
     onBytes?.(-at);
     reader.cancel().catch(() => {});
     throw e;
   }
-  return out;
+  return at === out.length ? out : out.slice(0, at);
 }
 
 /** @param {string} name @param {Response} response */
@@ -73,6 +73,7 @@ async function patiently(name, attempt) {
 
 /** Undo gzip. @param {Uint8Array} stored @param {number} size of the result @returns {Promise<Uint8Array>} (size,) */
 export async function inflate(stored, size) {
+  if (stored[0] !== 0x1f || stored[1] !== 0x8b) return stored; // undone on the way
   const gunzip = new DecompressionStream('gzip'), writer = gunzip.writable.getWriter();
   writer.write(stored).catch(() => {}); // the reader throws the same error
   writer.close().catch(() => {});
@@ -118,9 +119,10 @@ export class Store {
     return patiently(file.path, async () => {
       const response = await notForever(fetch(this.url(file.path), { cache: 'no-store' }));
       checkStatus(file.path, response);
-      const stored = await readAll(response.body, file.stored, onBytes);
-      if ((await sha256(stored)) === file.sha256) return stored;
-      onBytes?.(-stored.length);
+      const undone = /gzip/.test(response.headers.get('Content-Encoding') ?? ''); // some hosts call a .gz encoded, and then the browser has undone it
+      const got = await readAll(response.body, file.stored, onBytes, undone ? file.bytes : file.stored), digest = await sha256(got);
+      if (digest === file.sha256 || (undone && got.length === file.bytes && digest === (file.raw_sha256 ?? digest))) return got;
+      onBytes?.(-got.length);
       throw bundleError('its bytes do not match their SHA-256: copy the bundle to the server again');
     });
   }

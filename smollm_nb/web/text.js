@@ -20,6 +20,14 @@ function exactDigits(p) {
   return { type: 'Split', pattern: { Regex: p.individual_digits ? '\\p{N}' : '\\p{N}+' }, behavior: 'Isolated', invert: false };
 }
 
+/** Undo the bundle's short form: tokens that a merge spells are not listed, they are numbered in the order of the merges. @param {any} json tokenizer.json */
+function wholeVocabulary({ vocab_from_merges: first, ...json }) {
+  if (first === undefined) return json;
+  const vocab = { ...json.model.vocab };
+  json.model.merges.forEach((merge, i) => { vocab[merge.replace(' ', '')] = first + i; });
+  return { ...json, model: { ...json.model, vocab } };
+}
+
 const escape = (s) => s.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
 const content = (t) => (typeof t === 'object' && t ? t.content : t) ?? null;
 
@@ -31,7 +39,7 @@ export class Tokenizer {
     const special = (json.added_tokens ?? []).filter((t) => t.special);
     this.specialIds = new Map(special.map((t) => [t.content, t.id]));
     this.specialTexts = new Map(special.map((t) => [t.id, t.content]));
-    const plain = { ...json, added_tokens: json.added_tokens?.filter((t) => !t.special) ?? [], pre_tokenizer: exactDigits(json.pre_tokenizer) };
+    const plain = { ...wholeVocabulary(json), added_tokens: json.added_tokens?.filter((t) => !t.special) ?? [], pre_tokenizer: exactDigits(json.pre_tokenizer) };
     this.library = new Library(plain, config); // knows no special token, so none can slip in
     this.bos = content(config.bos_token);
     this.eos = content(config.eos_token);

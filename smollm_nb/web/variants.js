@@ -24,19 +24,21 @@ const whole = (name, v, high) => {
   return v;
 };
 
+/** A module of one relaxed instruction: engines that lack them refuse it. */
+const RELAXED = new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 15, 1, 13, 0, 65, 1, 253, 15, 65, 2, 253, 15, 253, 128, 2, 11]);
+
 /**
- * The ways to run, the best first: the last always works.
- * @param {any} manifest @param {number} [threads] that compute @param {string} [hindrance] to sharing memory @returns {Choice[]}
+ * The ways to run, the best first: the last always works. The manifest lists the builds in the order of preference.
+ * @param {any} manifest @param {number} [threads] that compute @param {string} [hindrance] to sharing memory @param {boolean} [relaxed] whether the browser has relaxed SIMD @returns {Choice[]}
  */
-export function choices(manifest, threads, hindrance = whyNotShared()) {
+export function choices(manifest, threads, hindrance = whyNotShared(), relaxed = WebAssembly.validate(RELAXED)) {
   const n = threads === undefined ? cores() : whole('threads', threads, MAX_THREADS);
-  const find = (threaded) => manifest.engine.variants.find((v) => v.threads === threaded);
-  const single = (why) => ({ variant: find(false).name, path: find(false).path, threads: 1, why });
-  if (n === 1) return [single(threads === 1 ? 'one thread, as asked for' : 'one thread: this machine has one core')];
-  if (!find(true)) return [single('one thread: the bundle has no build for more')];
-  if (hindrance) return [single(`one thread: ${hindrance}`)];
-  const many = { variant: find(true).name, path: find(true).path, threads: n, why: `${n} threads${threads ? ', as asked for' : ''}: the page is cross-origin isolated` };
-  return [many, single('one thread')];
+  const usable = manifest.engine.variants.filter((v) => relaxed || !v.relaxed), many = usable.filter((v) => v.threads), single = usable.filter((v) => !v.threads);
+  const ways = (builds, count, why) => builds.map((v) => ({ variant: v.name, path: v.path, threads: count, why }));
+  if (n === 1) return ways(single, 1, threads === 1 ? 'one thread, as asked for' : 'one thread: this machine has one core');
+  if (!many.length) return ways(single, 1, 'one thread: the bundle has no build for more');
+  if (hindrance) return ways(single, 1, `one thread: ${hindrance}`);
+  return [...ways(many, n, `${n} threads${threads ? ', as asked for' : ''}: the page is cross-origin isolated`), ...ways(single, 1, 'one thread')];
 }
 
 /** @param {{positions: number}} config @param {number} [context] @returns {number} positions of the KV cache */
