@@ -2,8 +2,10 @@
 
 `/bundle/` is the bundle as it was exported, `/tests/` are the pages that test, and `/NAME/` for any name of `RULES` is the bundle with that fault.
 """
+import contextlib
 import hashlib
 import json
+import socket
 import threading
 import time
 from pathlib import Path
@@ -152,5 +154,15 @@ class SiteHandler(ReportHandler):
 class SiteServer(ReportServer):
     "What the browsers talk to"
     def __init__(self, folder:Path, isolated:bool):
-        self.state, self.lock = {}, threading.Lock()
+        self.state, self.lock, self.connections = {}, threading.Lock(), []
         super().__init__(folder, isolated, SiteHandler)
+
+    def process_request(self, request, client_address):
+        self.connections.append(request)
+        super().process_request(request, client_address)
+
+    def __exit__(self, *exc):
+        "Gone at once, connections that browsers keep open included"
+        super().__exit__(*exc)
+        for c in self.connections:
+            with contextlib.suppress(OSError): c.shutdown(socket.SHUT_RDWR)
