@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['PACKAGE', 'WEB', 'VENDOR', 'LIBRARIES', 'VendorError', 'node_folder', 'node', 'run_node', 'npm', 'build']
 
-# %% ../nbs/11b_vendor.ipynb #5c8f0350
+# %% ../nbs/11b_vendor.ipynb #2baac7eb
 import hashlib, importlib.util, json, os, shutil, subprocess, tempfile
 from pathlib import Path
 
-# %% ../nbs/11b_vendor.ipynb #3798eb6d
+# %% ../nbs/11b_vendor.ipynb #d33f811c
 PACKAGE = Path(globals().get("__file__", "../smollm_nb/vendor.py")).resolve().parent
 WEB, VENDOR = PACKAGE/"web", PACKAGE/"_native"/"vendor" # what names the libraries; where they go
 
@@ -40,7 +40,7 @@ def npm() -> Path:
     "npm's script"
     return node_folder()/("" if os.name == "nt" else "lib")/"node_modules"/"npm"/"bin"/"npm-cli.js"
 
-# %% ../nbs/11b_vendor.ipynb #2332245e
+# %% ../nbs/11b_vendor.ipynb #14a1f5ab
 LIBRARIES = {"tokenizers.js": ("@huggingface/tokenizers", "dist/tokenizers.min.mjs"), "jinja.js": ("@huggingface/jinja", "dist/index.js")}
 
 def _banner(package:Path) -> str:
@@ -81,7 +81,7 @@ def build(
         work, made = Path(d), Path(d)/"vendor"
         made.mkdir()
         for name in ("package.json", "package-lock.json"): shutil.copyfile(web/name, work/name)
-        run_node(npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", cwd=work)
+        run_node(npm(), "ci", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error", cwd=work)
         _gather(work/"node_modules", made)
         (made/".key").write_text(key)
         if folder.exists(): os.replace(folder, work/"old")
