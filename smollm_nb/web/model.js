@@ -1,0 +1,97 @@
+/** A loaded model: the kernel, its threads, the ids in its cache. What generate.js drives. */
+import { engineError } from './errors.js';
+import { spawn, tick } from './helpers.js';
+import { TILE } from './kernel.js';
+import { sha256 } from './sha256.js';
+
+/** @typedef {import('./helpers.js').Helper} Helper */
+
+const ARRIVE_MS = 5000; // within which the threads must be there
+const DECODED = 3; // tokens of the self-test that are decoded: the hash of the logits has said the rest by then
+
+/** Start the kernel's threads 1..n-1 as far as they get without a model. @param {import('./kernel.js').Kernel} kernel @returns {{all: Helper[], ready: Promise<any>}} */
+export function startThreads(kernel) {
+  const { module, memory } = kernel;
+  const all = Array.from({ length: kernel.threads - 1 }, (_, i) => spawn('./compute.js', { module, memory, stackTop: kernel.stackTop(i + 1), index: i + 1 }, `thread ${i + 1}`));
+  const ready = Promise.all(all.map((thread) => new Promise((resolve, reject) => {
+    thread.onerror = reject;
+    thread.onmessage = ({ data }) => (data.error ? thread.onerror(engineError(`a thread did not start: ${data.error.message}`)) : resolve(thread));
+  })));
+  return { all, ready };
+}
+
+export class Model {
+  /** @type {number[]} ids whose keys and values are in the cache, in order */
+  tokens = [];
+
+  /** @param {import('./kernel.js').Kernel} kernel that has its file @param {Helper[]} threads */
+  constructor(kernel, threads) {
+    this.kernel = kernel;
+    this.threads = threads;
+    this.config = kernel.config;
+    this.context = kernel.context;
+  }
+
+  /** Let the threads in; raises an error if one does not come. */
+  async gather() {
+    const { kernel, threads } = this, begin = performance.now();
+    threads.forEach((t) => t.postMessage({ model: kernel.model }));
+    while (kernel.workers < threads.length) {
+      if (performance.now() - begin > ARRIVE_MS) throw engineError(`only ${kernel.workers} of ${threads.length} threads started within ${ARRIVE_MS / 1000} s`);
+      await tick();
+    }
+  }
+
+  /** Read ids tile by tile. @param {number[]} ids @param {number} pos @param {() => Promise<boolean>} goOn @returns {Promise<boolean>} false when cancelled on the way */
+  async prefill(ids, pos, goOn) {
+    for (let i = 0; i < ids.length; i += TILE) {
+      if (i && !(await goOn())) return false;
+      const tile = ids.slice(i, i + TILE);
+      this.tokens.length = pos + i;
+      this.kernel.prefill(tile, pos + i, i + TILE >= ids.length);
+      this.tokens.push(...tile);
+    }
+    return true;
+  }
+
+  /** @param {number} id @param {number} pos */
+  decode(id, pos) {
+    this.tokens.length = pos;
+    this.kernel.decode(id, pos);
+    this.tokens.push(id);
+  }
+
+  startSampling(options) { this.kernel.startSampling(options); }
+
+  sample(history) { return this.kernel.sample(history); }
+
+  reset() {
+    this.kernel.forget(0);
+    this.tokens = [];
+  }
+
+  /** Scores after the last of the ids, read from an empty cache. @param {number[]} ids @returns {Promise<Float32Array>} (vocab,) */
+  async logits(ids) {
+    this.reset();
+    await this.prefill(ids, 0, async () => true);
+    return this.kernel.logits();
+  }
+
+  /** Raise unless this build computes what the native engine computed when the bundle was made. @param {{prompt_ids: number[], greedy_ids: number[], logits_sha256: string}} test */
+  async selfTest(test) {
+    this.kernel.selfTest();
+    const logits = await this.logits(test.prompt_ids);
+    if ((await sha256(new Uint8Array(logits.buffer))) !== test.logits_sha256) throw engineError('the self-test gave other logits than the native engine');
+    this.startSampling({ temperature: 0, topP: 1, minP: 0, repetitionPenalty: 1, topK: 0, seed: 0n });
+    for (const [i, id] of test.greedy_ids.slice(0, DECODED).entries()) {
+      if (i) this.decode(test.greedy_ids[i - 1], test.prompt_ids.length + i - 1);
+      if (this.sample([]) !== id) throw engineError('the self-test gave other tokens than the native engine');
+    }
+    this.reset();
+  }
+
+  close() {
+    this.kernel.close();
+    for (const t of this.threads) t.terminate();
+  }
+}

@@ -1,0 +1,72 @@
+/** Which build of the kernel runs, on how many threads, in how much memory: known from the manifest, before anything large is fetched. */
+import { bundleError, parameterError } from './errors.js';
+
+const MAX_THREADS = 8, MAX_CONTEXT = 65536, CONTEXT = 2048;
+const OWN_BYTES = 45e6; // of the browser's processes for this page: scripts, tokenizer, buffers on the way
+
+/** @typedef {import('./store.js').Store} Store @typedef {{variant: string, path: string, threads: number, why: string}} Choice */
+
+/** Cores that are worth a thread: all of two, half of more, because those are often two to a core, or slow ones. */
+const cores = () => {
+  const n = navigator.hardwareConcurrency || 1;
+  return n <= 2 ? n : Math.min(Math.max(2, n >> 1), MAX_THREADS);
+};
+
+/** What keeps this page from sharing memory between threads, "" if nothing does. */
+function whyNotShared() {
+  if (!globalThis.isSecureContext) return 'threads need HTTPS or localhost';
+  if (!globalThis.crossOriginIsolated) return 'the page is not cross-origin isolated, its server sends no COOP and COEP headers';
+  return globalThis.SharedArrayBuffer ? '' : 'this browser shares no memory between threads';
+}
+
+const whole = (name, v, high) => {
+  if (!Number.isInteger(v) || v < 1 || v > high) throw parameterError(`${name}=${v} must be a whole number in 1..${high}`);
+  return v;
+};
+
+/** A module of one relaxed instruction: engines that lack them refuse it. */
+const RELAXED = new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 15, 1, 13, 0, 65, 1, 253, 15, 65, 2, 253, 15, 253, 128, 2, 11]);
+
+/**
+ * The ways to run, the best first: the last always works. The manifest lists the builds in the order of preference.
+ * @param {any} manifest @param {number} [threads] that compute @param {string} [hindrance] to sharing memory @param {boolean} [relaxed] whether the browser has relaxed SIMD @returns {Choice[]}
+ */
+export function choices(manifest, threads, hindrance = whyNotShared(), relaxed = WebAssembly.validate(RELAXED)) {
+  const n = threads === undefined ? cores() : whole('threads', threads, MAX_THREADS);
+  const usable = manifest.engine.variants.filter((v) => relaxed || !v.relaxed), many = usable.filter((v) => v.threads), single = usable.filter((v) => !v.threads);
+  const ways = (builds, count, why) => builds.map((v) => ({ variant: v.name, path: v.path, threads: count, why }));
+  if (n === 1) return ways(single, 1, threads === 1 ? 'one thread, as asked for' : 'one thread: this machine has one core');
+  if (!many.length) return ways(single, 1, 'one thread: the bundle has no build for more');
+  if (hindrance) return ways(single, 1, `one thread: ${hindrance}`);
+  return [...ways(many, n, `${n} threads${threads ? ', as asked for' : ''}: the page is cross-origin isolated`), ...ways(single, 1, 'one thread')];
+}
+
+/** @param {{positions: number}} config @param {number} [context] @returns {number} positions of the KV cache */
+export function pickContext(config, context) {
+  const limit = Math.min(config.positions, MAX_CONTEXT);
+  return context === undefined ? Math.min(limit, CONTEXT) : whole('context', context, limit);
+}
+
+/** @param {any} manifest @param {number} threads @param {number} [context] @returns {number} bytes that the page will take at most */
+export function predictMemory(manifest, threads, context) {
+  const { arena, context: positions, weights } = manifest.memory ?? {};
+  const known = Object.keys(arena ?? {}).map(Number).sort((a, b) => a - b);
+  if (!known.length) throw bundleError('model_manifest.json: says nothing about memory: export the bundle again');
+  const bytes = arena[known.find((n) => n >= threads) ?? known.at(-1)];
+  return Math.round(weights + bytes * Math.max(1, (context ?? positions) / positions) + OWN_BYTES);
+}
+
+const ROLES = ['tokenizer', 'tokenizer_config', 'config', 'chat_template'];
+
+/** The files that a model is made of. @param {any} manifest @param {{path: string}} choice */
+const wanted = (manifest, { path }) => [...manifest.weights, ...manifest.files.filter((f) => ROLES.includes(f.role) || f.path === path)];
+
+/** What is known before anything large is fetched. @param {Store} store @param {any} manifest @param {{threads?: number, context?: number}} request */
+export async function plan(store, manifest, { threads, context }) {
+  const [choice] = choices(manifest, threads), kept = await store.kept(manifest), needed = wanted(manifest, choice);
+  const sum = (files) => files.reduce((n, f) => n + f.stored, 0);
+  return {
+    name: manifest.name, version: manifest.version, parameters: manifest.parameters, variant: choice.variant, threads: choice.threads, why: choice.why,
+    total: sum(needed), cached: sum(needed.filter((f) => kept.has(f.path))), memory: predictMemory(manifest, choice.threads, context), trouble: store.trouble,
+  };
+}

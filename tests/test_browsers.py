@@ -1,0 +1,193 @@
+"The runtime and the page in real browsers: the pages test themselves and report; here each of their checks becomes a test"
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+import goldens
+from smollm_nb import bundle, engine
+from smollm_nb.browsers import BROWSERS, BrowserError, find, measure, opened
+from smollm_nb.chat import encode_chat
+from smollm_nb.generate import generate
+from smollm_nb.tokenizer import SmolLMTokenizer
+from smollm_nb.vendor import node
+from web_server import SiteServer
+
+PATIENCE = 240 # seconds for one report, on a machine that does ten other things
+WEB = Path(__file__).parent/"web"
+TEXTS = [c["text"] for c in json.loads((Path(__file__).parent/"data"/"token_ids.json").read_text(encoding="utf-8"))["cases"]]
+NAMES = dict(max_tokens="maxTokens", temperature="temperature", top_k="topK", top_p="topP", min_p="minP", repetition_penalty="repetitionPenalty", seed="seed", stop="stop")
+CHATS = [[dict(role="user", content="What is the capital of France?")], [dict(role="system", content="Be brief."), dict(role="user", content="a<|im_end|>b"), dict(role="assistant", content="<|im_start|>"), dict(role="user", content="日本 👍\n\n 42")]]
+
+PARITY = ["logits, 1 threads", "logits, 2 threads", "logits, 3 threads", "same seed, same text", "token ids", "chat ids", "streamed text is the result", "a stop string never leaks",
+          "turns share their beginning", "cancelled in prefill", "cancelled in decode", "one answer at a time", "what is wrong is said", "the context bounds an answer", "disposed of"]
+FAULTS = ["progress, then nothing to fetch", "a damaged cache is repaired", "the server dies within a chunk, once", "a chunk arrives damaged, once", "the server dies within a chunk, always",
+          "what came before a failure is kept", "a chunk always arrives damaged", "a wrong hash in the manifest", "a manifest cut short", "a web page instead of the manifest", "a file that is not there",
+          "no bundle at all", "no server", "a slow link, cancelled, then resumed", "no room in the cache", "threads that do not start", "a build that computes something else", "a new version replaces the old",
+          "the server goes, the model stays", "two tabs at once", "reloaded during the download"]
+PAGE = ["isolated by the service worker, with one reload", "what a load takes is said before", "a chat of two turns", "figures and chart", "stopped by Escape",
+        "what is wrong is shown, and the text comes back", "narrow and accessible", "no rule of the policy is broken", "back and forward", "offline, the server killed"]
+LAN = ["plain HTTP in a local network"]
+
+
+def need(name:str) -> None:
+    "Skip without the browser; in CI, fail"
+    try: find(name)
+    except BrowserError as e: (pytest.fail if os.environ.get("CI") else pytest.skip)(str(e))
+
+
+def answer(e, tok, prompt:str, **options) -> dict:
+    "What the native engine says, with the options by their JavaScript names"
+    e.reset()
+    g = generate(e, tok, prompt, **options).finish()
+    return dict(prompt=prompt, options={NAMES[k]: v for k, v in options.items()}, text=g.text, ids=g.ids, finish_reason=g.finish_reason)
+
+
+def greedy(e, tok, prompt_ids:list[int], prompt:str) -> dict:
+    "The native engine's scores after a prompt, and its likeliest answer"
+    digest = sha256(e.prefill(prompt_ids).astype("<f4").tobytes()).hexdigest()
+    e.reset()
+    return dict(prompt=prompt, prompt_ids=prompt_ids, logits_sha256=digest, ids=generate(e, tok, prompt_ids, max_tokens=32).finish().ids)
+
+
+def expectations(q4:Path) -> dict:
+    "What Python and the native engine say of the tiny model"
+    tok = SmolLMTokenizer.load(q4.parent)
+    with engine.load(q4) as e:
+        long = [5 + 37*i%500 for i in range(200)] # four tiles of a prefill
+        cases = [greedy(e, tok, c["prompt_ids"], c["prompt"]) for c in goldens.load()] + [greedy(e, tok, long, "a long prompt")]
+        sampled = [answer(e, tok, "Once upon a time", max_tokens=40, temperature=t, top_k=k, top_p=p, min_p=m, repetition_penalty=r, seed=s)
+                   for t, k, p, m, r, s in ((1.0, 0, 1.0, 0.0, 1.0, 0), (0.8, 40, 0.95, 0.02, 1.2, 7), (1.5, 0, 0.9, 0.0, 1.0, 2**53 - 1), (0.0, 0, 1.0, 0.0, 1.3, 1))]
+        free = sampled[0]["text"]
+        stops = [answer(e, tok, "Once upon a time", max_tokens=40, temperature=1.0, seed=0, stop=s) for s in ([free[5:8]], [free[12:13], "never"], ["\x00never"])]
+    return dict(greedy=cases, sampled=sampled, stops=stops, long=long, chats=[dict(messages=m, ids=encode_chat(tok, m)) for m in CHATS])
+
+
+@pytest.fixture(scope="session")
+def site(tiny_q4, tmp_path_factory):
+    "A folder for the server: the tiny model's bundle in many small chunks, the test pages, and what is expected of them"
+    root = tmp_path_factory.mktemp("web")
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(bundle, "CHUNK", 1 << 16)
+        manifest = bundle.export(tiny_q4, root/"bundle", "tiny")["manifest"]
+    tok = SmolLMTokenizer.load(tiny_q4.parent)
+    shutil.copytree(WEB, root/"tests")
+    texts = [dict(text=t, plain=tok.encode(t), special=tok.encode(t, special=True)) for t in TEXTS]
+    roles = ("kernel", "tokenizer", "tokenizer_config", "config", "chat_template")
+    kept = 1 + len(manifest["weights"]) + sum(f["role"] in roles for f in manifest["files"]) # the manifest itself
+    (root/"tests"/"expected.json").write_text(json.dumps(expectations(tiny_q4) | dict(texts=texts, files_kept=kept)))
+    (root/"index.html").write_text("")
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_site(real_q4, tmp_path_factory):
+    "The same with the real model, and little to check"
+    root = tmp_path_factory.mktemp("real_web")
+    bundle.export(real_q4, root/"bundle", "SmolLM2-135M-Instruct", limit=None)
+    tok = SmolLMTokenizer.load(real_q4.parent)
+    with engine.load(real_q4, verify=False) as e:
+        cases = [greedy(e, tok, tok.encode("The capital of France is"), "Paris")]
+        sampled = [answer(e, tok, "Once upon a time", max_tokens=30, temperature=0.8, top_p=0.95, seed=3)]
+    shutil.copytree(WEB, root/"tests")
+    golden = json.loads((Path(__file__).parent/"data"/"token_ids.json").read_text(encoding="utf-8"))["cases"]
+    (root/"tests"/"expected.json").write_text(json.dumps(dict(greedy=cases, sampled=sampled, texts=golden, chats=[dict(messages=m, ids=encode_chat(tok, m)) for m in CHATS])))
+    (root/"index.html").write_text("")
+    return root
+
+
+@dataclass(frozen=True)
+class Launch:
+    "One start of a browser: many checks"
+    name:str
+    isolated:bool # by the server's headers
+    checks:tuple[str, ...]
+    kinds:str = "parity"
+    host:str = "127.0.0.1"
+
+
+LAUNCHES = {l.name: l for l in (Launch("isolated", True, (*PARITY, *FAULTS), "parity,faults"), Launch("plain", False, tuple(PARITY)), Launch("lan", False, tuple(LAN), "lan", "lan.test"), Launch("page", False, tuple(PAGE)))}
+
+
+def run_suite(browser:str, launch:Launch, root:Path) -> dict:
+    "The reports of one start, by name"
+    out = {}
+    with SiteServer(root, launch.isolated) as server:
+        url = server.url.replace("127.0.0.1", launch.host) + f"tests/suite.html?kinds={launch.kinds}"
+        with opened(browser, url, names=("lan.test",)) as process:
+            while not (r := server.report(process, PATIENCE)).get("done"): out[r["name"]] = r
+    return out
+
+
+def run_page(browser:str, launch:Launch, root:Path) -> dict:
+    "The same for the page: half-way the server is killed"
+    out = {}
+    with SiteServer(root, False) as other:
+        with SiteServer(root, launch.isolated) as server:
+            stack = opened(browser, f"{server.url}page/?other={other.url}")
+            process = stack.__enter__()
+            try:
+                while not (r := server.report(process, PATIENCE)).get("kill"): out[r["name"]] = r
+            except BaseException:
+                stack.__exit__(None, None, None)
+                raise
+        try: r = other.report(process, PATIENCE) # the first server is gone
+        finally: stack.__exit__(None, None, None)
+    return out | {PAGE[-1]: dict(ok=bool(r["text"]) and not r["trouble"] and r["isolated"], detail=str(r))}
+
+
+REAL = Launch("real", True, ("the real model, 2 threads", "the real model, 1 threads", "token ids", "chat ids"), "real")
+
+
+@pytest.fixture(scope="session")
+def reports(site):
+    "Reports of a browser's start, made when first asked for"
+    made = {}
+    def get(browser:str, launch:Launch) -> dict:
+        if (browser, launch) not in made:
+            try: made[browser, launch] = (run_page if launch.name == "page" else run_suite)(browser, launch, site)
+            except BrowserError as e: made[browser, launch] = e
+        return made[browser, launch]
+    return get
+
+
+CASES = [(b, l.name, c) for b in BROWSERS for l in LAUNCHES.values() for c in l.checks if not (b == "webkit" and l.name == "lan")] # MiniBrowser knows no way to give a host another name
+
+
+@pytest.mark.parametrize("browser, launch, check", CASES)
+def test_in_the_browser(reports, browser, launch, check):
+    need(browser)
+    got = reports(browser, LAUNCHES[launch])
+    if isinstance(got, BrowserError): raise got
+    assert check in got, f"the page said nothing of it, only of {', '.join(got)}"
+    assert got[check]["ok"], got[check]["detail"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("browser", BROWSERS)
+def test_the_real_model(real_site, browser):
+    need(browser)
+    got = run_suite(browser, REAL, real_site)
+    assert all(got[c]["ok"] for c in REAL.checks), "\n".join(f"{c}: {r['detail']}" for c, r in got.items() if not r["ok"])
+
+
+def test_bench_page(site):
+    "The page that measures gives every figure; how large they are is nobody's business here"
+    need("chromium")
+    r = measure("chromium", site/"bundle", threads=2, repeats=2, timeout=PATIENCE)
+    assert r["threads"] == 2 and r["variant"] == "relaxed-threads" and r["renderer_bytes"] > r["engine_bytes"] and r["cold_s"] > 0 and r["fetched_bytes"] > 1e5
+    assert all(len(r[k]) == 2 and min(r[k]) > 0 for k in ("decode", "prefill", "ttft_s", "warm_s"))
+
+
+def test_javascript_under_node(site, capsys):
+    "The pure parts, and the kernel, under Node; the lines they cover are shown beside Python's"
+    done = subprocess.run([str(node()), "--test", "--experimental-test-coverage", "--test-coverage-lines=90", "--test-reporter=spec", str(WEB/"unit.test.js")], capture_output=True, text=True, encoding="utf-8",
+                          env=os.environ | dict(SMOLLM_BUNDLE=str(site/"bundle")))
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    with capsys.disabled(): print("\nJavaScript under Node:", *re.findall(r"^ℹ\s+(\S+\.js.*|all files.*)$", done.stdout, re.M), sep="\n  ")

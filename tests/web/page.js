@@ -1,0 +1,99 @@
+/** Sits in the page itself (the server appends it to app.js) and uses it as a person would. Its steps outlive reloads in sessionStorage. */
+import { check, equal, ok, post, until } from './check.js';
+
+const $ = (id) => document.getElementById(id);
+const violations = [];
+document.addEventListener('securitypolicyviolation', (e) => violations.push(`${e.violatedDirective} ${e.blockedURI}`));
+const step = sessionStorage.getItem('step') ?? 'first';
+sessionStorage.setItem('reloads', String(Number(sessionStorage.getItem('reloads') ?? -1) + 1));
+
+async function send(text) {
+  $('prompt').value = text;
+  $('prompt').dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', bubbles: true, cancelable: true }));
+  await until(() => $('send').disabled, 'the page to work');
+}
+const idle = () => until(() => !$('send').disabled, 'the answer');
+const messages = (kind) => [...document.querySelectorAll(`.message.${kind}`)].map((e) => e.textContent);
+
+async function first() {
+  await until(() => !$('load').disabled || $('gate').hidden, 'the offer');
+  await check('isolated by the service worker, with one reload', async () => {
+    const reloads = Number(sessionStorage.getItem('reloads'));
+    ok(crossOriginIsolated && reloads === 1, `isolated: ${crossOriginIsolated}, reloads: ${reloads}`);
+  });
+  await check('what a load takes is said before', async () => {
+    ok(/Fetches .* MB; takes about \d+ MB of memory/.test($('offer').textContent), $('offer').textContent);
+    ok($('memory').textContent.includes('predicted'), $('memory').textContent);
+  });
+  await check('a chat of two turns', async () => {
+    for (const [id, value] of Object.entries({ temperature: 0.8, seed: 5, maxTokens: 24, topK: 20, repetitionPenalty: 1 })) $(id).value = value;
+    await send('Hello <b>you</b>'); // loads the model first
+    await idle();
+    ok($('trouble').hidden, $('trouble').textContent);
+    await send('And now?');
+    await idle();
+    equal(messages('user'), ['Hello <b>you</b>', 'And now?'], 'messages');
+    equal(messages('assistant').length, 2, 'answers');
+    equal(document.querySelectorAll('#log b').length, 0, 'HTML in the log');
+    ok(/, [1-9]\d* known/.test($('prefill').textContent), $('prefill').textContent);
+    ok(/^Answer|^No answer/.test($('say').textContent), 'the answer is announced');
+  });
+  await check('figures and chart', async () => {
+    ok(/tokens\/s/.test($('rate').textContent) && /\d ms/.test($('ttft').textContent), $('rate').textContent);
+    ok($('chart').querySelectorAll('rect').length > 5 && / ms/.test($('chart').textContent) && /median/.test($('chart').getAttribute('aria-label')), 'the chart');
+    ok(/threads|one thread/.test($('engine').textContent), $('engine').textContent);
+  });
+  await check('stopped by Escape', async () => {
+    document.querySelector('[value=text]').click();
+    Object.assign($('maxTokens'), { value: 200 });
+    $('seed').value = '3';
+    await send('Once upon a time');
+    await until(() => messages('text')[0]?.length > 30, 'some text');
+    document.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape', bubbles: true }));
+    await idle();
+    ok(messages('text')[0].startsWith('Once upon a time'), messages('text')[0]);
+    return messages('text')[0].endsWith('stopped') ? 'stopped' : 'it was done before';
+  });
+  await check('what is wrong is shown, and the text comes back', async () => {
+    $('topP').value = '7';
+    await send('again');
+    await idle();
+    ok(!$('trouble').hidden && /topP=7/.test($('trouble').textContent), $('trouble').textContent);
+    equal($('prompt').value, 'again', 'the text');
+    $('topP').value = '0.9';
+  });
+  await check('narrow and accessible', async () => {
+    ok(document.documentElement.scrollWidth <= innerWidth, 'nothing sticks out');
+    for (const e of document.querySelectorAll('input, textarea, button, progress')) ok(e.labels?.length || e.textContent.trim() || e.getAttribute('aria-label'), `${e.id || e.name} has no name`);
+  });
+  await check('no rule of the policy is broken', async () => equal(violations, [], 'violations'));
+  sessionStorage.setItem('step', 'back');
+  location.href = '/tests/away.html';
+}
+
+async function back() {
+  await check('back and forward', async () => {
+    await until(() => $('gate').hidden, 'the model from the cache');
+    await send('Once upon a time');
+    await idle();
+    ok($('trouble').hidden, $('trouble').textContent);
+  });
+  sessionStorage.setItem('step', 'offline');
+  await post('report', { kill: true }); // the server goes away now
+  await until(() => fetch('/report', { cache: 'no-store' }).then(() => false, () => true), 'the end of the server');
+  location.reload();
+}
+
+async function offline() {
+  await until(() => $('gate').hidden || !$('trouble').hidden, 'the model without a server');
+  const early = $('trouble').textContent;
+  await send('Once upon a time');
+  await idle();
+  const said = { text: messages('assistant')[0] ?? '', trouble: early + $('trouble').textContent, isolated: crossOriginIsolated, engine: $('engine').textContent };
+  location.href = `${sessionStorage.getItem('other')}say?${encodeURIComponent(JSON.stringify(said))}`; // the policy lets no request go there, but a person may
+}
+
+window.addEventListener('pageshow', (e) => { if (e.persisted) back(); });
+const other = new URLSearchParams(location.search).get('other');
+if (other) sessionStorage.setItem('other', other);
+await ({ first, back, offline })[step]();

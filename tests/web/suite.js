@@ -1,0 +1,290 @@
+/** The runtime in a real browser, held against what Python and the native engine say of the same bundle. */
+import { sha256 } from '/bundle/sha256.js';
+import { check, equal, fails, ok, post, sleep, until } from './check.js';
+
+const expected = await (await fetch('expected.json')).json();
+const kinds = new URLSearchParams(location.search).get('kinds').split(',');
+const FAULTY_SCRIPTS = ['quota', 'no-threads']; // these sites have a runtime of their own
+
+async function load(site, options) {
+  const { WasmModelLoader } = await import(`/${FAULTY_SCRIPTS.includes(site) ? site : 'bundle'}/smollm.js`);
+  return new WasmModelLoader().load_quantized_model(`/${site}/`, options);
+}
+
+const hash = async (logits) => sha256(new Uint8Array(logits.buffer));
+const shared = crossOriginIsolated && typeof SharedArrayBuffer !== 'undefined';
+
+/** A model for the time of a check. */
+async function using(site, options, run) {
+  const model = await load(site, options);
+  try {
+    return await run(model);
+  } finally {
+    model.dispose();
+  }
+}
+
+/** Python's token ids. */
+async function ids(model) {
+  await check('token ids', async () => {
+    for (const c of expected.texts) {
+      equal(await model.encode(c.text), c.plain, `ids of ${JSON.stringify(c.text)}`);
+      equal(await model.encode(c.text, { special: true }), c.special, `ids with special tokens of ${JSON.stringify(c.text)}`);
+    }
+    return `${expected.texts.length} texts`;
+  });
+  await check('chat ids', async () => {
+    for (const c of expected.chats) equal(await model.encode(c.messages), c.ids, JSON.stringify(c.messages));
+  });
+}
+
+async function parity() {
+  for (const threads of [1, 2, 3]) {
+    await check(`logits, ${threads} threads`, () => using('bundle', { threads }, async (model) => {
+      equal(model.info.threads, shared ? threads : 1, 'threads');
+      ok(['relaxed', 'simd128'].map((v) => (shared && threads > 1 ? `${v}-threads` : v)).includes(model.info.variant), `the variant is ${model.info.variant}`);
+      for (const c of expected.greedy) {
+        equal(await hash(await model.logits(c.prompt_ids)), c.logits_sha256, `logits after ${c.prompt}`);
+        equal((await model.generate(c.prompt_ids, { maxTokens: c.ids.length }).result).ids, c.ids, `ids after ${c.prompt}`);
+      }
+      return model.info.why;
+    }));
+  }
+  const model = await load('bundle', {});
+  await check('same seed, same text', async () => {
+    for (const c of expected.sampled) {
+      const r = await model.generate(c.prompt, c.options).result;
+      equal([r.ids, r.text, r.finish_reason], [c.ids, c.text, c.finish_reason], `seed ${c.options.seed}`);
+    }
+  });
+  await ids(model);
+  await check('streamed text is the result', async () => {
+    const [c] = expected.sampled, pieces = [], heard = [];
+    const answer = model.generate(c.prompt, { ...c.options, onToken: (t) => heard.push(t.id) });
+    for await (const t of answer) pieces.push(t);
+    const r = await answer.result;
+    equal(pieces.map((t) => t.text).join(''), r.text, 'text');
+    equal([pieces.map((t) => t.id), heard], [r.ids, r.ids], 'ids');
+    equal([r.timings.new_tokens, r.timings.itl_s.length, r.timings.backend], [r.ids.length, r.ids.length - 1, 'wasm'], 'timings');
+    ok(r.timings.tokens_per_s > 0 && r.timings.ttft_s >= 0 && model.timings === r.timings, 'timings have figures'); // some clocks tick in ms
+  });
+  await check('a stop string never leaks', async () => {
+    for (const c of expected.stops) {
+      const pieces = [], answer = model.generate(c.prompt, c.options);
+      for await (const t of answer) pieces.push(t.text);
+      const r = await answer.result;
+      equal([pieces.join(''), r.text, r.finish_reason, r.ids], [c.text, c.text, c.finish_reason, c.ids], `stop at ${c.options.stop}`);
+    }
+  });
+  await check('turns share their beginning', async () => {
+    await model.reset();
+    const ids = expected.long.slice(0, 100), first = await model.generate(ids, { maxTokens: 4 }).result;
+    equal(first.timings.cached_tokens, 0, 'cached');
+    const next = [...ids, ...first.ids, 7, 8, 9], second = await model.generate(next, { maxTokens: 4 }).result;
+    equal(second.timings.cached_tokens, 103, 'cached'); // the last token of an answer was chosen, never read
+    await model.reset();
+    equal((await model.generate(next, { maxTokens: 4 }).result).ids, second.ids, 'ids');
+  });
+  await check('cancelled in prefill', async () => {
+    await model.reset();
+    const control = new AbortController(), answer = model.generate(expected.long, { maxTokens: 8, signal: control.signal });
+    control.abort();
+    const r = await answer.result;
+    equal([r.finish_reason, r.ids, r.text], ['cancelled', [], ''], 'result');
+    const c = expected.greedy[0];
+    equal((await model.generate(c.prompt_ids, { maxTokens: 8 }).result).ids, c.ids.slice(0, 8), 'ids afterwards');
+  });
+  await check('cancelled in decode', async () => {
+    const control = new AbortController(), c = expected.greedy.find(({ ids }) => ids.length === 32);
+    let seen = 0;
+    const answer = model.generate(c.prompt_ids, { maxTokens: 200, signal: control.signal, onToken: () => { if (++seen === 3) control.abort(); } });
+    const r = await answer.result;
+    ok(r.finish_reason === 'cancelled' && r.ids.length >= 3 && r.ids.length < 60, `${r.finish_reason} after ${r.ids.length} tokens`);
+    equal(r.ids.slice(0, 32), c.ids.slice(0, r.ids.length), 'ids');
+    for await (const t of model.generate(c.prompt_ids, { maxTokens: 200 })) if (t.index === 2) break; // leaving the loop cancels too
+    await until(() => model.generate('x', { maxTokens: 1 }).result.then(() => true, () => false), 'the model is free again');
+  });
+  await check('one answer at a time', async () => {
+    const answer = model.generate('Once', { maxTokens: 50 });
+    await fails(model.generate('Twice').result, 'InvalidStateError', /wait for it, or cancel/);
+    answer.cancel();
+    await answer.result;
+  });
+  await check('what is wrong is said', async () => {
+    await fails(model.generate('a', { temperature: -1 }).result, 'ParameterError', /temperature=-1 must be/);
+    await fails(model.generate('a', { temprature: 1 }).result, 'ParameterError', /unknown option temprature/);
+    await fails(model.generate('a', { seed: 'x' }).result, 'ParameterError', /seed=x/);
+    await fails(model.generate('a', { stop: '' }).result, 'ParameterError', /stop string/);
+    await fails(model.generate([{ role: 'robot', content: '' }]).result, 'TokenizerError', /role must be one of/);
+    await fails(model.generate('\ud800').result, 'TokenizerError', /surrogate/);
+    await fails(model.generate([99999]).result, 'EngineError', /token id/);
+    await fails(model.generate(expected.long, { maxTokens: 500 }).result, 'ContextOverflowError', /do not fit a context of 256/);
+    await fails(load('bundle', { threads: 0 }), 'ParameterError', /threads=0 must be/);
+    await fails(load('bundle', { context: 5000 }), 'ParameterError', /context=5000/);
+  });
+  await check('the context bounds an answer', async () => {
+    const r = await model.generate(expected.long, { maxTokens: 500, overflow: 'stop' }).result;
+    ok(r.truncated && r.ids.length + expected.long.length === 256 && r.finish_reason === 'length' || r.finish_reason === 'eos', JSON.stringify(r.finish_reason));
+    const s = await model.generate(expected.long, { maxTokens: 200, overflow: 'drop_oldest' }).result;
+    ok(s.truncated, 'the prompt was cut');
+    await using('bundle', { context: 64, threads: 1 }, async (small) => equal(small.info.context, 64, 'context'));
+  });
+  await check('disposed of', async () => {
+    const waiting = model.generate('Once', { maxTokens: 200 });
+    model.dispose();
+    await fails(waiting.result, 'InvalidStateError', /disposed/);
+    ok(!model.is_ready(), 'not ready');
+    await fails(model.encode('a'), 'InvalidStateError', /disposed/);
+  });
+}
+
+/** Works, and gives the right logits. */
+async function works(model) {
+  const c = expected.greedy[0];
+  equal(await hash(await model.logits(c.prompt_ids)), c.logits_sha256, 'logits');
+}
+
+async function faults() {
+  await check('progress, then nothing to fetch', async () => {
+    const seen = [], plans = [];
+    await using('fresh', { onProgress: (p) => (p.plan ? plans.push(p.plan) : seen.push(p)) }, async (model) => {
+      await works(model);
+      equal(await model.kept, { kept: true, trouble: '' }, 'kept');
+      equal(model.info.fetched_bytes, model.info.total_bytes, 'fetched');
+    });
+    const sizes = seen.filter((p) => p.stage === 'download').map((p) => p.loaded);
+    ok(sizes.every((n, i) => !i || n >= sizes[i - 1]) && sizes.at(-1) === seen[0].total, `progress ${sizes}`);
+    ok(plans[0].cached === 0 && plans[0].total === seen[0].total && plans[0].memory > plans[0].total, 'the plan');
+    const warm = [];
+    await using('fresh', { onProgress: (p) => warm.push(p) }, async (model) => equal(model.info.fetched_bytes, 0, 'fetched'));
+    equal(warm[0].plan.cached, warm[0].plan.total, 'the plan');
+    equal(warm.filter((p) => p.stage === 'download').at(-1).loaded, warm[0].total, 'progress from the cache');
+  });
+  await check('a damaged cache is repaired', async () => {
+    const cache = await caches.open('smollm_nb /fresh/'), manifest = await (await fetch('/fresh/model_manifest.json')).json();
+    const [, second, third] = manifest.weights, bytes = new Uint8Array(await (await cache.match(`/fresh/${second.path}`)).arrayBuffer());
+    bytes[100] ^= 1;
+    await cache.put(`/fresh/${second.path}`, new Response(bytes));
+    await cache.put(`/fresh/${third.path}`, new Response(bytes.slice(0, 50)));
+    await using('fresh', {}, async (model) => {
+      equal(model.info.fetched_bytes, second.stored + third.stored, 'fetched');
+      await works(model);
+      await model.kept;
+    });
+    await using('fresh', {}, async (model) => equal(model.info.fetched_bytes, 0, 'fetched'));
+  });
+  await check('the server dies within a chunk, once', () => using('dies-once', {}, works));
+  await check('a chunk arrives damaged, once', () => using('flipped-once', {}, works));
+  await check('the server dies within a chunk, always', () => fails(load('dies'), 'FetchError', /^weights\/001-.*no answer after 5 tries.*start the server.*kept/));
+  await check('what came before a failure is kept', async () => {
+    await until(async () => (await (await caches.open('smollm_nb /dies/')).keys()).length >= 1, 'kept chunks');
+  });
+  await check('a chunk always arrives damaged', () => fails(load('flipped'), 'BundleError', /^weights\/001-.*do not match their SHA-256: copy the bundle/));
+  await check('a wrong hash in the manifest', () => fails(load('wrong-hash'), 'BundleError', /^weights\/001-.*do not match their SHA-256/));
+  await check('a manifest cut short', () => fails(load('truncated'), 'BundleError', /^model_manifest.json: is cut short or damaged: copy the bundle/));
+  await check('a web page instead of the manifest', () => fails(load('webpage'), 'BundleError', /^model_manifest.json: is no JSON/));
+  await check('a file that is not there', () => fails(load('missing'), 'FetchError', /^weights\/001-.*no such file \(404\): copy the whole bundle/));
+  await check('no bundle at all', () => fails(load('nowhere'), 'FetchError', /^model_manifest.json: .*\(404\)/));
+  await check('no server', () => fails(load('gone'), 'FetchError', /^model_manifest.json: no answer after 5 tries/));
+  await check('a slow link, cancelled, then resumed', async () => {
+    const control = new AbortController();
+    const first = load('slow', { signal: control.signal, onProgress: (p) => { if (p.loaded > p.total * 0.75) control.abort(); } });
+    const error = await first.then((m) => m.dispose(), (e) => e);
+    equal(error?.name, 'AbortError', 'the error');
+    await sleep(300);
+    await using('slow', {}, async (model) => {
+      ok(model.info.fetched_bytes < model.info.total_bytes, 'something was kept');
+      await works(model);
+    });
+  });
+  await check('no room in the cache', () => using('quota', {}, async (model) => {
+    await works(model);
+    const { kept, trouble } = await model.kept;
+    ok(!kept && /no room/.test(trouble), trouble);
+  }));
+  await check('threads that do not start', () => using('no-threads', { threads: 2 }, async (model) => {
+    await works(model);
+    ok(model.info.threads === 1 && /^(relaxed|simd128)$/.test(model.info.variant), model.info.variant);
+    ok(!shared || /after simd128-threads failed: thread 1 did not start/.test(model.info.why), model.info.why);
+    return model.info.why;
+  }));
+  await check('a build that computes something else', () => fails(load('miscomputes', { threads: 1 }), 'EngineError', /self-test gave other logits/));
+  await check('a new version replaces the old', async () => {
+    await using('renewed', {}, (model) => model.kept);
+    await post('control', { site: 'renewed' });
+    await using('renewed', {}, async (model) => {
+      ok(model.info.fetched_bytes > 0 && model.info.fetched_bytes < model.info.total_bytes / 2, `only what changed was fetched: ${model.info.fetched_bytes}`);
+      equal(model.info.version, 'new', 'version');
+      await model.kept;
+    });
+    const names = (await (await caches.open('smollm_nb /renewed/')).keys()).map((r) => r.url.split('/').at(-1));
+    ok(names.includes('renewed.gz') && new Set(names).size === expected.files_kept, `the cache holds ${names}`);
+  });
+  await check('the server goes, the model stays', async () => {
+    await using('leaves', {}, (model) => model.kept);
+    await post('control', { site: 'leaves' });
+    await using('leaves', {}, async (model) => {
+      equal(model.info.fetched_bytes, 0, 'fetched');
+      await works(model);
+    });
+  });
+  await check('two tabs at once', async () => {
+    const both = await Promise.all([frame('tab.html?site=tabs'), frame('tab.html?site=tabs')].map(said));
+    both.forEach((r) => equal(r.sha256, expected.greedy[0].logits_sha256, 'logits'));
+    await using('tabs', {}, async (model) => equal(model.info.fetched_bytes, 0, 'fetched afterwards'));
+  });
+  await check('reloaded during the download', async () => {
+    const f = frame('tab.html?site=slow-reload');
+    await until(() => f.contentWindow.loaded > 0.75, 'progress');
+    f.contentWindow.location.reload();
+    const r = await said(f);
+    equal(r.sha256, expected.greedy[0].logits_sha256, 'logits');
+    ok(r.fetched < r.total, `${r.fetched} of ${r.total} fetched again`);
+  });
+}
+
+/** @param {string} url @returns {HTMLIFrameElement} */
+const frame = (url) => document.body.appendChild(Object.assign(document.createElement('iframe'), { src: url }));
+
+/** What a frame posts. @param {HTMLIFrameElement} f */
+const said = (f) => new Promise((resolve, reject) => {
+  window.addEventListener('message', ({ source, data }) => {
+    if (source !== f.contentWindow) return;
+    if (data.error) reject(new Error(data.error));
+    else resolve(data);
+    f.remove();
+  });
+});
+
+/** A page from plain HTTP in a network: no crypto.subtle, no cache, no service worker. */
+async function lan() {
+  await check('plain HTTP in a local network', () => using('bundle', {}, async (model) => {
+    ok(!isSecureContext && !globalThis.caches && !crypto.subtle, 'this is no secure context');
+    await works(model);
+    equal([model.info.threads, model.info.fetched_bytes], [1, model.info.total_bytes], 'threads and bytes');
+    ok(/HTTPS or localhost/.test(model.info.why), model.info.why);
+    const { kept, trouble } = await model.kept;
+    ok(!kept && /no secure context/.test(trouble), trouble);
+    return model.info.why;
+  }));
+}
+
+/** The real model: few checks, each of them dear. */
+async function real() {
+  for (const threads of [2, 1]) {
+    await check(`the real model, ${threads} threads`, () => using('bundle', { threads }, async (model) => {
+      const { prompt_ids, logits_sha256, ids: want } = expected.greedy[0];
+      equal(await hash(await model.logits(prompt_ids)), logits_sha256, 'logits');
+      equal((await model.generate(prompt_ids, { maxTokens: want.length }).result).ids, want, 'ids');
+      for (const c of expected.sampled) equal((await model.generate(c.prompt, c.options).result).text, c.text, 'text');
+      if (threads === 1) await ids(model);
+      return `${model.info.variant}: ${model.timings.tokens_per_s.toFixed(1)} tokens/s, loaded in ${model.info.load_s.toFixed(2)} s`;
+    }));
+  }
+}
+
+if (kinds.includes('real')) await real();
+if (kinds.includes('parity')) await parity();
+if (kinds.includes('faults')) await faults();
+if (kinds.includes('lan')) await lan();
+await post('report', { done: true });

@@ -1,0 +1,340 @@
+// The runtime's pure parts under Node, the kernel included: `node --test tests/web/`. Browsers run all of it in test_browsers.py.
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import test from 'node:test';
+import { gzipSync } from 'node:zlib';
+
+const web = new URL('../../smollm_nb/web/', import.meta.url), load = (name) => import(new URL(name, web));
+const { fromPlain, parameterError, toPlain } = await load('errors.js');
+const { median, niceStep } = await load('chart.js');
+const { fitContext, generate, readOptions, sharedPrefix } = await load('generate.js');
+const { readConfig, readHead } = await load('q4.js');
+const { sha256, sha256Plain } = await load('sha256.js');
+const { byRole, inflate, readManifest, Store } = await load('store.js');
+const { checkMessages, StopStrings, StreamDecoder, Tokenizer } = await load('text.js');
+const { choices, pickContext, plan, predictMemory } = await load('variants.js');
+
+test('errors survive the way between threads', () => {
+  const e = fromPlain(structuredClone(toPlain(parameterError('no'))));
+  assert.deepEqual([e.name, e.message], ['ParameterError', 'no']);
+  assert.equal(fromPlain({ name: 'AbortError', message: '' }).name, 'AbortError');
+  assert.equal(toPlain('text').message, 'text');
+});
+
+test('SHA-256 in plain JavaScript equals that of Node, at every length about a block', async () => {
+  for (const n of [0, 1, 3, 54, 55, 56, 57, 63, 64, 65, 119, 120, 127, 128, 1000, 70000]) {
+    const bytes = Uint8Array.from({ length: n }, (_, i) => (i * 131 + n) & 255), want = createHash('sha256').update(bytes).digest('hex');
+    assert.equal(sha256Plain(bytes), want, `${n} bytes`);
+    assert.equal(sha256Plain(new Uint8Array([9, ...bytes]).subarray(1)), want, `${n} bytes at an odd place`);
+    assert.equal(await sha256(bytes), want);
+  }
+});
+
+test('round numbers for a scale', () => {
+  for (const top of [0.07, 0.9, 3, 17, 99, 1234]) {
+    const step = niceStep(top), n = Math.ceil(top / step);
+    assert.ok(n >= 2 && n <= 5, `${top}: ${n} steps of ${step}`);
+  }
+  assert.deepEqual([median([3, 1, 2]), median([4, 1, 2, 3]), median([])], [2, 2.5, NaN]);
+});
+
+test('stop strings never leak, however the text is cut', () => {
+  for (const [stops, text, want, found] of [[['END'], 'to the END of it', 'to the ', true], ['ab', 'aab', 'a', true], [['xyz', 'yz'], 'wxyz', 'w', true], [['aac'], 'aaab', 'aaab', false], [[], 'all', 'all', false]]) {
+    for (let cut = 1; cut <= text.length; cut++) {
+      const s = new StopStrings(stops);
+      let out = '';
+      for (let i = 0; i < text.length; i += cut) out += s.push(text.slice(i, i + cut));
+      assert.equal(out + s.flush(), want, `${text} by ${cut}`);
+      assert.equal(s.found, found);
+    }
+  }
+  assert.throws(() => new StopStrings(['a', '']), /at least one character/);
+  assert.throws(() => new StopStrings([1]), { name: 'ParameterError' });
+});
+
+// a tokenizer of single bytes: id b + 10 is byte b, ids below are special
+const symbols = Array.from({ length: 256 }, (_, b) => b);
+class Bytes {
+  constructor(json) { this.json = json; }
+  encode(text) { return { ids: [...new TextEncoder().encode(text)].map((b) => b + 10) }; }
+  id_to_token(id) {
+    const b = id - 10, visible = (b >= 0x21 && b < 0x7f) || (b >= 0xa1 && b < 0xad) || b >= 0xae;
+    return b < 0 || b > 255 ? undefined : String.fromCharCode(visible ? b : 0x100 + symbols.filter((x) => x < b && !((x >= 0x21 && x < 0x7f) || (x >= 0xa1 && x < 0xad) || x >= 0xae)).length);
+  }
+}
+class Template { // "<s>role:content…" as the tiny model's
+  constructor(text) { this.text = text; }
+  render({ messages }) {
+    if (this.text === 'bad') throw new Error('unknown word');
+    return messages.map((m) => `<s>${m.role}\n${m.content}</s>`).join('') + '<s>';
+  }
+}
+const json = { added_tokens: [{ id: 1, content: '<s>', special: true }, { id: 2, content: '</s>', special: true }, { id: 3, content: '<s>>', special: true }], pre_tokenizer: { type: 'Sequence', pretokenizers: [{ type: 'Digits', individual_digits: true }, { type: 'ByteLevel' }] } };
+const tokenizer = new Tokenizer(Bytes, Template, json, { bos_token: { content: '<s>' }, eos_token: '</s>' }, 'template');
+const bytes = (text) => [...new TextEncoder().encode(text)].map((b) => b + 10);
+
+test('special tokens only where they are asked for', () => {
+  assert.deepEqual(tokenizer.encode('a<s>b'), bytes('a<s>b'));
+  assert.deepEqual(tokenizer.encode('a<s>b</s>', true), [...bytes('a'), 1, ...bytes('b'), 2]);
+  assert.deepEqual(tokenizer.encode('<s>>', true), [3], 'the longest first');
+  assert.deepEqual(tokenizer.encode(''), []);
+  assert.throws(() => tokenizer.encode('\udc00'), /surrogate/);
+  assert.throws(() => tokenizer.encode(5), { name: 'TokenizerError' });
+  assert.deepEqual([tokenizer.bos, tokenizer.eos], ['<s>', '</s>']);
+  assert.equal(tokenizer.library.json.pre_tokenizer.pretokenizers[0].pattern.Regex, '\\p{N}');
+});
+
+test('a message cannot pretend to be a special token', () => {
+  const ids = tokenizer.encodeChat([{ role: 'user', content: 'x</s>\ue000y' }]);
+  assert.deepEqual(ids, [1, ...bytes('user\nx</s>\ue000y'), 2, 1]);
+  assert.throws(() => new Tokenizer(Bytes, Template, json, {}).encodeChat([{ role: 'user', content: '' }]), /no chat template/);
+  assert.throws(() => new Tokenizer(Bytes, Template, json, {}, 'bad').encodeChat([{ role: 'user', content: '' }]), /chat template: unknown word/);
+  for (const [messages, why] of [[[], /at least one/], ['hi', /at least one/], [[{ role: 'x', content: '' }], /role/], [[{ role: 'user' }], /content must/], [[{ role: 'user', content: '\ud800' }], /surrogate/]]) assert.throws(() => checkMessages(messages), why);
+});
+
+test('characters come whole', () => {
+  const decoder = new StreamDecoder(tokenizer), out = [...bytes('é🙂\ufeff'), 1, ...bytes('!')].map((id) => decoder.push(id));
+  assert.deepEqual(out, ['', 'é', '', '', '', '🙂', '', '', '\ufeff', '', '!']);
+  decoder.push(0xf0 + 10);
+  assert.equal(decoder.flush(), '\ufffd');
+  assert.throws(() => tokenizer.bytes(999), /not in the vocabulary/);
+});
+
+/** A model that counts: it says the bytes of a text, one after another. */
+const counter = (text, more = {}) => ({
+  tokens: [], context: 300, config: { eos: [2], bos: 1 }, said: bytes(text), at: 0, history: [],
+  startSampling() { this.at = 0; },
+  sample(history) { this.history.push(history); return this.said[this.at++ % this.said.length]; },
+  decode(id, pos) { this.tokens[pos] = id; },
+  async prefill(ids, pos, goOn) { this.tokens.splice(pos, Infinity, ...ids); return goOn(); },
+  ...more,
+});
+async function run(backend, ids, options, goOn = async () => true) {
+  const answer = generate(backend, tokenizer, ids, options, goOn), tokens = [];
+  for (;;) {
+    const { done, value } = await answer.next();
+    if (done) return { ...value, tokens };
+    tokens.push(value);
+  }
+}
+
+test('the loop: length, end of text, stop string, cancel', async () => {
+  const a = await run(counter('hello'), [20, 21], { maxTokens: 5 });
+  assert.deepEqual([a.text, a.finish_reason, a.tokens.map((t) => t.text).join(''), a.timings.new_tokens, a.timings.itl_s.length], ['hello', 'length', 'hello', 5, 4]);
+  const end = counter('');
+  end.said = [...bytes('hé'.slice(0, 1)), 0xc3 + 10, 2];
+  assert.deepEqual((({ text, finish_reason, ids }) => [text, finish_reason, ids.length])(await run(end, [20], {})), ['h\ufffd', 'eos', 3]);
+  assert.equal((await run(counter('abcSTOPdef'), [20], { stop: 'STOP' })).text, 'abc');
+  let n = 0;
+  const c = await run(counter('hello'), [20], {}, async () => ++n < 4);
+  assert.deepEqual([c.finish_reason, c.text, c.ids.length], ['cancelled', 'he', 2]);
+  assert.equal((await run(counter('x'), [20], { maxTokens: 0 })).finish_reason, 'length');
+  assert.deepEqual((await run(counter('x'), [], { maxTokens: 1 })).prompt_ids, [1]);
+  await assert.rejects(run(counter('x', { config: { eos: [], bos: null } }), [], {}), /prompt is empty/);
+});
+
+test('the penalty sees prompt and answer, and only when it is on', async () => {
+  const on = counter('ab'), off = counter('ab');
+  await run(on, [20], { maxTokens: 2, repetitionPenalty: 1.1 });
+  await run(off, [20], { maxTokens: 2 });
+  assert.deepEqual([on.history, off.history], [[[20], [20, ...bytes('a')]], [[], []]]);
+});
+
+test('what is known already is not read again', async () => {
+  const backend = counter('abc');
+  await run(backend, [20, 21, 22], { maxTokens: 2 });
+  const again = await run(backend, [20, 21, 30], { maxTokens: 1 });
+  assert.deepEqual([again.timings.cached_tokens, again.timings.prompt_tokens], [2, 3]);
+  assert.equal((await run(backend, [20, 21, 30], { maxTokens: 1 })).timings.cached_tokens, 2, 'the last token is read again for its scores');
+  assert.deepEqual([sharedPrefix([1, 2], [1, 2, 3]), sharedPrefix([], [1]), sharedPrefix([1, 5], [1, 2])], [2, 0, 1]);
+});
+
+test('options and the context', () => {
+  assert.equal(readOptions({ seed: '18446744073709551615' }).seed, (1n << 64n) - 1n);
+  assert.deepEqual(readOptions({ stop: 'a', temperature: undefined }).stop, ['a']);
+  for (const bad of [{ topP: 2 }, { topK: 1.5 }, { maxTokens: -1 }, { minP: NaN }, { temperature: '1' }, { seed: -1 }, { seed: 1.5 }, { overflow: 'x' }, { other: 1 }]) assert.throws(() => readOptions(bad), { name: 'ParameterError' });
+  assert.deepEqual(fitContext([1, 2, 3], 4, 5, 'drop_oldest'), { prompt: [3], budget: 4, cut: 'prompt' });
+  assert.deepEqual(fitContext([1, 2, 3], 4, 5, 'stop'), { prompt: [1, 2, 3], budget: 2, cut: 'answer' });
+  assert.throws(() => fitContext([1, 2, 3], 4, 5, 'error'), { name: 'ContextOverflowError' });
+  assert.throws(() => fitContext([1, 2, 3], 5, 5, 'drop_oldest'), { name: 'ContextOverflowError' });
+});
+
+test('the head of a file', () => {
+  const header = { config: { vocab_size: 8, hidden_size: 64, intermediate_size: 64, num_hidden_layers: 1, num_attention_heads: 1, eos_token_id: [2, 3], rope_parameters: { rope_theta: 5 } }, tensors: [{ name: 'model.layers.3.mlp.down_proj.weight', parts: [{ rows: [0, 64], format: 'int8-row-f32', offset: 128, bytes: 64 }] }] };
+  const make = (h, version = 1) => {
+    const raw = new TextEncoder().encode(JSON.stringify(h)), out = new Uint8Array(50 + raw.length);
+    out.set(new TextEncoder().encode('SMOLLM_Q4'));
+    out[9] = version;
+    new DataView(out.buffer).setBigUint64(10, BigInt(raw.length), true);
+    out.set(raw, 50);
+    return out;
+  };
+  const { config, parts } = readHead(make(header));
+  assert.deepEqual(parts, [{ tensor: 11, layer: 3, begin: 0, end: 64, format: 1, offset: 128, bytes: 64 }]);
+  assert.deepEqual([config.eos, config.bos, config.headDim, config.kvHeads, config.ropeTheta, config.tied], [[2, 3], null, 64, 1, 5, false]);
+  assert.throws(() => readHead(make(header, 2)), /version 1/);
+  assert.throws(() => readHead(make({ ...header, tensors: [{ name: 'lm_head.bias', parts: [{ format: 'f32', rows: [0, 1] }] }] })), /lm_head.bias/);
+  assert.throws(() => readHead(make({ ...header, tensors: [{ name: 'model.norm.weight', parts: [{ format: 'f16' }] }] })), /in f16/);
+  assert.equal(readConfig({ head_dim: 32, eos_token_id: 2 }).headDim, 32);
+});
+
+const digest = 'a'.repeat(64);
+const manifest = {
+  manifest_version: 1, name: 'm', version: 'v', parameters: 1, model: { bytes: 30 }, memory: { weights: 30, arena: { 1: 100, 4: 400 }, context: 10 },
+  weights: [{ path: 'weights/0.gz', offset: 0, bytes: 20, stored: 10, sha256: digest, raw_sha256: digest }, { path: 'weights/1.gz', offset: 20, bytes: 10, stored: 10, sha256: digest, raw_sha256: digest }],
+  files: [{ path: 'kernels/a.wasm', role: 'kernel', bytes: 5, stored: 5, sha256: digest }, { path: 'kernels/b.wasm', role: 'kernel', bytes: 5, stored: 5, sha256: digest }, { path: 'config.json', role: 'config', bytes: 7, stored: 7, sha256: digest }],
+  engine: { variants: [{ name: 'threads', path: 'kernels/b.wasm', threads: true }, { name: 'plain', path: 'kernels/a.wasm', threads: false }] }, self_test: { prompt_ids: [1] },
+};
+const changed = (change) => {
+  const m = structuredClone(manifest);
+  change(m);
+  return JSON.stringify(m);
+};
+
+test('a manifest is believed only as far as it is sound', () => {
+  assert.equal(byRole(readManifest(JSON.stringify(manifest)), 'config').path, 'config.json');
+  for (const [text, why] of [
+    [JSON.stringify(manifest).slice(0, 99), /cut short/], ['<html>', /no JSON/], ['', /no JSON/], ['{"manifest_version": 2}', /version 2/],
+    [changed((m) => { m.weights[0].path = '../x'; }), /not sound/], [changed((m) => { m.files[0].path = 'https://x/y'; }), /not sound/], [changed((m) => { m.files[0].path = '/x'; }), /not sound/],
+    [changed((m) => { m.weights[1].offset = 21; }), /not sound/], [changed((m) => { m.weights[0].stored = -1; }), /not sound/], [changed((m) => { delete m.weights[0].raw_sha256; }), /not sound/],
+    [changed((m) => { m.weights.pop(); }), /add up to 20/], [changed((m) => { m.engine.variants[0].path = 'kernels/c.wasm'; }), /does not list/], [changed((m) => { m.self_test = null; }), /self-test/],
+  ]) assert.throws(() => readManifest(text), (e) => e.name === 'BundleError' && /^model_manifest.json: /.test(e.message) && why.test(e.message), text);
+});
+
+test('which build, how many threads, and why', async () => {
+  assert.deepEqual(choices(manifest, 2, '').map((c) => [c.variant, c.threads]), [['threads', 2], ['plain', 1]]);
+  const more = { engine: { variants: [{ name: 'relaxed-threads', path: 'r', threads: true, relaxed: true }, { name: 'relaxed', path: 'q', threads: false, relaxed: true }, ...manifest.engine.variants] } };
+  assert.deepEqual(choices(more, 2, '', true).map((c) => c.variant), ['relaxed-threads', 'threads', 'relaxed', 'plain']);
+  assert.deepEqual(choices(more, 2, '').map((c) => c.variant), ['relaxed-threads', 'threads', 'relaxed', 'plain'], 'Node has relaxed SIMD');
+  assert.deepEqual(choices(more, 2, '', false).map((c) => c.variant), ['threads', 'plain']);
+  assert.deepEqual(choices(manifest, 2, 'no headers'), [{ variant: 'plain', path: 'kernels/a.wasm', threads: 1, why: 'one thread: no headers' }]);
+  assert.match(choices(manifest, 1, '')[0].why, /as asked for/);
+  assert.match(choices(manifest, 3)[0].why, /HTTPS or localhost/, 'Node is no secure context');
+  assert.match(choices({ engine: { variants: [manifest.engine.variants[1]] } }, 2, '')[0].why, /no build/);
+  assert.ok(choices(manifest, undefined, '')[0].threads >= 1);
+  assert.throws(() => choices(manifest, 99), /threads=99/);
+  assert.deepEqual([pickContext({ positions: 8192 }), pickContext({ positions: 256 }), pickContext({ positions: 8192 }, 4096)], [2048, 256, 4096]);
+  assert.throws(() => pickContext({ positions: 256 }, 257), /context=257/);
+  assert.equal(predictMemory(manifest, 2) - predictMemory(manifest, 1), 300);
+  assert.equal(predictMemory(manifest, 1, 20) - predictMemory(manifest, 1), 100);
+  assert.throws(() => predictMemory({}, 1), /memory/);
+  const p = await plan(new Store(new URL('https://x.test/m/')), manifest, { threads: 1 });
+  assert.deepEqual([p.total, p.cached, p.threads], [32, 0, 1]);
+});
+
+/** A server and a cache in memory. `answers` by path: bytes, a status, or an error. */
+function world(answers, { cache = true } = {}) {
+  const held = new Map(), asked = [];
+  const handle = { match: async (u) => (held.has(u) ? new Response(held.get(u)) : undefined), put: async (u, r) => held.set(u, new Uint8Array(await r.arrayBuffer())), delete: async (u) => held.delete(u.url ?? u), keys: async () => [...held.keys()].map((url) => ({ url })) };
+  globalThis.caches = cache ? { open: async () => handle } : undefined;
+  globalThis.fetch = async (url) => {
+    const path = new URL(url).pathname.replace('/m/', '');
+    asked.push(path);
+    const list = answers[path], a = Array.isArray(list) ? (list.length > 1 ? list.shift() : list[0]) : list;
+    if (a instanceof Error) throw a;
+    return typeof a === 'number' ? new Response('', { status: a }) : new Response(a);
+  };
+  return { held, asked, handle, store: new Store(new URL('https://x.test/m/')) };
+}
+const sha = (b) => createHash('sha256').update(b).digest('hex');
+const raw = new Uint8Array(5000).map((_, i) => i * 7), gz = new Uint8Array(gzipSync(raw));
+const chunk = { path: 'weights/0.gz', offset: 0, bytes: raw.length, stored: gz.length, sha256: sha(gz), raw_sha256: sha(raw) };
+const at = (path) => `https://x.test/m/${path}`;
+
+test('a chunk: fetched, verified, inflated, kept, and not fetched again', async () => {
+  const { store, asked, held } = world({ 'weights/0.gz': gz });
+  let counted = 0;
+  const first = await store.chunk(chunk, (n) => { counted += n; });
+  assert.deepEqual([first.cached, counted, sha(first.bytes)], [false, gz.length, chunk.raw_sha256]);
+  assert.ok(await store.keep(chunk.path, first.bytes));
+  assert.equal((await store.chunk(chunk)).cached, true);
+  held.set(at(chunk.path), raw.slice(1));
+  assert.deepEqual([(await store.chunk(chunk)).cached, asked.length, held.size], [false, 2, 0], 'a damaged one is thrown away and fetched');
+  await assert.rejects(inflate(gz.slice(0, 100), raw.length));
+  await assert.rejects(inflate(gz, raw.length - 1), /longer/);
+});
+
+test('a host that undoes gzip on its own', async () => {
+  const { store } = world({ 'weights/0.gz': raw, 'config.json': gz }), plain = globalThis.fetch;
+  globalThis.fetch = async (url) => {
+    const r = await plain(url);
+    r.headers.set('Content-Encoding', 'gzip');
+    return r;
+  };
+  assert.equal(sha((await store.chunk(chunk)).bytes), chunk.raw_sha256, 'raw bytes are known by their own hash');
+  assert.equal((await store.file({ ...chunk, path: 'config.json' })).bytes.length, gz.length, 'what was packed on the way only is as it was');
+});
+
+test('a vocabulary that its merges spell', () => {
+  const t = new Tokenizer(Bytes, Template, { ...json, vocab_from_merges: 2, model: { vocab: { a: 0, b: 1 }, merges: ['a b', 'ab a'] } }, {});
+  assert.deepEqual(t.library.json.model.vocab, { a: 0, b: 1, ab: 2, aba: 3 });
+  assert.equal('vocab_from_merges' in t.library.json, false);
+});
+
+test('patience, and its end', { timeout: 30000 }, async () => {
+  const broken = new Error('reset'), flipped = gz.slice();
+  flipped[20] ^= 1;
+  let counted = 0;
+  const count = (n) => { counted += n; };
+  assert.equal((await world({ 'weights/0.gz': [broken, 503, gz.slice(0, 50), gz] }).store.chunk(chunk, count)).bytes.length, raw.length);
+  assert.equal(counted, gz.length, 'what was lost is not counted');
+  await assert.rejects(world({ 'weights/0.gz': 404 }).store.chunk(chunk), { name: 'FetchError', message: /^weights\/0.gz: .*404/ });
+  await assert.rejects(world({ 'weights/0.gz': 403 }).store.chunk(chunk), { name: 'FetchError', message: /403/ });
+  const wrong = world({ 'weights/0.gz': flipped });
+  await assert.rejects(wrong.store.chunk(chunk), { name: 'BundleError', message: /^weights\/0.gz: .*SHA-256/ });
+  assert.equal(wrong.asked.length, 2);
+  await assert.rejects(world({ 'weights/0.gz': broken }).store.file({ ...chunk }), { name: 'FetchError', message: /no answer after 5 tries \(reset\)/ });
+});
+
+test('the manifest without a network, and the version before', async () => {
+  const text = JSON.stringify(manifest), { store, held } = world({ 'model_manifest.json': [text, new Error('down')] });
+  const m = await store.manifest();
+  held.set(at('weights/old.gz'), raw), held.set(at('weights/0.gz'), raw);
+  assert.deepEqual([...(await store.kept(m))], ['weights/0.gz']);
+  await store.settle(m);
+  assert.deepEqual([...held.keys()].sort(), [at('model_manifest.json'), at('weights/0.gz')]);
+  assert.equal((await store.manifest()).version, 'v', 'from the cache');
+  held.clear();
+  await assert.rejects(store.manifest(), { name: 'FetchError' });
+});
+
+test('a cache that is missing, full or broken is no reason to stop', async () => {
+  const none = world({ 'weights/0.gz': gz }, { cache: false });
+  assert.equal(await none.store.keep('a', raw), false);
+  assert.match(none.store.trouble, /no secure context/);
+  assert.equal((await none.store.chunk(chunk)).cached, false);
+  assert.equal((await none.store.kept(manifest)).size, 0);
+  await none.store.settle(manifest);
+  const full = world({ 'weights/0.gz': gz });
+  full.handle.put = async () => { throw new DOMException('full', 'QuotaExceededError'); };
+  assert.equal(await full.store.keep('a', raw), false);
+  assert.match(full.store.trouble, /no room/);
+  const broken = world({ 'weights/0.gz': gz });
+  globalThis.caches = { open: async () => { throw new Error('denied'); } };
+  assert.equal((await broken.store.chunk(chunk)).cached, false);
+  assert.match(broken.store.trouble, /denied/);
+});
+
+test('the kernel: bits, sampling, limits', { skip: !process.env.SMOLLM_BUNDLE && 'SMOLLM_BUNDLE names no bundle' }, async () => {
+  const { Kernel } = await load('kernel.js'), { Model } = await load('model.js'), base = new URL(`file://${process.env.SMOLLM_BUNDLE}/`);
+  const m = readManifest(await readFile(new URL('model_manifest.json', base), 'utf8')), config = readConfig(JSON.parse(await readFile(new URL('config.json', base), 'utf8')));
+  const module = await WebAssembly.compile(await readFile(new URL(m.engine.variants.find((v) => !v.threads).path, base)));
+  const kernel = await Kernel.open(module, { config, context: pickContext(config), threads: 1, weightBytes: m.model.bytes });
+  for (const w of m.weights) kernel.weights.set(await inflate(new Uint8Array(await readFile(new URL(w.path, base))), w.bytes), w.offset);
+  assert.equal(sha(kernel.weights), m.model.sha256);
+  const head = readHead(kernel.weights);
+  kernel.create(head.config, head.parts);
+  const model = new Model(kernel, []);
+  await model.gather();
+  await model.selfTest(m.self_test);
+  await assert.rejects(model.selfTest({ ...m.self_test, logits_sha256: digest }), /other logits/);
+  await assert.rejects(model.selfTest({ ...m.self_test, greedy_ids: [m.self_test.greedy_ids[0] + 1] }), /other tokens/);
+  assert.match(kernel.variant, /^(relaxed|simd128)$/);
+  await assert.rejects(model.logits([config.vocab]), /the kernel refused a call/);
+  assert.equal(await model.prefill(Array(200).fill(5), 0, async () => false), false, 'cancelled between tiles');
+  assert.equal(model.tokens.length, 64);
+  model.close();
+  await assert.rejects(Kernel.open(module, { config: { ...config, hidden: 65 }, context: 8, threads: 1, weightBytes: 64 }), { name: 'EngineError' });
+  await assert.rejects(Kernel.open(module, { config, context: 256, threads: 1, weightBytes: 2 ** 33 }), /gives no \d+ MB/);
+});
