@@ -34,6 +34,10 @@ enum { SM_AMAX = 32639 }; // 127·256 + 127: both planes stay within ±127
 #ifndef SM_FEW
 #define SM_FEW 1
 #endif
+#ifndef SM_LOW_BITS
+#define SM_LOW_BITS 15   // of every byte
+#define SM_LOW_BYTE 0xff // of every 16 bits
+#endif
 
 typedef struct { i32x16 sum[1 + SM_QUADS]; } sm_acc; // one lane a row: pairs {Σ}, quads {Σ hi plane, Σ lo plane}
 
@@ -46,7 +50,7 @@ SM_INLINE void sm_lines(u8x64 w, u8x64 line[SM_LINES]) {
 #if SM_QUADS
     line[0] = w;
 #else
-    line[0] = (u8x64)((u16x32)w & 0xff); // weights 0 and 2 of each row
+    line[0] = (u8x64)((u16x32)w & SM_LOW_BYTE); // weights 0 and 2 of each row
     line[1] = (u8x64)((u16x32)w >> 8);   // weights 1 and 3
 #endif
 }
