@@ -202,19 +202,20 @@ def gptq(
     hessian:Tensor, # (cols, cols)
     damping:float=0.01, # fraction of the mean diagonal
     block:int=128, # columns between two large updates
-) -> tuple[Quantized, Tensor]: # with the weights that were rounded in the end, (rows, cols)
+    meant:bool=True, # give back what was rounded too, for which `distill` has use
+) -> tuple[Quantized, Tensor|None]: # with the weights that were rounded in the end, (rows, cols)
     "Codes that make up for each other's errors (Frantar et al., 2022)"
     f, cols = q.format, w.shape[1]
     order = torch.argsort(hessian.diagonal(), descending=True)
     u = _inverse_factor(hessian[order][:, order], damping)
-    p, codes, meant = points(f, q.book) if q.book is not None else points(f), np.empty_like(q.codes), torch.empty_like(w)
+    p, codes, rounded = points(f, q.book) if q.book is not None else points(f), np.empty_like(q.codes), torch.empty_like(w) if meant else None
     back = torch.argsort(order)
-    for at in row_blocks(w, 1 << 23):
+    for at in row_blocks(w, 1 << 22):
         wide = lambda a: torch.from_numpy(spread(a[at], f.group, cols)).T[order].contiguous() # (cols, rows)
         st = wide(q.scales)
         mt = wide(q.minima) if q.minima is not None else torch.zeros_like(st)
         wt = w[at].T[order].contiguous()
         c = torch.searchsorted(p, _round_columns(wt, u, st, mt, p, block)[back].T.contiguous())
         codes[at] = (c - 127 if f.kind == "int8" else c).numpy()
-        meant[at] = wt[back].T
-    return Quantized(f, codes, q.scales, q.minima, q.book), meant
+        if meant: rounded[at] = wt[back].T
+    return Quantized(f, codes, q.scales, q.minima, q.book), rounded

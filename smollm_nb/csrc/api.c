@@ -32,7 +32,7 @@ static void take_scratch(walk *w, const sm_model *m, sm_scratch *own) {
     own->wide = take(w, widest(s), sizeof(float));
     own->mix = take(w, (size_t)s->heads*SM_DIM, sizeof(float));
     own->sums = take(w, (size_t)s->tile*16, sizeof(float));
-    own->panel = take(w, SM_PANEL, 1);
+    own->panel = take(w, 32*SM_PANEL, 1);
     own->barriers = 0;
     own->query = take(w, (size_t)s->heads*32, sizeof(int32_t));
     own->qscale = take(w, (size_t)s->heads, sizeof(float));

@@ -41,33 +41,38 @@ enum { SM_AMAX = 32639 }; // 127·256 + 127: both planes stay within ±127
 
 typedef struct { i32x16 sum[1 + SM_QUADS]; } sm_acc; // one lane a row: pairs {Σ}, quads {Σ hi plane, Σ lo plane}
 
-enum { SM_CHAINS = SM_QUADS ? 4 : 1 };                  // sums side by side: a quad's result takes four or five cycles, a pair's addition one
-enum { SM_LINE = 64, SM_LINES = SM_QUADS ? 1 : 2 };      // bytes of a line of unpacked weights; lines for 16 rows × 4 weights
-enum { SM_LINE_WORDS = 2/SM_LINES, SM_PANEL = 32*SM_LINES*SM_LINE }; // words of activations that a line takes; bytes of a group of 16 rows
+enum { SM_CHAINS = SM_QUADS ? 4 : 1 };        // sums side by side: a quad's result takes four or five cycles, a pair's addition one
+enum { SM_PANEL = SM_QUADS ? 64 : 128 }; // bytes of 16 rows × 4 unpacked weights, as the dot product takes them
 
-// 16 rows × 4 weights as bytes → SM_LINES lines as the dot product takes them
-SM_INLINE void sm_lines(u8x64 w, u8x64 line[SM_LINES]) {
+// 16 rows × 4 weights as bytes → as the dot product takes them
+SM_INLINE void sm_panel_put(uint8_t *panel, u8x64 w) { // (SM_PANEL) bytes, aligned to 64
 #if SM_QUADS
-    line[0] = w;
+    *(u8x64 *)panel = w;
 #else
-    line[0] = (u8x64)((u16x32)w & SM_LOW_BYTE); // weights 0 and 2 of each row
-    line[1] = (u8x64)((u16x32)w >> 8);   // weights 1 and 3
+    *(u16x32 *)panel = (u16x32)w & SM_LOW_BYTE;     // weights 0 and 2 of each row
+    *(u16x32 *)(panel + 64) = (u16x32)w >> 8; // weights 1 and 3
 #endif
 }
 
-SM_INLINE void sm_line_dot(sm_acc *acc, u8x64 line, const int32_t *word) { // word (SM_LINE_WORDS)
+// acc + 16 rows × 4 weights times 4 activations
+SM_INLINE void sm_panel_dot(sm_acc *acc, const uint8_t *panel, const int32_t *word) { // word (2)
 #if SM_QUADS
-    acc->sum[0] = sm_quads(acc->sum[0], line, word[0]);
-    acc->sum[1] = sm_quads(acc->sum[1], line, word[1]);
+    acc->sum[0] = sm_quads(acc->sum[0], *(const u8x64 *)panel, word[0]);
+    acc->sum[1] = sm_quads(acc->sum[1], *(const u8x64 *)panel, word[1]);
 #else
-    acc->sum[0] = sm_pairs(acc->sum[0], (i16x32)line, sm_alli(word[0]));
+    acc->sum[0] = sm_pairs(acc->sum[0], *(const i16x32 *)panel, sm_alli(word[0]));
+    acc->sum[0] = sm_pairs(acc->sum[0], *(const i16x32 *)(panel + 64), sm_alli(word[1]));
 #endif
 }
 
-SM_INLINE void sm_dot4(sm_acc *acc, u8x64 w, const int32_t *word) { // 16 rows × 4 weights times four activations, word (2)
-    u8x64 line[SM_LINES];
-    sm_lines(w, line);
-    for (int i = 0; i < SM_LINES; i++) sm_line_dot(acc, line[i], word + i*SM_LINE_WORDS);
+SM_INLINE void sm_dot4(sm_acc *acc, u8x64 w, const int32_t *word) { // the same from bytes, for one vector
+#if SM_QUADS
+    acc->sum[0] = sm_quads(acc->sum[0], w, word[0]);
+    acc->sum[1] = sm_quads(acc->sum[1], w, word[1]);
+#else
+    acc->sum[0] = sm_pairs(acc->sum[0], (i16x32)((u16x32)w & SM_LOW_BYTE), sm_alli(word[0]));
+    acc->sum[0] = sm_pairs(acc->sum[0], (i16x32)((u16x32)w >> 8), sm_alli(word[1]));
+#endif
 }
 
 SM_INLINE void sm_join(sm_acc *acc, const sm_acc *other) {

@@ -9,7 +9,7 @@
 
 #ifdef __AVX2__
 #define SM_VARIANT "avx2"
-#define SM_TOKENS 6 // twelve registers of sums, two of weights, one of activations, one between
+#define SM_TOKENS 5 // ten registers of sums, four of weights, one of activations
 #define SM_FEW 4
 
 SM_INLINE u8x64 sm_lookup(u8x64 table, u8x64 index) {

@@ -104,29 +104,23 @@ SM_INLINE void group_by_few(const sm_piece *p, const uint8_t *codes, int32_t ste
         u8x64 w[2];
         __builtin_prefetch(codes + AHEAD);
         unpack8(p, codes, int4, w);
-        for (int i = 0; i < 2; i++) {
-            u8x64 line[SM_LINES];
-            sm_lines(w[i], line);
-            for (int k = 0; k < SM_LINES; k++)
-                for (int t = 0; t < count; t++) sm_line_dot(&acc[t], line[k], word + t*64 + 2*i + k*SM_LINE_WORDS);
-        }
+        for (int t = 0; t < count; t++) sm_dot4(&acc[t], w[0], word + t*64), sm_dot4(&acc[t], w[1], word + t*64 + 2);
     }
 }
 
 SM_INLINE void unpack_group(const sm_piece *p, const uint8_t *codes, int32_t steps, const int int4, uint8_t *panel) {
-    for (int32_t s = 0; s < steps; s++, codes += int4 ? 64 : 128) {
+    for (int32_t s = 0; s < steps; s++, codes += int4 ? 64 : 128, panel += 2*SM_PANEL) {
         u8x64 w[2];
         __builtin_prefetch(codes + AHEAD);
         unpack8(p, codes, int4, w);
-        for (int i = 0; i < 2; i++, panel += SM_LINES*SM_LINE) sm_lines(w[i], (u8x64 *)panel);
+        sm_panel_put(panel, w[0]), sm_panel_put(panel + SM_PANEL, w[1]);
     }
 }
 
-// `count` vectors side by side; the loop stays small, so that its sums stay in registers
-SM_INLINE void panel_by_vectors(const uint8_t *panel, int32_t lines, const int count, const int32_t *word, sm_acc *acc) {
-#pragma clang loop unroll(disable)
-    for (int32_t i = 0; i < lines; i++)
-        for (int t = 0; t < count; t++) sm_line_dot(&acc[t], *(const u8x64 *)(panel + i*SM_LINE), word + t*64 + i*SM_LINE_WORDS);
+// `count` vectors side by side
+SM_INLINE void panel_by_vectors(const uint8_t *panel, int32_t steps, const int count, const int32_t *word, sm_acc *acc) {
+    for (int32_t s = 0; s < 2*steps; s++)
+        for (int t = 0; t < count; t++) sm_panel_dot(&acc[t], panel + s*SM_PANEL, word + t*64 + s*2);
 }
 
 SM_INLINE void some(const sm_piece *p, const uint8_t *codes, int32_t steps, const int int4, const int count, const int few, const sm_act *act, size_t at,
@@ -134,7 +128,7 @@ SM_INLINE void some(const sm_piece *p, const uint8_t *codes, int32_t steps, cons
     sm_acc acc[count];
     for (int t = 0; t < count; t++) acc[t] = (sm_acc){0};
     if (few) group_by_few(p, codes, steps, int4, count, act->word + at*64, acc);
-    else panel_by_vectors(panel, steps*2*SM_LINES, count, act->word + at*64, acc);
+    else panel_by_vectors(panel, steps, count, act->word + at*64, acc);
     add_group(acc, count, act->scale + at, act->bias + at, weight, sum);
 }
 

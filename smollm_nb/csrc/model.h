@@ -55,7 +55,7 @@ typedef struct {      // one thread's own scratch
     float *wide;      // (max(hidden, heads·64, mlp)) a normed vector
     float *mix;       // (heads*64) what attention gives for one token
     float *sums;      // (tile, 16) a block's sums for every token
-    uint8_t *panel;   // (SM_PANEL) an unpacked group of a block
+    uint8_t *panel;   // (32·SM_PANEL) an unpacked group of a block
     int32_t *query;   // (heads, 32) query heads as pairs of 16 bits
     float *qscale;    // (heads)
     float *weight;    // (3, SM_CHUNK) scores, then weights

@@ -13,7 +13,7 @@ static _Alignas(64) struct {
     _Alignas(64) int32_t word[GROUPS*VECTORS*64], bias[GROUPS*VECTORS];
     float scale[GROUPS*VECTORS];
     _Alignas(64) float sums[VECTORS*16], weight[HEADS*SM_CHUNK], part[HEADS*2*SM_DIM], top[HEADS*16], sum[HEADS*16], qscale[16];
-    _Alignas(64) uint8_t panel[SM_PANEL];
+    _Alignas(64) uint8_t panel[32*SM_PANEL];
     _Alignas(64) int32_t query[HEADS*32];
     _Alignas(64) int32_t share[HEADS*SM_CHUNK/2];
     _Alignas(64) int16_t k[POSITIONS*SM_DIM];
