@@ -34,6 +34,10 @@ enum { SM_AMAX = 32639 }; // 127·256 + 127: both planes stay within ±127
 #ifndef SM_FEW
 #define SM_FEW 1
 #endif
+#ifndef SM_LOW_BITS
+#define SM_LOW_BITS 15   // of every byte
+#define SM_LOW_BYTE 0xff // of every 16 bits
+#endif
 
 typedef struct { i32x16 sum[1 + SM_QUADS]; } sm_acc; // one lane a row: pairs {Σ}, quads {Σ hi plane, Σ lo plane}
 
@@ -45,7 +49,7 @@ SM_INLINE void sm_panel_put(uint8_t *panel, u8x64 w) { // (SM_PANEL) bytes, alig
 #if SM_QUADS
     *(u8x64 *)panel = w;
 #else
-    *(u16x32 *)panel = (u16x32)w & 0xff;     // weights 0 and 2 of each row
+    *(u16x32 *)panel = (u16x32)w & SM_LOW_BYTE;     // weights 0 and 2 of each row
     *(u16x32 *)(panel + 64) = (u16x32)w >> 8; // weights 1 and 3
 #endif
 }
@@ -66,7 +70,7 @@ SM_INLINE void sm_dot4(sm_acc *acc, u8x64 w, const int32_t *word) { // the same 
     acc->sum[0] = sm_quads(acc->sum[0], w, word[0]);
     acc->sum[1] = sm_quads(acc->sum[1], w, word[1]);
 #else
-    acc->sum[0] = sm_pairs(acc->sum[0], (i16x32)((u16x32)w & 0xff), sm_alli(word[0]));
+    acc->sum[0] = sm_pairs(acc->sum[0], (i16x32)((u16x32)w & SM_LOW_BYTE), sm_alli(word[0]));
     acc->sum[0] = sm_pairs(acc->sum[0], (i16x32)((u16x32)w >> 8), sm_alli(word[1]));
 #endif
 }

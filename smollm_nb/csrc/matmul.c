@@ -9,6 +9,21 @@ static const float POWER12[16] = { // 2^(-j/12), the float32 nearest
     0x1p+0f, 0x1.e3437ep-1f, 0x1.c823e0p-1f, 0x1.ae89fap-1f, 0x1.965feap-1f, 0x1.7f910ep-1f,
     0x1.6a09e6p-1f, 0x1.55b810p-1f, 0x1.428a30p-1f, 0x1.306fe0p-1f, 0x1.1f59acp-1f, 0x1.0f38fap-1f};
 
+// Sixteen scales from their bytes: a sign, and a power of 2^(-1/12)
+SM_INLINE f32x16 scales_of(const sm_piece *p, i32x16 b) {
+    const i32x16 k = b & 127, halvings = (k*43) >> 9; // k/12
+    const f32x16 power = (f32x16)((127 - halvings) << 23 | (b & 128) << 24); // ±2^-halvings
+    return sm_lookup_float(p->scale12, k - halvings*12)*power;
+}
+
+SM_INLINE f32x16 scales16(const sm_piece *p, const uint8_t *code) { // code (16)
+#ifdef __wasm__
+    return sm_gather(p->scale, code);
+#else
+    return scales_of(p, __builtin_convertvector(*(const u8x16 *)code, i32x16));
+#endif
+}
+
 void sm_piece_init(sm_piece *p, const uint8_t *data, int32_t cols) { // data: the packed part, as formats.py lays it out
     const size_t blocks = (size_t)sm_blocks(p->end - p->begin), size = blocks*16*(size_t)cols;
     if (p->format == SM_INT8_ROW) {
@@ -19,15 +34,10 @@ void sm_piece_init(sm_piece *p, const uint8_t *data, int32_t cols) { // data: th
     __builtin_memcpy(&base, data, 4);
     for (int j = 0; j < 16; j++) p->scale12[j] = base*POWER12[j];
     for (int i = 0; i < 64; i++) p->book[i] = (uint8_t)(data[16 + i % 16] + SM_BIAS);
+#ifdef __wasm__
+    for (int i = 0; i < 256; i += 16) sm_store(p->scale + i, scales_of(p, i + (i32x16){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}));
+#endif
     p->codes = data + 64, p->scales = data + 64 + size/2;
-}
-
-// Sixteen scales from their bytes: a sign, and a power of 2^(-1/12)
-SM_INLINE f32x16 scales16(const sm_piece *p, const uint8_t *code) { // code (16)
-    const i32x16 b = __builtin_convertvector(*(const u8x16 *)code, i32x16), k = b & 127;
-    const i32x16 halvings = (k*43) >> 9; // k/12
-    const f32x16 power = (f32x16)((127 - halvings) << 23 | (b & 128) << 24); // ±2^-halvings
-    return sm_lookup_float(p->scale12, k - halvings*12)*power;
 }
 
 SM_INLINE f32x16 row_scales(const sm_piece *p, int32_t block) { return sm_load((const float *)(const void *)p->scales + (size_t)block*16); }
@@ -35,8 +45,8 @@ SM_INLINE f32x16 row_scales(const sm_piece *p, int32_t block) { return sm_load((
 // ---- one vector: weights go straight from memory into the sums ---------------------------------------------------------
 SM_INLINE void dot_int4(sm_acc *acc, const sm_piece *p, const uint8_t *codes, const int32_t *word) { // 16 rows × 8 weights
     const u8x64 b = *(const u8x64 *)codes;
-    sm_dot4(acc, sm_lookup(p->book, b & 15), word);
-    sm_dot4(acc, sm_lookup(p->book, (u8x64)((u16x32)b >> 4) & 15), word + 2);
+    sm_dot4(acc, sm_lookup(p->book, b & SM_LOW_BITS), word);
+    sm_dot4(acc, sm_lookup(p->book, (u8x64)((u16x32)b >> 4) & SM_LOW_BITS), word + 2);
 }
 
 SM_INLINE u8x64 raised(const uint8_t *codes) { return *(const u8x64 *)codes ^ SM_BIAS; } // int8 as dot.h takes it: ±128 in two's complement
@@ -79,7 +89,7 @@ SM_INLINE f32x16 block_by_vector(const sm_piece *p, int32_t cols, int32_t block,
 SM_INLINE void unpack8(const sm_piece *p, const uint8_t *codes, const int int4, u8x64 w[2]) { // 16 rows × 8 weights as bytes
     if (int4) {
         const u8x64 b = *(const u8x64 *)codes;
-        w[0] = sm_lookup(p->book, b & 15), w[1] = sm_lookup(p->book, (u8x64)((u16x32)b >> 4) & 15);
+        w[0] = sm_lookup(p->book, b & SM_LOW_BITS), w[1] = sm_lookup(p->book, (u8x64)((u16x32)b >> 4) & SM_LOW_BITS);
     } else w[0] = raised(codes), w[1] = raised(codes + 64);
 }
 

@@ -22,6 +22,9 @@ enum {
 typedef struct {            // a range of a matrix's rows in one format
     u8x64 book;             // int4: the 16 weights that codes stand for, raised by SM_BIAS, four times over
     float scale12[16];      // int4: base·2^(-j/12) for j in 0..11
+#ifdef __wasm__
+    float scale[256];       // int4: what each byte of `scales` means, where memory answers sooner than a lookup
+#endif
     const uint8_t *codes;   // int4: (blocks, cols/8, 16, 4) bytes of two codes; int8: (blocks, cols/4, 16, 4)
     const uint8_t *scales;  // int4: (blocks, groups, 16) bytes, sign and logarithm; int8: (blocks, 16) float32
     int32_t begin, end;     // rows
