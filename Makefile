@@ -33,7 +33,7 @@ small best: $(BUILT) ## quantize the demo's model by the recipe of that name, in
 	$(BIN)/smollm eval --model dist/$@ --reference '$(MODEL)'
 
 lab: $(BUILT) ## JupyterLab on the notebooks, the tour open
-	$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
+	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: $(BUILT) ## all that CI checks: notebooks, tests, coverage, generated files
 	$(BIN)/nbdev_test --n_workers 2 --timing
