@@ -61,7 +61,8 @@ def _largest(
 ) -> np.ndarray: # (k,) indices, largest first, the lower index first among equals
     "The k largest numbers in a fixed order"
     if k >= len(x): return np.argsort(-x, kind="stable")
-    limit = np.partition(x, len(x) - k)[len(x) - k]
+    few = x[:len(x)//64*64].reshape(64, -1).max(0) if 64*k < len(x) else x # as many of their maxima are as large: none of the k is below their k-th
+    limit = np.partition(few, len(few) - k)[len(few) - k]
     keep = np.flatnonzero(x >= limit) # more than k where several equal the limit
     return keep[np.argsort(-x[keep], kind="stable")][:k]
 
@@ -292,9 +293,9 @@ class Generation:
     def _probabilities(self, logits, id:int) -> tuple[float, tuple]:
         "The log-probability of a token, and the likeliest ones"
         quick = getattr(self.backend, "logprob", None)
-        if quick and not self.n_alternatives: return quick(logits, id), ()
-        lp = log_softmax(logits)
-        return float(lp[id]), tuple((int(i), float(lp[i])) for i in _largest(lp, self.n_alternatives)) if self.n_alternatives else ()
+        own = quick(logits, id) if quick else float(log_softmax(logits)[id])
+        total = float(logits[id]) - own # log of the sum
+        return own, tuple((int(i), float(logits[i]) - total) for i in _largest(logits, self.n_alternatives)) if self.n_alternatives else ()
 
 # %% ../nbs/05_generate.ipynb #01be7d2b
 def generate(
