@@ -3,10 +3,10 @@ import { h, s, short, percent, visible, chart } from "./lab_common.js";
 
 // what arrived so far, for every view of one model; Python sends `batch` often and `tokens` and `memory` whole at the end or on request
 function makeStore(model) {
-  const store = { run: model.get("run"), tokens: [], memory: [], views: new Set() };
+  const store = { run: model.get("run"), tokens: [], memory: [], stats: {}, views: new Set() };
   const tell = (fresh) => store.views.forEach((v) => v(fresh));
   const whole = () => {
-    Object.assign(store, { run: model.get("run"), tokens: [...model.get("tokens")], memory: [...model.get("memory")] });
+    Object.assign(store, { run: model.get("run"), tokens: [...model.get("tokens")], memory: [...model.get("memory")], stats: model.get("stats") });
     tell(true);
   };
   const ask = () => {
@@ -17,10 +17,11 @@ function makeStore(model) {
     const b = model.get("batch");
     if (b.run === undefined || b.run < store.run) return;
     const fresh = b.run !== store.run;
-    if (fresh) Object.assign(store, { run: b.run, tokens: [], memory: [] });
+    if (fresh) Object.assign(store, { run: b.run, tokens: [], memory: [], stats: {} });
     if (b.at > store.tokens.length || b.memory_at > store.memory.length) return ask(); // a batch went by before this page listened
     store.tokens.push(...b.tokens.slice(store.tokens.length - b.at));
     store.memory.push(...b.memory.slice(store.memory.length - b.memory_at));
+    store.stats = b.stats;
     tell(fresh);
   };
   whole();
@@ -106,7 +107,7 @@ function budgetBar() {
   return { node: h("div", { class: "lab-budget" }, bar, text), update };
 }
 
-function figures(stats, done) {
+function figures(stats) {
   const item = (name, value, unit) => h("div", { class: "lab-figure" }, h("dt", null, name), h("dd", null, value, h("small", null, unit)));
   return [item("tokens/s", short(stats.tokens_per_s ?? NaN), ""), item("first token", short(stats.ttft_ms ?? NaN), " ms"), item("median", short(stats.median_ms ?? NaN), " ms"),
     item("p95", short(stats.p95_ms ?? NaN), " ms"), item("tokens", short(stats.tokens ?? 0), ""), item("memory", short(stats.memory_mb ?? NaN), " MB")];
@@ -147,7 +148,7 @@ function render({ model, el }, store) {
     waiting = 0;
     tokens.update(stale);
     stale = false;
-    numbers.replaceChildren(...figures(model.get("stats")));
+    numbers.replaceChildren(...figures(store.stats));
     draw();
   };
   const later = (fresh) => {
@@ -161,7 +162,7 @@ function render({ model, el }, store) {
     el.classList.toggle("lab-busy", model.get("busy"));
   };
   const spend = () => budget.update(model.get("budget"));
-  const watch = { "change:status": words, "change:error": words, "change:busy": words, "change:budget": spend, "change:stats": later };
+  const watch = { "change:status": words, "change:error": words, "change:busy": words, "change:budget": spend };
   for (const [event, f] of Object.entries(watch)) model.on(event, f);
   store.views.add(later);
   const seen = new ResizeObserver(() => later(false));
