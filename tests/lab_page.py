@@ -89,9 +89,17 @@ class Lab:
         self.page.locator(".lm-Menu-itemLabel", has_text=item).first.click()
 
     def run(self, i:int) -> None:
-        "Run a cell"
-        self.page.locator(".jp-Notebook .jp-Cell").nth(i).locator(".cm-content").click()
-        self.page.keyboard.press("Control+Enter")
+        "Run a cell; a page whose kernel is not connected yet ignores the key, so it is pressed until the cell has begun"
+        cell = self.page.locator(".jp-Notebook .jp-Cell").nth(i)
+        prompt = lambda: cell.locator(".jp-InputPrompt").text_content().strip()
+        before = prompt()
+        for _ in range(20):
+            cell.locator(".cm-content").click()
+            self.page.keyboard.press("Control+Enter")
+            for _ in range(20):
+                if prompt() not in (before, "[ ]:"): return
+                self.page.wait_for_timeout(100)
+        raise AssertionError(f"cell {i} did not begin")
 
     def shot(self, path:Path) -> None:
         "What a person sees, kept for looking at"

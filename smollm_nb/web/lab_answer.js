@@ -108,7 +108,7 @@ function budgetBar() {
 }
 
 function figures(stats) {
-  const item = (name, value, unit) => h("div", { class: "lab-figure" }, h("dt", null, name), h("dd", null, value, h("small", null, unit)));
+  const item = (name, value, unit) => h("div", { class: "lab-figure", role: "listitem" }, h("div", null, name), h("b", null, value, h("small", null, unit)));
   return [item("tokens/s", short(stats.tokens_per_s ?? NaN), ""), item("first token", short(stats.ttft_ms ?? NaN), " ms"), item("median", short(stats.median_ms ?? NaN), " ms"),
     item("p95", short(stats.p95_ms ?? NaN), " ms"), item("tokens", short(stats.tokens ?? 0), ""), item("memory", short(stats.memory_mb ?? NaN), " MB")];
 }
@@ -129,7 +129,7 @@ async function copy(model, button, code) {
 function render({ model, el }, store) {
   const tokens = tokenList(store), budget = budgetBar();
   const status = h("div", { class: "lab-status", role: "status", "aria-live": "polite" }), error = h("div", { class: "lab-error", role: "alert" });
-  const numbers = h("dl", { class: "lab-figures" }), latency = h("figure"), memory = h("figure"), code = h("pre", { class: "lab-code", hidden: true, tabindex: "0", "aria-label": "this answer as Python" });
+  const numbers = h("div", { class: "lab-figures", role: "list", "aria-label": "figures of this answer" }), latency = h("figure"), memory = h("figure"), code = h("pre", { class: "lab-code", hidden: true, tabindex: "0", "aria-label": "this answer as Python" });
   const button = h("button", { class: "lab-copy", type: "button", onclick: () => copy(model, button, code) }, "Copy as Python");
   const charts = h("div", { class: "lab-charts" }, latency, memory);
   el.classList.add("lab");

@@ -8,7 +8,7 @@ function dress(node, attrs, children) {
     if (k.startsWith("on")) node.addEventListener(k.slice(2), v);
     else if (v !== null && v !== undefined && v !== false) node.setAttribute(k, v === true ? "" : v);
   }
-  node.append(...children.flat().filter((c) => c !== null && c !== undefined)); // strings become text nodes, never HTML
+  node.append(...children.flat(Infinity).filter((c) => c !== null && c !== undefined)); // strings become text nodes, never HTML
   return node;
 }
 
