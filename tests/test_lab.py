@@ -12,6 +12,11 @@ if not CHROMIUM and not os.environ.get("CI"): pytest.skip("there is no Chromium 
 PANEL = """from smollm_nb.prompt_panel import PromptPanel
 panel = PromptPanel({model!r}, "native int8", "Hello", max_tokens=40)
 panel"""
+PANEL_OF = """import json
+from pathlib import Path
+source = json.loads(Path({folder!r}, "panel.ipynb").read_text())["cells"][0]["source"]
+exec("".join(source).rsplit("panel", 1)[0])
+panel"""
 SLOW = """import time
 from smollm_nb.generate import Generation
 if not hasattr(Generation, "_quick"): Generation._quick = Generation._read
@@ -86,19 +91,18 @@ def test_a_person_asks_stops_and_looks(browser, server, artefacts):
     press(page, "Copy as Python")
     page.get_by_role("button", name="Copied").wait_for()
     assert "open_model(" in page.evaluate("navigator.clipboard.readText()")
-    # a slider, dragged
-    handle = page.locator(".lab-panel .widget-hslider", has_text="temperature").locator(".noUi-handle")
-    box = handle.bounding_box()
+    # a slider, dragged; it changes nothing for a greedy answer
+    slider = page.locator(".lab-panel .widget-hslider", has_text="min-p")
+    box = slider.locator(".noUi-handle").bounding_box()
     page.mouse.move(box["x"] + 4, box["y"] + 4)
     page.mouse.down()
     page.mouse.move(box["x"] + 60, box["y"] + 4, steps=5)
     page.mouse.up()
-    page.wait_for_function("!document.querySelector('.lab-panel').textContent.includes('0.00\\u00a0')")
+    assert float(slider.locator(".widget-readout").text_content()) > 0.05
     # stop in the middle, at 50 ms a token
     lab.run(1)
     page.locator(".lab-panel .widget-hslider", has_text="answer, tokens").locator(".noUi-handle").focus()
     for _ in range(5): page.keyboard.press("PageUp")
-    first = page.locator(".lab-token").first.element_handle()
     press(page, "Generate")
     wait_status(page, "^answering")
     page.wait_for_function("document.querySelectorAll('.lab-token').length > 5 && document.querySelectorAll('.lab-token').length < 40")
@@ -121,4 +125,90 @@ def test_a_person_asks_stops_and_looks(browser, server, artefacts):
     press(page, "Stop")
     n = int(re.search(r"stopped after (\d+)", wait_status(page, "^stopped after"))[1])
     page.wait_for_function("n => document.querySelectorAll('.lab-token').length === n", arg=n)
+    # a restarted kernel has no panel; the cell makes a new one
+    lab.command("Kernel/Restart Kernel…")
+    page.get_by_role("button", name="Confirm Kernel Restart").click()
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+    lab.run(0)
+    page.wait_for_function("document.querySelectorAll('.lab-token').length === 0 && document.querySelector('.lab-answer')")
+    press(page, "Generate")
+    wait_status(page, "^40 tokens: the length")
+    assert not lab.errors, lab.errors
+
+
+def test_a_click_acts_while_a_cell_runs(browser, server):
+    "By the kernel's subshells: the cell takes 20 s, the answer ends before it"
+    url, token, _ = server
+    lab = Lab(browser, url, token, "faults.ipynb")
+    page = lab.page
+    lab.run(0)
+    lab.run(1)
+    page.locator(".lab-panel .widget-hslider", has_text="answer, tokens").locator(".noUi-handle").focus()
+    for _ in range(5): page.keyboard.press("PageUp")
+    lab.run(2)
+    press(page, "Generate")
+    wait_status(page, "^answering")
+    press(page, "Stop")
+    wait_status(page, "^stopped after")
+    assert page.locator(".jp-Notebook .jp-Cell").nth(2).locator(".jp-InputPrompt").text_content().strip() == "[*]:", "the cell should still run"
+    # the interrupt button ends the cell, and what the panel does with it
+    press(page, "Generate")
+    wait_status(page, "^answering")
+    page.locator("[data-command='notebook:interrupt-kernel'], jp-button[title*='Interrupt'], button[title*='Interrupt']").first.click()
+    wait_status(page, "^stopped after")
+    # an error is one line with the way out; text stays text
+    name, prompt = page.locator(".lab-panel input[type=text]").first, page.locator(".lab-panel textarea")
+    good = name.input_value()
+    name.fill("/nowhere/model")
+    name.press("Tab")
+    press(page, "Generate")
+    page.locator(".lab-error:visible").wait_for()
+    assert "/nowhere/model" in page.locator(".lab-error").text_content()
+    name.fill(good)
+    name.press("Tab")
+    prompt.fill("<img src=x onerror=\"document.title='bad'\"><script>document.title='bad'</script>")
+    press(page, "Generate")
+    wait_status(page, "^answering")
+    press(page, "Stop")
+    wait_status(page, "^stopped after|tokens:")
+    assert page.locator(".lab img, .lab script").count() == 0 and page.title() != "bad"
+    assert not lab.errors, lab.errors
+
+
+HOSTILE = """from smollm_nb.prompt_panel import AnswerView
+view = AnswerView()
+view.begin()
+view.tokens = [["<b>bold</b><script>document.title='bad'</script>", 0.5, [["<img src=x onerror=document.title='bad'>", 0.25]], None, "<b>"]] + [[" word", 10**-(i/10), [[" word", 0.5]], 5.0, " word"] for i in range(30)]
+view.error, view.status = "<i>An error</i>: try again", "<u>status</u>"
+view"""
+
+
+@pytest.mark.parametrize("look", ["dark", "narrow"])
+def test_dark_narrow_and_hostile(browser, server, artefacts, tmp_path, look):
+    "The dark theme, and 700 pixels; whatever a model says is text"
+    import json
+    url, token, d = server
+    (d/f"{look}.ipynb").write_text(json.dumps(notebook([PANEL_OF.format(folder=str(d)), HOSTILE])))
+    lab = Lab(browser, url, token, f"{look}.ipynb", 700 if look == "narrow" else 1200)
+    page = lab.page
+    if look == "dark":
+        page.evaluate("document.body.dataset.jpThemeLight")
+        lab.command("Settings/Theme")
+        page.locator(".lm-Menu-itemLabel", has_text="JupyterLab Dark").last.click()
+        page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
+    else: page.keyboard.press("Control+b") # the file browser goes
+    lab.run(0)
+    page.locator(".lab-panel").wait_for()
+    press(page, "Generate")
+    wait_status(page, "^40 tokens: the length")
+    page.locator(".lab-token").nth(5).hover()
+    lab.shot(artefacts/f"panel_{look}.png")
+    assert page.evaluate("(() => { const p = document.querySelector('.lab-panel'); return p.scrollWidth <= p.clientWidth + 1 })()"), "nothing sticks out"
+    lab.run(1)
+    page.wait_for_function("document.querySelectorAll('.lab').length === 2")
+    last = page.locator(".lab").last
+    assert last.locator(".lab-token").first.text_content().startswith("<b>bold</b><script>") and "<i>An error</i>" in last.locator(".lab-error").text_content()
+    last.locator(".lab-token").first.hover()
+    assert "<img" in last.locator(".lab-card").text_content().replace("·", " ")
+    assert page.locator(".lab b b, .lab img, .lab script, .lab i i, .lab u").count() == 0 and page.title() != "bad"
     assert not lab.errors, lab.errors

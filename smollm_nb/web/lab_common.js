@@ -38,12 +38,12 @@ export function thin(points, most = 600) {
   return out;
 }
 
-// a chart: title, unit, points [[x, y]…], limits [[y, label]…], kind "dots" or "area", and what the x axis counts
-export function chart({ title, note, points, limits, kind, xLabel, xMin = 0, xMax, width, height = 150 }) {
+// a chart: title, points [[x, y]…] and perhaps a second series, limits [[y, label]…], kind "dots" or "area", and what the x axis counts
+export function chart({ title, note, points, second = [], limits, kind, xLabel, xMin = 0, xMax, width, height = 150 }) {
   const left = 40, right = 62, top = 12, bottom = 30;
   const w = Math.max(width, 240), x1 = w - right, y1 = height - bottom;
-  const data = thin(points);
-  const high = Math.max(...limits.map(([y]) => y), ...data.map(([, y]) => y)) * 1.12 || 1;
+  const data = thin(points), other = thin(second);
+  const high = Math.max(...limits.map(([y]) => y), ...data.map(([, y]) => y), ...other.map(([, y]) => y)) * 1.12 || 1;
   const last = Math.max(xMax ?? 1, data.length ? data[data.length - 1][0] : 0);
   const x = (v) => left + ((v - xMin) / (last - xMin || 1)) * (x1 - left);
   const y = (v) => y1 - (Math.min(v, high) / high) * (y1 - top);
@@ -53,8 +53,9 @@ export function chart({ title, note, points, limits, kind, xLabel, xMin = 0, xMa
   const lines = limits.map(([v, label], i) => [s("line", { x1: left, x2: x1, y1: y(v), y2: y(v), class: `lab-limit lab-limit-${i}` }),
     s("text", { x: x1 + 5, y: y(v) + 4, class: `lab-limit-text lab-limit-${i}` }, label)]);
   const path = data.map(([a, b]) => `${x(a).toFixed(1)} ${y(b).toFixed(1)}`);
+  const beside = other.length ? s("path", { d: other.map(([a, b]) => `M${x(a).toFixed(1)} ${y(b).toFixed(1)}h0`).join(""), class: "lab-dots lab-dots-2" }) : null;
   const shape = !path.length ? [] : kind === "dots" ? [s("path", { d: path.map((p) => `M${p}h0`).join(""), class: "lab-dots" })]
     : [s("path", { d: `M${path.join("L")}L${x(data[data.length - 1][0]).toFixed(1)} ${y1}L${x(data[0][0]).toFixed(1)} ${y1}Z`, class: "lab-area" }), s("path", { d: `M${path.join("L")}`, class: "lab-line" })];
   return s("svg", { width: w, height, viewBox: `0 0 ${w} ${height}`, role: "img", "aria-label": `${title}: ${note}` },
-    grid, marks, s("text", { x: (left + x1) / 2, y: height - 3, class: "lab-tick", "text-anchor": "middle" }, xLabel), lines, shape);
+    grid, marks, s("text", { x: (left + x1) / 2, y: height - 3, class: "lab-tick", "text-anchor": "middle" }, xLabel), lines, shape, beside);
 }
