@@ -68,7 +68,7 @@ class Lab:
     def __init__(self, browser, url:str, token:str, name:str, width:int=1200, height:int=1000):
         self.page = browser.new_context(viewport=dict(width=width, height=height), permissions=["clipboard-read", "clipboard-write"]).new_page()
         self.errors, self.where = [], f"{url}/lab/tree/{name}?reset&token={token}"
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(40_000)
         self.page.on("console", lambda m: self._hear(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda e: self._hear(str(e)))
         self.open()

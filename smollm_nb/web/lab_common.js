@@ -50,8 +50,8 @@ export function chart({ title, note, points, second = [], limits, kind, xLabel, 
   const grid = ticks(0, high, 3).map((v) => [s("line", { x1: left, x2: x1, y1: y(v), y2: y(v), class: "lab-grid" }),
     s("text", { x: left - 5, y: y(v) + 4, class: "lab-tick", "text-anchor": "end" }, short(v))]);
   const marks = ticks(xMin, last, 4).filter((v) => Number.isInteger(v) || kind !== "dots").map((v) => s("text", { x: x(v), y: y1 + 13, class: "lab-tick", "text-anchor": "middle" }, short(v)));
-  const lines = limits.map(([v, label], i) => [s("line", { x1: left, x2: x1, y1: y(v), y2: y(v), class: `lab-limit lab-limit-${i}` }),
-    s("text", { x: x1 + 5, y: y(v) + 4, class: `lab-limit-text lab-limit-${i}` }, label)]);
+  const lines = limits.map(([v, label], n) => [n + (kind === "area")].map((i) => [s("line", { x1: left, x2: x1, y1: y(v), y2: y(v), class: `lab-limit lab-limit-${i}` }),
+    s("text", { x: x1 + 5, y: y(v) + 4, class: `lab-limit-text lab-limit-${i}` }, label)]));
   const path = data.map(([a, b]) => `${x(a).toFixed(1)} ${y(b).toFixed(1)}`);
   const beside = other.length ? s("path", { d: other.map(([a, b]) => `M${x(a).toFixed(1)} ${y(b).toFixed(1)}h0`).join(""), class: "lab-dots lab-dots-2" }) : null;
   const shape = !path.length ? [] : kind === "dots" ? [s("path", { d: path.map((p) => `M${p}h0`).join(""), class: "lab-dots" })]
