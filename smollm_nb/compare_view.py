@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOP', 'Watched', 'Comparison', 'compare', 'as_torch', 'explain', 'blame_record', 'CompareBox', 'CompareView']
 
-# %% ../nbs/16c_compare_view.ipynb #626cfa20
+# %% ../nbs/16c_compare_view.ipynb #a0ddb2a2
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +18,11 @@ import traitlets as T
 from .core import Cancelled, InvalidStateError
 from .evaluate import Blame, Divergence, blame, diverge
 from .generate import generate, log_softmax
-from .lab import Job, choices, error_line, module, open_model, style, watch_interrupts
+from .lab import Job, choices, error_line, hear_while_busy, module, open_model, style, watch_interrupts
 from .plots import Picture
 from .tradeoff_plots import divergence_strip
 
-# %% ../nbs/16c_compare_view.ipynb #b41969d8
+# %% ../nbs/16c_compare_view.ipynb #9c3f9060
 TOP = 6 # likeliest tokens kept at each step
 
 class Watched:
@@ -44,7 +44,7 @@ class Watched:
         self.likeliest.append([(int(i), float(p)) for i, p in zip(top, np.exp(log_softmax(logits)[top]))])
         return logits
 
-# %% ../nbs/16c_compare_view.ipynb #b625cd56
+# %% ../nbs/16c_compare_view.ipynb #0f88ff86
 @dataclass
 class Comparison:
     "Two models on one prompt"
@@ -80,7 +80,7 @@ def compare(
     named = lambda steps: [[(tokenizer.pieces([i])[0], p) for i, p in step] for step in steps]
     return Comparison(d, np.array([w.seconds for w in pair]), [named(w.likeliest) for w in pair], tokenizer.pieces(own))
 
-# %% ../nbs/16c_compare_view.ipynb #7f6491b4
+# %% ../nbs/16c_compare_view.ipynb #b25f47c3
 def as_torch(
     model, # a loaded `api.Model`
 ): # a `model.TorchBackend`
@@ -109,7 +109,7 @@ def blame_record(
     if found is None: return dict(step=step, note="Both choose the same token here; click a framed token to see which layer makes the difference.")
     return dict(step=step, effects=[[e.name.removeprefix("model."), float(e.effect), e.undone] for e in found.effects[:first]], together=[n.removeprefix("model.") for n in found.together])
 
-# %% ../nbs/16c_compare_view.ipynb #a2be28d7
+# %% ../nbs/16c_compare_view.ipynb #2923a93e
 class CompareBox(anywidget.AnyWidget):
     "Two answers beside each other; `web/lab_compare.js` draws them"
     _esm, _css = module("lab_compare.js"), style()
@@ -145,6 +145,7 @@ class CompareView(W.VBox):
         super().__init__([W.GridBox([self.reference, self.candidate, self.tokens], layout=grid), self.prompt, W.HBox([self.go, self.halt], layout=W.Layout(margin="4px 0")), self.box])
         self.add_class("lab-panel")
         watch_interrupts()
+        hear_while_busy(self)
 
     def _begin(self, work) -> None:
         "Start a job, unless one runs"
@@ -155,7 +156,7 @@ class CompareView(W.VBox):
 
     def start(self) -> None:
         "Compare, in a thread"
-        self._begin(self._compare)
+        self._begin(self._work)
 
     def look(self,
         step:int, # of the answer
@@ -190,7 +191,7 @@ class CompareView(W.VBox):
         job.check()
         return self._models[choice]
 
-    def _compare(self, job:Job) -> None:
+    def _work(self, job:Job) -> None:
         names = [self.reference.value, self.candidate.value]
         r, c = (self._model(job, n) for n in names)
         self._say("both answer")

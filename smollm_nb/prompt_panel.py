@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LIMITS', 'token_row', 'live_figures', 'AnswerView', 'Feed', 'Request', 'sampling_controls', 'PromptPanel']
 
-# %% ../nbs/16b_prompt_panel.ipynb #43bf1b6e
+# %% ../nbs/16b_prompt_panel.ipynb #f6ef45b5
 import math, random, statistics, time
 from dataclasses import dataclass, field, replace
 
@@ -16,10 +16,10 @@ import traitlets as T
 from .chat import encode_chat
 from .core import Cancelled, InvalidStateError, SmolLMError, percentile, rss_bytes
 from .generate import SamplingParams
-from .lab import Job, choices, error_line, module, open_model, style, watch_interrupts
+from .lab import Job, choices, error_line, hear_while_busy, module, open_model, style, watch_interrupts
 from .plots import Picture, memory_trace, token_latency, token_strip
 
-# %% ../nbs/16b_prompt_panel.ipynb #017bd06e
+# %% ../nbs/16b_prompt_panel.ipynb #8dc69ff5
 def token_row(
     event, # a `generate.Event`
     tokenizer, # a `SmolLMTokenizer`
@@ -31,7 +31,7 @@ def token_row(
     return [event.text, chance(event.logprob), [[p, chance(l)] for p, (_, l) in zip(others, event.alternatives)],
             None if before_s is None else round(1e3*(event.elapsed_s - before_s), 3), piece]
 
-# %% ../nbs/16b_prompt_panel.ipynb #99374bbc
+# %% ../nbs/16b_prompt_panel.ipynb #2e7ff130
 def live_figures(
     itl_ms:list[float], # between tokens
     ttft_s:float, # to the first token
@@ -42,7 +42,7 @@ def live_figures(
     return dict(tokens=len(itl_ms) + 1, ttft_ms=1e3*ttft_s, tokens_per_s=rate, memory_mb=memory_mb,
                 median_ms=statistics.median(itl_ms) if itl_ms else None, p95_ms=percentile(itl_ms, 95) if itl_ms else None)
 
-# %% ../nbs/16b_prompt_panel.ipynb #86b85446
+# %% ../nbs/16b_prompt_panel.ipynb #1be67434
 LIMITS = dict(latency=[8, 30], memory=300) # ms: the aim natively, and the most a browser may take; MB
 
 class AnswerView(anywidget.AnyWidget):
@@ -68,7 +68,7 @@ class AnswerView(anywidget.AnyWidget):
         "Send everything"
         self.send_state(["run", "tokens", "memory", "stats"])
 
-# %% ../nbs/16b_prompt_panel.ipynb #4c0d9f4b
+# %% ../nbs/16b_prompt_panel.ipynb #333c5fc9
 class Feed:
     "Tokens on their way to a view"
     def __init__(self,
@@ -103,7 +103,7 @@ class Feed:
         self.send()
         self.view.whole()
 
-# %% ../nbs/16b_prompt_panel.ipynb #94562518
+# %% ../nbs/16b_prompt_panel.ipynb #a54a9831
 @dataclass(frozen=True)
 class Request:
     "What makes an answer"
@@ -133,7 +133,7 @@ class Request:
         try: return len(encode_chat(tokenizer, [dict(role="user", content=self.prompt)]) if self.chat else tokenizer.encode(self.prompt))
         except SmolLMError: return 0
 
-# %% ../nbs/16b_prompt_panel.ipynb #239e2217
+# %% ../nbs/16b_prompt_panel.ipynb #2333513a
 def _wide(kind, description:str, tooltip:str, **kw):
     "A control as wide as its cell, with a label that a screen reader finds"
     return kind(description=description, tooltip=tooltip, style=dict(description_width="118px"), layout=W.Layout(width="auto", min_width="0"), **kw)
@@ -156,7 +156,7 @@ def _button(text:str, tooltip:str, act, **kw) -> W.Button:
     b.on_click(lambda _: act())
     return b
 
-# %% ../nbs/16b_prompt_panel.ipynb #e74a6ee1
+# %% ../nbs/16b_prompt_panel.ipynb #ff1b8ed3
 class PromptPanel(W.VBox):
     "Ask a model and watch it answer; `run()`, `figure()` and `table()` need no browser"
     def __init__(self,
@@ -177,6 +177,7 @@ class PromptPanel(W.VBox):
         self.add_class("lab-panel")
         self._update()
         watch_interrupts()
+        hear_while_busy(self)
 
     def _make_controls(self, name, ways, backend, prompt, chat, settings) -> None:
         "All that can be clicked, dragged or written into"

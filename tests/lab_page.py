@@ -97,6 +97,7 @@ class Lab:
             cell.locator(".cm-content").click()
             self.page.keyboard.press("Control+Enter")
             for _ in range(20):
+                if self.page.locator(".jp-Dialog").count(): self.page.locator(".jp-Dialog .jp-mod-accept").click() # the kernel was not there yet: take the one that is offered
                 if prompt() not in (before, "[ ]:"): return
                 self.page.wait_for_timeout(100)
         raise AssertionError(f"cell {i} did not begin")
