@@ -7,7 +7,7 @@ BUILT := smollm_nb/_native/build.json
 # threads that spin only briefly at barriers: ten times quicker on a busy machine, no slower on an idle one
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: help demo small best lab test notebooks clean
+.PHONY: help demo small best bench lab test notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -31,6 +31,9 @@ demo: $(BUILT) ## install, fetch a real model, check it, let it answer, show the
 small best: $(BUILT) ## quantize the demo's model by the recipe of that name, into dist/NAME, and judge it: minutes
 	$(BIN)/smollm quantize --model-path '$(MODEL)' --output-path dist/$@ --recipe $@
 	$(BIN)/smollm eval --model dist/$@ --reference '$(MODEL)'
+
+bench: $(BUILT) ## measure the demo's model in rounds: minutes; BENCH="--quick --peers" for fewer cases, beside llama.cpp
+	$(BIN)/smollm bench --model '$(MODEL)' $(BENCH)
 
 lab: $(BUILT) ## JupyterLab on the notebooks, the tour open
 	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)

@@ -32,10 +32,18 @@ def _load_torch(path, threads=None, **kw):
     from smollm_nb.model import load
     return load(path, **kw)
 
+_NO_FILE = "the {0} runs SMOLLM_Q4 files, and {1} is a checkpoint: run `smollm quantize --model-path {1} --output-path DIR` and name DIR, or choose backend torch"
+
 def _load_native(path, **kw):
     "The native engine of a SMOLLM_Q4 file"
     from smollm_nb.engine import load
-    if path.is_dir(): raise ParameterError(f"the native engine runs SMOLLM_Q4 files, and {path} is a checkpoint: run `smollm quantize --model-path {path} --output-path DIR` and name DIR, or choose backend torch")
+    if path.is_dir(): raise ParameterError(_NO_FILE.format("native engine", path))
+    return load(path, **kw)
+
+def _load_wasm(path, **kw):
+    "The engine as WebAssembly, for a SMOLLM_Q4 file"
+    from smollm_nb.wasm import load
+    if path.is_dir(): raise ParameterError(_NO_FILE.format("engine", path))
     return load(path, **kw)
 
 def _load_auto(path, **kw):
@@ -57,8 +65,8 @@ def quantized_file(
         path = next((path/f for f in ("model_q4.bin", "model_q8.bin") if (path/f).is_file()), path)
     return path if path.is_file() and path.suffix == ".bin" else None
 
-BACKENDS = dict(auto=_load_auto, torch=_load_torch, native=_load_native) # name → loader(path, **options)
-OPTIONS = dict(torch=("device", "dtype", "context", "threads"), native=("threads", "context", "variant", "verify", "tile"))
+BACKENDS = dict(auto=_load_auto, torch=_load_torch, native=_load_native, wasm=_load_wasm) # name → loader(path, **options)
+OPTIONS = dict(torch=("device", "dtype", "context", "threads"), native=("threads", "context", "variant", "verify", "tile"), wasm=("context", "variant", "verify", "tile"))
 OPTIONS["auto"] = tuple(dict.fromkeys(OPTIONS["torch"] + OPTIONS["native"])) # those of PyTorch alone choose PyTorch
 
 class Model:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'Json', 'ModelName', 'Revision', 'Source', 'BackendName', 'Runner', 'Threads', 'Where', 'Bits', 'PROMPT',
            'QUESTION', 'JUDGED', 'EXAMPLES', 'download', 'validate', 'tokenize', 'registry', 'info', 'generate',
-           'quantize', 'eval', 'demo', 'main']
+           'quantize', 'eval', 'demo', 'bench', 'main']
 
 # %% ../nbs/18_cli.ipynb #d28766b1
 import contextlib, functools, json, sys, warnings
@@ -62,7 +62,7 @@ ModelName = Annotated[str, typer.Option("--model", help="Checkpoint folder, SMOL
 Revision = Annotated[str, typer.Option(help="Branch, tag or commit of the hub's repository.")]
 Source = Enum("Source", dict(auto="auto", hub="hub", bundled="bundled"), type=str)
 BackendName = Enum("BackendName", {b: b for b in BACKENDS}, type=str)
-Runner = Annotated[BackendName, typer.Option("--backend", help="auto: the native engine for a quantized file, torch for a checkpoint.")]
+Runner = Annotated[BackendName, typer.Option("--backend", help="auto: the native engine for a quantized file, torch for a checkpoint. wasm: the engine as a browser runs it.")]
 Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU threads; default: all cores.")]
 Where = Annotated[Source, typer.Option("--source", help="auto: what is cached, else the hub, else the copy that a package bundles.")]
 
@@ -362,6 +362,35 @@ def _columns(runs:dict) -> list[tuple[str, ...]]:
     tables = [g.timings.rows() for g in runs.values()]
     return [(line[0][0], *(v for _, v in line)) for line in zip(*tables)]
 
+# %% ../nbs/18_cli.ipynb #df400d49
+@_command
+def bench(
+    model:ModelName=DEFAULT_MODEL,
+    backend:Annotated[BackendName, typer.Option("--backend", help="auto: the native engine on the model in four bits; torch: the checkpoint.")]=BackendName.auto,
+    threads:Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU threads; default: one, then one for each core.")]=None,
+    peers:Annotated[bool, typer.Option("--peers", help="llama.cpp in turns with ours; the first time it is built from its source: minutes.")]=False,
+    quick:Annotated[bool, typer.Option("--quick", help="Fewer cases, five rounds: about a minute for each number of threads.")]=False,
+    only:Annotated[str, typer.Option("--only", help="Only cases whose name holds this, such as decode, prefill or first.")]="",
+    rounds:Annotated[Optional[int], typer.Option("--rounds", min=1, help="Samples of each figure.")]=None,
+    output:Annotated[Optional[Path], typer.Option("--output", help="File of JSON lines to add the run to; default: bench.jsonl in the cache.")]=None,
+    lock:Annotated[Optional[Path], typer.Option("--lock", help="Hold a lock on this file while measuring, so that benchmarks on one machine take turns.")]=None,
+    json:Json=False,
+):
+    "Measure speed and memory in rounds, with their spread; with --peers beside llama.cpp. Ctrl-C keeps what was measured."
+    from smollm_nb.peers import benchmark
+    from smollm_nb.report import table
+    try:
+        with _stages() as on_progress:
+            out = benchmark(model, backend.value, threads, peers, output, lock, on_progress, quick=quick, only=only, rounds=rounds)
+    except KeyboardInterrupt: # while loading or building
+        print("cancelled before anything was measured", file=sys.stderr)
+        return dict(cancelled=True, results=[]), 130
+    if not json:
+        print(table(out), out["changes"], sep="\n\n" if out["changes"] else "\n")
+        _emit(out)
+    if out["cancelled"]: print(f"cancelled: these are the {len(out['results'])} figures measured so far, not noted in {out['history']}", file=sys.stderr)
+    return out, 130*out["cancelled"]
+
 # %% ../nbs/18_cli.ipynb #2125c343
 EXAMPLES = dict(
     download=("smollm download", "smollm download SmolLM-360M --source hub", "smollm download HuggingFaceTB/SmolLM-135M --output models/135m"),
@@ -374,6 +403,7 @@ EXAMPLES = dict(
     generate=("smollm generate 'The capital of France is' --max-tokens 20", "smollm generate 'Why is the sky blue?' --chat --temperature 0.7 --seed 1",
               "smollm generate - --stop '###' --json < prompt.txt", "smollm generate 'Once upon a time' --model q4/model_q4.bin --backend native --threads 2"),
     demo=("smollm demo", "smollm demo --model SmolLM-135M --source hub"),
+    bench=("smollm bench", "smollm bench --quick --peers", "smollm bench --model q4/model_q4.bin --threads 2 --only decode --json", "smollm bench --backend torch --quick --output runs.jsonl"),
 )
 for c in app.registered_commands: c.epilog = _examples(*EXAMPLES[c.callback.__name__])
 

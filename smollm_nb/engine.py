@@ -126,6 +126,7 @@ def _give_back(getpid, pid:int, lib:ctypes.CDLL, model, arena:mmap.mmap, file:Q4
 
 class Engine:
     "A quantized Llama in the native kernel, with one KV cache; a `core.Backend`"
+    name = "native" # of the backend
     def __init__(self,
         file:Q4File, # mapped; the engine closes it
         choice:Choice, # the kernel's build
@@ -138,23 +139,36 @@ class Engine:
         self._lock, self._owner = threading.Lock(), None
         self.config, self.path, self.choice, self.context, self.threads, self.tile = file.config, file.path, choice, context, threads, tile
         self.tokens:list[int] = []
-        self._lib = _declare(choice.library)
+        self._lib = self._bind(choice.library)
         self._create(_table(file))
+
+    _bind = staticmethod(_declare)
+
+    def _shape(self) -> _Shape:
+        "Sizes as the kernel takes them"
+        c = self.config
+        return _Shape(c.vocab_size, c.hidden_size, c.intermediate_size, c.num_hidden_layers, c.num_attention_heads, c.num_key_value_heads, c.head_dim,
+                      self.context, c.tie_word_embeddings, self.threads, self.tile, c.rope_theta, c.rms_norm_eps)
+
+    def _measure(self, size:int, kv:int, parts) -> None:
+        "Note what the kernel needs; raises `UnsupportedModelError` for what it refuses"
+        if size < 0: raise UnsupportedModelError(f"{self.path}: {self._words(size)}; run it with --backend torch")
+        self.arena_bytes, self.kv_bytes = size, kv # of which the KV cache
+        self.bytes_per_token = sum(p.nbytes for p in parts if self.config.tie_word_embeddings or p.tensor != 0) # an embedding that is no head gives one row
 
     def _create(self, parts) -> None:
         "Give the kernel its memory and the file"
-        c, lib = self.config, self._lib
-        shape = _Shape(c.vocab_size, c.hidden_size, c.intermediate_size, c.num_hidden_layers, c.num_attention_heads, c.num_key_value_heads, c.head_dim,
-                       self.context, c.tie_word_embeddings, self.threads, self.tile, c.rope_theta, c.rms_norm_eps)
-        size = lib.sm_arena_bytes(shape)
-        if size < 0: raise UnsupportedModelError(f"{self.path}: {self._words(size)}; run it with --backend torch")
-        self.arena_bytes, self.kv_bytes = size, lib.sm_kv_bytes(shape) # of which the KV cache
-        self.bytes_per_token = sum(p.nbytes for p in parts if c.tie_word_embeddings or p.tensor != 0) # an embedding that is no head gives one row
+        lib, shape = self._lib, self._shape()
+        self._measure(size := lib.sm_arena_bytes(shape), lib.sm_kv_bytes(shape), parts)
         arena, first, model = mmap.mmap(-1, size), self._file.parts(self._file.names()[0])[0], ctypes.c_void_p()
         base = first.data.ctypes.data - first.offset
         code = lib.sm_create(shape, parts, len(parts), base, self._file.bytes, ctypes.addressof(ctypes.c_char.from_buffer(arena)), size, ctypes.byref(model))
-        if code: raise EngineError(f"{self.path}: the kernel did not start: {self._words(code)}")
+        self._check_start(code)
         self._model, self._free = model, weakref.finalize(self, _give_back, os.getpid, self._pid, lib, model, arena, self._file)
+
+    def _check_start(self, code:int) -> None:
+        "Raise `EngineError` unless the kernel started"
+        if code: raise EngineError(f"{self.path}: the kernel did not start: {self._words(code)}")
 
     def _words(self, code:int) -> str:
         "What the kernel says to an error code"
@@ -189,9 +203,13 @@ class Engine:
     def _read(self, ids:np.ndarray, pos:int, want:int, out) -> None:
         "One tile through the kernel; the cache is cut to `pos` first"
         self.tokens[pos:] = []
-        code = self._lib.sm_prefill(self._model, ids.ctypes.data, len(ids), pos, want, None if out is None else out.ctypes.data)
+        code = self._prefill(ids, pos, want, out)
         if code: raise EngineError(f"the kernel refused a call: {self._words(code)}")
         self.tokens += ids.tolist()
+
+    def _prefill(self, ids:np.ndarray, pos:int, want:int, out) -> int: # a code
+        "The kernel reads a tile"
+        return self._lib.sm_prefill(self._model, ids.ctypes.data, len(ids), pos, want, None if out is None else out.ctypes.data)
 
     def prefill(self, ids, pos=0, on_progress=None): # (n,) → (vocab,) float32
         "Read a prompt in tiles; logits after its last token"
@@ -230,10 +248,14 @@ class Engine:
         if params.temperature == 0 and params.repetition_penalty == 1: return int(x.argmax()) # no draw, no copy
         how = _Sampling(params.temperature, params.top_p, params.min_p, params.repetition_penalty, min(params.top_k, len(x)), 0)
         r = None if rng is None else _Random(rng.state, rng.inc)
-        with self._alone(): id = self._lib.sm_sample(self._model, x.ctypes.data, how, r, seen.ctypes.data if seen.size else None, seen.size)
+        with self._alone(): id = self._sample(x, how, r, seen)
         if id < 0: raise ParameterError(self._words(id))
         if r is not None: rng.state = r.state
         return id
+
+    def _sample(self, x:np.ndarray, how:_Sampling, r:_Random|None, seen:np.ndarray) -> int: # a token id, or a code
+        "The kernel chooses a token and moves `r` on"
+        return self._lib.sm_sample(self._model, x.ctypes.data, how, r, seen.ctypes.data if seen.size else None, seen.size)
 
     def logprob(self,
         logits, # (vocab,) float32
@@ -242,7 +264,9 @@ class Engine:
         "The natural logarithm of a token's probability; what `generate.log_softmax` says, in a tenth of the time"
         x = self._scores(logits)
         if not 0 <= id < len(x): raise ParameterError(f"token id {id} is not in 0..{len(x) - 1}")
-        with self._alone(): return self._lib.sm_log_probability(self._model, x.ctypes.data, id)
+        with self._alone(): return self._logprob(x, id)
+
+    def _logprob(self, x:np.ndarray, id:int) -> float: return self._lib.sm_log_probability(self._model, x.ctypes.data, id)
 
     def _scores(self, logits) -> np.ndarray: # (vocab,) float32
         "Logits as the kernel takes them, or an error that names their shape"
@@ -263,7 +287,7 @@ class Engine:
 
     def describe(self) -> dict:
         "Facts for `Timings`"
-        return dict(backend="native", variant=self.choice.variant, threads=self.threads, load_s=self.load_s, bytes_per_token=self.bytes_per_token, file_sha256=self._file.file_sha256)
+        return dict(backend=self.name, variant=self.choice.variant, threads=self.threads, load_s=self.load_s, bytes_per_token=self.bytes_per_token, file_sha256=self._file.file_sha256)
 
     def __enter__(self): return self
     def __exit__(self, *exc): self.close()

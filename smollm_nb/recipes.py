@@ -98,7 +98,7 @@ def _quantize_rows(w:torch.Tensor, f:Format, name:str, recipe:Recipe, statistics
     if f.kind == "float" or recipe.method == "nearest": return (round_to_nearest(w, f),)
     q = search_scales(w, f, statistics.importance(name))
     if recipe.method == "search": return (q,)
-    return gptq(w, q, statistics.hessian(name), recipe.head_damping if name in (HEAD, "lm_head.weight") else recipe.damping)
+    return gptq(w, q, statistics.hessian(name), recipe.head_damping if name in (HEAD, "lm_head.weight") else recipe.damping, meant=recipe.steps > 0)
 
 # %% ../nbs/10_recipes.ipynb #24614d28
 CALIBRATION_TEXT = "calibration.txt" # beside the file

@@ -49,7 +49,7 @@ def test_ctrl_c_keeps_the_answer_and_exits_130(tmp_path):
     assert time.perf_counter() - start < 15
 
 
-@pytest.mark.parametrize("module", ["core", "registry", "checkpoint", "tokenizer", "chat", "generate", "formats", "q4file", "kernel", "engine", "hub", "api", "cli"])
+@pytest.mark.parametrize("module", ["core", "registry", "checkpoint", "tokenizer", "chat", "generate", "formats", "q4file", "kernel", "engine", "hub", "runner", "bench", "report", "peers", "api", "cli"])
 def test_imports_stay_light(module):
     "Nothing but the model itself waits for PyTorch"
     code = f"import sys, smollm_nb.{module}; print([m for m in ('torch', 'transformers', 'matplotlib', 'huggingface_hub', 'gguf') if m in sys.modules])"

@@ -10,6 +10,7 @@
 #ifdef __AVX2__
 #define SM_VARIANT "avx2"
 #define SM_TOKENS 5 // ten registers of sums, four of weights, one of activations
+#define SM_FEW 4
 
 SM_INLINE u8x64 sm_lookup(u8x64 table, u8x64 index) {
     const __m256i t = (__m256i)SM_HALF(table, 0);

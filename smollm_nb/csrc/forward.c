@@ -7,8 +7,9 @@ typedef struct {     // one thread's view of a job
     sm_model *m;
     sm_scratch *own;
     int32_t thread, threads;
-    int32_t n;       // tokens
     sm_job job;      // a copy: behind the last barrier the caller may write the next one
+    int32_t at, n;   // tokens of the job that are still wanted: n from `at` on
+    float *x;        // (n, hidden) their residual stream
 } sm_view;
 
 SM_INLINE int32_t first(const sm_view *v, int32_t n) { return sm_share(n, v->thread, v->threads); }
@@ -56,14 +57,15 @@ SM_INLINE const int16_t *keys(const sm_model *m, const sm_cache *c, int32_t kv, 
 static void attend_one(const sm_view *v, const sm_cache *c) {
     sm_model *m = v->m;
     const sm_heads h = heads_of(m);
-    const int32_t end = v->job.pos + 1, chunks = (end + SM_CHUNK - 1)/SM_CHUNK;
+    const int32_t t = v->at, end = v->job.pos + t + 1, chunks = (end + SM_CHUNK - 1)/SM_CHUNK;
     const size_t part = (size_t)m->chunks*SM_DIM, row = (size_t)(m->chunks + 15)/16*16;
+    const float *query = m->qkv + (size_t)t*(size_t)h.width, *turn = m->turn + t*SM_DIM;
     uint8_t ready[128] = {0}; // KV heads whose queries are turned
     for (int32_t i = v->thread; i < chunks*h.kv; i += v->threads) {
         const int32_t kv = i % h.kv, chunk = chunks - 1 - i/h.kv; // the last chunk first
         const size_t head = (size_t)(kv*h.group);
-        if (chunk == chunks - 1) remember(v, c, h, kv, 0);
-        if (!ready[kv]) sm_query(m->qkv + head*SM_DIM, h.group, m->turn, v->own->query + head*32, v->own->qscale + head), ready[kv] = 1;
+        if (chunk == chunks - 1 && v->job.n == 1) remember(v, c, h, kv, 0);
+        if (!ready[kv]) sm_query(query + head*SM_DIM, h.group, turn, v->own->query + head*32, v->own->qscale + head), ready[kv] = 1;
         const int32_t j = i + v->threads; // this thread's next piece
         sm_chunk(m, c, kv, chunk, end, v->own->query + head*32, v->own->qscale + head, h.group, keys(m, c, j % h.kv, chunks - 1 - j/h.kv), m->part + head*part, m->top + head*row, m->sum + head*row, v->own);
     }
@@ -72,14 +74,18 @@ static void attend_one(const sm_view *v, const sm_cache *c) {
         sm_combine(chunks, m->part + (size_t)q*part, m->top + (size_t)q*row, m->sum + (size_t)q*row, v->own->top, v->own->mix + q*SM_DIM);
 }
 
+static void remember_all(const sm_view *v, const sm_cache *c) {
+    const sm_heads h = heads_of(v->m);
+    for (int32_t i = v->thread; i < v->n*h.kv; i += v->threads) remember(v, c, h, i % h.kv, i/h.kv);
+    sm_wait(v->m, v->thread);
+}
+
 // Several tokens: tokens are split between threads
 static void attend_many(const sm_view *v, const sm_cache *c) {
     sm_model *m = v->m;
     sm_scratch *own = v->own;
     const sm_heads h = heads_of(m);
     const size_t part = (size_t)m->chunks*SM_DIM, row = (size_t)(m->chunks + 15)/16*16;
-    for (int32_t i = v->thread; i < v->n*h.kv; i += v->threads) remember(v, c, h, i % h.kv, i/h.kv);
-    sm_wait(m, v->thread);
     for (int32_t kv = 0; kv < h.kv; kv++)
         for (int32_t t = v->thread; t < v->n; t += v->threads) {
             const int32_t end = v->job.pos + t + 1, chunks = (end + SM_CHUNK - 1)/SM_CHUNK;
@@ -92,19 +98,23 @@ static void attend_many(const sm_view *v, const sm_cache *c) {
     sm_wait(m, v->thread);
 }
 
-static void attention(const sm_view *v, const sm_layer *l, const sm_cache *c) {
+static void project(const sm_view *v, const sm_layer *l) { // the wanted tokens' queries, keys and values
     sm_model *m = v->m;
     const sm_heads h = heads_of(m);
-    const size_t hidden = (size_t)m->shape.hidden, width = (size_t)h.width;
-    const sm_act *act = prepare(v, m->x, hidden, l->attn_norm);
+    const size_t width = (size_t)h.width;
+    const sm_act *act = prepare(v, v->x, (size_t)m->shape.hidden, l->attn_norm);
     multiply(v, &l->q, act, m->qkv, width, 0);
     multiply(v, &l->k, act, m->qkv + h.q*SM_DIM, width, 0);
     multiply(v, &l->v, act, m->qkv + (h.q + h.kv)*SM_DIM, width, 0);
     sm_wait(m, v->thread);
+}
+
+static void attention(const sm_view *v, const sm_layer *l, const sm_cache *c) {
+    sm_model *m = v->m;
     if (v->n == 1) attend_one(v, c);
     else attend_many(v, c);
-    act = prepare(v, v->n == 1 ? v->own->mix : m->mix, (size_t)h.q*SM_DIM, NULL);
-    multiply(v, &l->o, act, m->x, hidden, 1);
+    const sm_act *act = prepare(v, v->n == 1 ? v->own->mix : m->mix, (size_t)m->shape.heads*SM_DIM, NULL);
+    multiply(v, &l->o, act, v->x, (size_t)m->shape.hidden, 1);
     sm_wait(m, v->thread);
 }
 
@@ -113,13 +123,13 @@ static void mlp(const sm_view *v, const sm_layer *l) {
     sm_model *m = v->m;
     const size_t wide = (size_t)m->shape.mlp;
     const int32_t blocks = sm_blocks(m->shape.mlp), from = first(v, blocks)*SM_ROWS, to = last(v, blocks)*SM_ROWS;
-    const sm_act *act = prepare(v, m->x, (size_t)m->shape.hidden, l->mlp_norm);
+    const sm_act *act = prepare(v, v->x, (size_t)m->shape.hidden, l->mlp_norm);
     multiply(v, &l->gate, act, m->gate, wide, 0);
     multiply(v, &l->up, act, m->up, wide, 0);
     for (int32_t t = 0; t < v->n; t++) sm_swiglu(m->gate + (size_t)t*wide + from, m->up + (size_t)t*wide + from, to - from);
     sm_wait(m, v->thread);
     act = prepare(v, m->gate, wide, NULL);
-    multiply(v, &l->down, act, m->x, (size_t)m->shape.hidden, 1);
+    multiply(v, &l->down, act, v->x, (size_t)m->shape.hidden, 1);
     sm_wait(m, v->thread);
 }
 
@@ -132,24 +142,33 @@ static void embed(const sm_view *v) {
     sm_wait(m, v->thread);
 }
 
-static void head(sm_view *v) {
+// Behind the last layer's cache most tokens are done: only those whose logits are wanted go on
+static void narrow(sm_view *v) {
+    if (v->job.want == SM_ALL_LOGITS) return;
+    v->at = v->n - 1, v->n = v->job.want == SM_LAST_LOGITS;
+    v->x += (size_t)v->at*(size_t)v->m->shape.hidden;
+}
+
+static void head(const sm_view *v) {
     sm_model *m = v->m;
-    const size_t hidden = (size_t)m->shape.hidden;
-    const float *x = m->x;
-    if (v->job.want == SM_NO_LOGITS) return;
-    if (v->job.want == SM_LAST_LOGITS) x += (size_t)(v->n - 1)*hidden, v->n = 1;
-    multiply(v, m->head, prepare(v, x, hidden, m->norm), v->job.logits, (size_t)m->shape.vocab, 0);
+    const sm_act *act = prepare(v, v->x, (size_t)m->shape.hidden, m->norm);
+    multiply(v, m->head, act, v->job.logits, (size_t)m->shape.vocab, 0);
     sm_wait(m, v->thread);
 }
 
 void sm_forward(sm_model *m, int32_t thread) {
-    sm_view v = {m, &m->scratch[thread], thread, m->shape.threads, m->job.n, m->job};
+    sm_view v = {m, &m->scratch[thread], thread, m->shape.threads, m->job, 0, m->job.n, m->x};
     const sm_fpu before = sm_fpu_enter();
     embed(&v);
     for (int32_t i = 0; i < m->shape.layers; i++) {
+        const int32_t final = i == m->shape.layers - 1;
+        project(&v, &m->layer[i]);
+        if (v.n > 1 || (final && !v.job.want)) remember_all(&v, &m->cache[i]); // one token that goes on is remembered on its way
+        if (final) narrow(&v);
+        if (!v.n) break;
         attention(&v, &m->layer[i], &m->cache[i]);
         mlp(&v, &m->layer[i]);
     }
-    head(&v);
+    if (v.n) head(&v);
     sm_fpu_leave(before);
 }

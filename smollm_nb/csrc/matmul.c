@@ -75,51 +75,73 @@ SM_INLINE f32x16 block_by_vector(const sm_piece *p, int32_t cols, int32_t block,
     return sum;
 }
 
-// ---- several vectors: a group of a block is unpacked once and used for all ---------------------------------------------
-SM_INLINE void unpack_group(const sm_piece *p, const uint8_t *codes, int32_t steps, const int int4, uint8_t *panel) {
-    for (int32_t s = 0; s < steps; s++, panel += 2*SM_PANEL) {
-        __builtin_prefetch(codes + s*(int4 ? 64 : 128) + AHEAD);
-        if (int4) {
-            const u8x64 b = *(const u8x64 *)(codes + s*64);
-            sm_panel_put(panel, sm_lookup(p->book, b & 15));
-            sm_panel_put(panel + SM_PANEL, sm_lookup(p->book, (u8x64)((u16x32)b >> 4) & 15));
-        } else {
-            sm_panel_put(panel, raised(codes + s*128));
-            sm_panel_put(panel + SM_PANEL, raised(codes + s*128 + 64));
-        }
+// ---- several vectors: weights are unpacked once and used for all ---------------------------------------------------------
+SM_INLINE void unpack8(const sm_piece *p, const uint8_t *codes, const int int4, u8x64 w[2]) { // 16 rows × 8 weights as bytes
+    if (int4) {
+        const u8x64 b = *(const u8x64 *)codes;
+        w[0] = sm_lookup(p->book, b & 15), w[1] = sm_lookup(p->book, (u8x64)((u16x32)b >> 4) & 15);
+    } else w[0] = raised(codes), w[1] = raised(codes + 64);
+}
+
+// sums + a group's integers times their scales; sum (count, 16)
+SM_INLINE void add_group(const sm_acc *acc, const int count, const float *scale, const int32_t *bias, f32x16 weight, float *sum) {
+    for (int t = 0; t < count; t++, sum += 16) sm_store(sum, sm_load(sum) + sm_float(sm_total(&acc[t], bias[t]))*(weight*scale[t]));
+}
+
+// A few vectors: what is unpacked is used at once, from registers
+SM_INLINE void group_by_few(const sm_piece *p, const uint8_t *codes, int32_t steps, const int int4, const int count, const int32_t *word, sm_acc *acc) {
+    for (int32_t s = 0; s < steps; s++, codes += int4 ? 64 : 128, word += 4) {
+        u8x64 w[2];
+        __builtin_prefetch(codes + AHEAD);
+        unpack8(p, codes, int4, w);
+        for (int t = 0; t < count; t++) sm_dot4(&acc[t], w[0], word + t*64), sm_dot4(&acc[t], w[1], word + t*64 + 2);
     }
 }
 
-// `count` vectors side by side; sum (count, 16)
-SM_INLINE void panel_by_vectors(const uint8_t *panel, int32_t steps, const int count, const int32_t *word, const float *scale,
-                                const int32_t *bias, f32x16 weight, float *sum) {
-    sm_acc acc[SM_TOKENS > 2 ? SM_TOKENS : 2] = {0};
+SM_INLINE void unpack_group(const sm_piece *p, const uint8_t *codes, int32_t steps, const int int4, uint8_t *panel) {
+    for (int32_t s = 0; s < steps; s++, codes += int4 ? 64 : 128, panel += 2*SM_PANEL) {
+        u8x64 w[2];
+        __builtin_prefetch(codes + AHEAD);
+        unpack8(p, codes, int4, w);
+        sm_panel_put(panel, w[0]), sm_panel_put(panel + SM_PANEL, w[1]);
+    }
+}
+
+// `count` vectors side by side
+SM_INLINE void panel_by_vectors(const uint8_t *panel, int32_t steps, const int count, const int32_t *word, sm_acc *acc) {
     for (int32_t s = 0; s < 2*steps; s++)
         for (int t = 0; t < count; t++) sm_panel_dot(&acc[t], panel + s*SM_PANEL, word + t*64 + s*2);
-    for (int t = 0; t < count; t++) {
-        float *out = sum + t*16;
-        sm_store(out, sm_load(out) + sm_float(sm_total(&acc[t], bias[t]))*(weight*scale[t]));
-    }
+}
+
+SM_INLINE void some(const sm_piece *p, const uint8_t *codes, int32_t steps, const int int4, const int count, const int few, const sm_act *act, size_t at,
+                    f32x16 weight, float *sum, const uint8_t *panel) {
+    sm_acc acc[count];
+    for (int t = 0; t < count; t++) acc[t] = (sm_acc){0};
+    if (few) group_by_few(p, codes, steps, int4, count, act->word + at*64, acc);
+    else panel_by_vectors(panel, steps, count, act->word + at*64, acc);
+    add_group(acc, count, act->scale + at, act->bias + at, weight, sum);
 }
 
 SM_INLINE void block_by_vectors(const sm_piece *p, int32_t cols, int32_t block, const int int4, const sm_act *act, int32_t n, sm_scratch *own) {
     const size_t groups = (size_t)sm_groups(cols), step = int4 ? 64 : 128;
     const uint8_t *codes = p->codes + (size_t)block*(size_t)cols*(int4 ? 8 : 16);
+    const int few = n <= SM_FEW;
     for (int32_t t = 0; t < n; t++) sm_store(own->sums + t*16, sm_all(0));
     f32x16 weight = int4 ? sm_all(0) : row_scales(p, block);
     for (size_t g = 0; g < groups; g++) {
         const int32_t steps = sm_least(cols - (int32_t)g*SM_GROUP, SM_GROUP)/8;
-        const size_t at = g*(size_t)act->room;
-        unpack_group(p, codes, steps, int4, own->panel);
-        codes += step*(size_t)steps;
+        if (!few) unpack_group(p, codes, steps, int4, own->panel);
         if (int4) weight = scales16(p, p->scales + ((size_t)block*groups + g)*16);
-        for (int32_t t = 0; t < n;) {
-#define SM_SOME(count) panel_by_vectors(own->panel, steps, count, act->word + (at + (size_t)t)*64, act->scale + at + t, act->bias + at + t, weight, own->sums + t*16), t += count
-            if (n - t >= SM_TOKENS) SM_SOME(SM_TOKENS);
-            else if (SM_TOKENS > 2 && n - t >= 2) SM_SOME(2);
-            else SM_SOME(1);
+        for (int32_t t = 0, left = n, count; left; t += count, left -= count) {
+            const int32_t turns = (left + SM_TOKENS - 1)/SM_TOKENS;
+            count = (left + turns - 1)/turns; // as even as can be: eight are four and four, not six and two
+#define SM_SOME(k, few) some(p, codes, steps, int4, k, few, act, g*(size_t)act->room + (size_t)t, weight, own->sums + t*16, own->panel)
+#define SM_CASE(k) case k: if (k <= SM_FEW && few) SM_SOME(k, 1); else if (k <= SM_TOKENS) SM_SOME(k, 0); break;
+            switch (count) { SM_CASE(1) SM_CASE(2) SM_CASE(3) SM_CASE(4) SM_CASE(5) SM_CASE(6) SM_CASE(7) SM_CASE(8) }
+#undef SM_CASE
 #undef SM_SOME
         }
+        codes += step*(size_t)steps;
     }
 }
 

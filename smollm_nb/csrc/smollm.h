@@ -42,7 +42,7 @@ SM_API const char *sm_error(int32_t code); // one English line, for any number
 
 // ---- what this library is ---------------------------------------------------------------------------------------------
 SM_API int32_t sm_abi(void);           // SM_ABI
-SM_API const char *sm_variant(void);   // "plain", "sse2", "ssse3", "avx2", "avx512vnni", "neon", "dotprod", "simd128", "simd128-threads"
+SM_API const char *sm_variant(void);   // "plain", "sse2", "ssse3", "avx2", "avx512vnni", "neon", "dotprod", "simd128", "relaxed", and these with "-threads"
 enum { SM_CPU_SSSE3 = 1, SM_CPU_AVX2 = 2, SM_CPU_AVX512_VNNI = 4, SM_CPU_DOTPROD = 8 };
 SM_API int32_t sm_cpu(void);           // SM_CPU_… bits that CPU and system both offer; every variant may ask
 SM_API int32_t sm_self_test(void);     // SM_OK, or SM_E_SELF_TEST; about a millisecond, not for two threads at once

@@ -16,7 +16,11 @@
 #endif
 
 enum {
-    SPINS = 4000,      // looks at a barrier before giving way: some 50 µs
+#if defined(__wasm__)
+    SPINS = 200000,    // looks at a barrier before giving way: some 0.2 ms; there is no pause between them, and waking takes long
+#else
+    SPINS = 4000,      // some 50 µs
+#endif
     IDLE_SPINS = 2000  // looks for the next call before going to sleep
 };
 

@@ -1,0 +1,137 @@
+"A benchmark as other processes see it, and what must hold while it measures; no test here fails on a timing"
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smollm_nb.bench import PROMPTS, run
+from smollm_nb.runner import BenchError, Remote, Runner, Subject
+from smollm_nb.tiny import TINY
+
+SMOLLM = str(Path(sys.executable).with_name("smollm"))
+
+
+class Recorder:
+    "A backend that computes nothing and notes what it is asked"
+    config, context = TINY, TINY.max_position_embeddings
+    def __init__(self): self.tokens, self.log = [], []
+    def _read(self, ids, pos):
+        self.tokens = self.tokens[:pos] + list(ids)
+        scores = np.zeros(TINY.vocab_size, np.float32)
+        scores[100 + len(self.tokens) % 50] = 1
+        return scores
+    def prefill(self, ids, pos=0, on_progress=None):
+        self.log.append((len(self.tokens), pos, tuple(ids)))
+        return self._read(ids, pos)
+    def decode(self, id, pos):
+        assert pos <= len(self.tokens), "no gap in the cache"
+        return self._read([id], pos)
+    def reset(self): self.tokens = []
+    def describe(self): return dict(backend="recorder", variant="", threads=1, load_s=float("nan"), bytes_per_token=1, file_sha256="")
+
+
+def own(tiny_q4, name="native", **more):
+    "The tiny model in the engine, one thread"
+    return Subject(name, "smollm_nb.runner:load_own", dict(path=str(tiny_q4), backend="native", context=256), 1, str(tiny_q4.parent), **more)
+
+
+def test_nothing_is_remembered_between_measurements(tiny_folder):
+    "Every prompt is read into an empty cache, no timed prompt comes twice, and the order changes from round to round"
+    backend = Recorder()
+    record = run([Runner(backend, tiny_folder)], rounds=4, quick=True)
+    assert json.dumps(record, allow_nan=False)
+    assert all(held == 0 and pos == 0 for held, pos, _ in backend.log), "no prefix is reused"
+    long = [ids for *_, ids in backend.log if len(ids) == 128]
+    assert len(set(long)) == len(long) == 4
+    words = {ids for *_, ids in backend.log if len(ids) < 64}
+    order = [len(ids) for *_, ids in backend.log]
+    per_round = len([n for n in order if n != 242])//4
+    assert len(words) > len(PROMPTS) and len({tuple(order[i*per_round:(i + 1)*per_round]) for i in range(4)}) > 1, "shuffled"
+
+
+def test_the_same_seed_gives_the_same_prompts(tiny_folder):
+    logs = []
+    for seed in (1, 1, 2):
+        backend = Recorder()
+        run([Runner(backend, tiny_folder)], rounds=2, quick=True, seed=seed)
+        logs.append(backend.log)
+    assert logs[0] == logs[1] != logs[2]
+
+
+def test_ours_and_a_peer_take_turns(tiny_q4):
+    "As many samples each, ratios round by round, a figure for each case and thread"
+    record = run([own(tiny_q4), own(tiny_q4, "other", peer=True)], rounds=3, quick=True, only="decode", file=tiny_q4)
+    assert {f["n"] for f in record["results"]} == {3} and {r["peer"] for r in record["ratios"]} == {"other"}
+    for r in record["ratios"]: assert r["n"] == 3 and 0 < r["min"] <= r["median"] <= r["max"] and r["best"]
+    assert {s["variant"] for s in record["subjects"]} != {""} and record["machine"]["others_share"] is not None
+
+
+def test_who_is_not_asked_sleeps(tiny_q4):
+    "Between two questions a process uses no processor: its threads do not spin"
+    with Remote(own(tiny_q4)) as r:
+        r.ask("prefill", ids=[5]*100)
+        time.sleep(0.2)
+        before = r.cpu_s()
+        time.sleep(1)
+        assert r.cpu_s() - before < 0.5 # one spinning thread would use all of it
+
+
+def test_a_contestant_that_dies_is_named(tiny_q4):
+    with Remote(own(tiny_q4)) as r:
+        os.kill(r._process.pid, signal.SIGTERM)
+        with pytest.raises(BenchError, match="native ended"): r.ask("memory")
+
+
+def test_the_process_ends_with_its_parent(tiny_q4):
+    "Its standard input closes, and it goes"
+    code = f"""
+import os, sys
+from smollm_nb.runner import Remote, Subject
+r = Remote(Subject("native", "smollm_nb.runner:load_own", dict(path={str(tiny_q4)!r}, backend="native", context=256), 1, {str(tiny_q4.parent)!r}))
+print(r._process.pid, flush=True)
+os._exit(0)
+"""
+    pid = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    for _ in range(100):
+        if not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split(")")[-1].split()[0]: return
+        time.sleep(0.1)
+    pytest.fail("it lives on without its parent")
+
+
+def test_json_is_alone_on_stdout(tiny_q4, tmp_path):
+    out = subprocess.run([SMOLLM, "bench", "--model", str(tiny_q4), "--quick", "--rounds", "1", "--threads", "1", "--only", "first", "--output", str(tmp_path/"h.jsonl"), "--json"], capture_output=True)
+    assert out.returncode == 0 and out.stdout.count(b"\n") == 1 and b"measure" in out.stderr
+    record = json.loads(out.stdout)
+    assert {"machine", "results"} <= set(record) and json.loads((tmp_path/"h.jsonl").read_text())["results"] == record["results"]
+    for f in record["results"]: assert {"case", "median", "min", "max", "n", "unit"} <= set(f)
+
+
+def test_torch_is_measured_like_the_engine(tiny_folder, tmp_path):
+    out = subprocess.run([SMOLLM, "bench", "--model", str(tiny_folder), "--backend", "torch", "--quick", "--rounds", "1", "--threads", "1", "--only", "decode", "--output", str(tmp_path/"h.jsonl"), "--json"], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    record = json.loads(out.stdout)
+    assert [(f["case"], f["runner"]) for f in record["results"]] == [("decode after 16", "torch")] and "float32" in record["subjects"][0]["variant"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
+def test_ctrl_c_shows_what_was_measured(tiny_q4, tmp_path):
+    history = tmp_path/"h.jsonl"
+    p = subprocess.Popen([SMOLLM, "bench", "--model", str(tiny_q4), "--rounds", "100000", "--threads", "1", "--only", "first", "--output", str(history)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    seen = b""
+    while b"/100" not in seen: seen += p.stderr.read(1) # the bar has appeared: something was measured
+    time.sleep(0.5)
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=30)
+    assert p.returncode == 130 and b"figures measured so far" in err and b"Traceback" not in err, err
+    assert b"| first token after 5 | 1 | ms |" in out and json.loads(out.splitlines()[-1])["cancelled"] and not history.read_bytes()
+
+
+def test_a_model_that_is_not_there_is_one_line(tmp_path):
+    gone = subprocess.run([SMOLLM, "bench", "--model", str(tmp_path/"gone.bin")], capture_output=True, text=True)
+    assert gone.returncode == 1 and gone.stderr.count("\n") == 1 and gone.stderr.startswith("smollm: ")
