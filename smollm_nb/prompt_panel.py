@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LIMITS', 'token_row', 'live_figures', 'AnswerView', 'Feed', 'Request', 'sampling_controls', 'PromptPanel']
 
-# %% ../nbs/16b_prompt_panel.ipynb #f6ef45b5
+# %% ../nbs/16b_prompt_panel.ipynb #c90fa278
 import math, random, statistics, time
 from dataclasses import dataclass, field, replace
 
@@ -19,7 +19,7 @@ from .generate import SamplingParams
 from .lab import Job, choices, error_line, hear_while_busy, module, open_model, style, watch_interrupts
 from .plots import Picture, memory_trace, token_latency, token_strip
 
-# %% ../nbs/16b_prompt_panel.ipynb #8dc69ff5
+# %% ../nbs/16b_prompt_panel.ipynb #18c11b2c
 def token_row(
     event, # a `generate.Event`
     tokenizer, # a `SmolLMTokenizer`
@@ -31,7 +31,7 @@ def token_row(
     return [event.text, chance(event.logprob), [[p, chance(l)] for p, (_, l) in zip(others, event.alternatives)],
             None if before_s is None else round(1e3*(event.elapsed_s - before_s), 3), piece]
 
-# %% ../nbs/16b_prompt_panel.ipynb #2e7ff130
+# %% ../nbs/16b_prompt_panel.ipynb #00e96601
 def live_figures(
     itl_ms:list[float], # between tokens
     ttft_s:float, # to the first token
@@ -42,7 +42,7 @@ def live_figures(
     return dict(tokens=len(itl_ms) + 1, ttft_ms=1e3*ttft_s, tokens_per_s=rate, memory_mb=memory_mb,
                 median_ms=statistics.median(itl_ms) if itl_ms else None, p95_ms=percentile(itl_ms, 95) if itl_ms else None)
 
-# %% ../nbs/16b_prompt_panel.ipynb #1be67434
+# %% ../nbs/16b_prompt_panel.ipynb #22aaa6c5
 LIMITS = dict(latency=[8, 30], memory=300) # ms: the aim natively, and the most a browser may take; MB
 
 class AnswerView(anywidget.AnyWidget):
@@ -68,7 +68,7 @@ class AnswerView(anywidget.AnyWidget):
         "Send everything"
         self.send_state(["run", "tokens", "memory", "stats"])
 
-# %% ../nbs/16b_prompt_panel.ipynb #333c5fc9
+# %% ../nbs/16b_prompt_panel.ipynb #88aca890
 class Feed:
     "Tokens on their way to a view"
     def __init__(self,
@@ -77,7 +77,7 @@ class Feed:
         every:float=0.03, # seconds between batches, at least
     ):
         self.view, self._tokenizer, self._every = view, tokenizer, every
-        self.itl_ms, self._before, self._ttft, self._start, self._sent, self._at, self._memory_at = [], None, math.nan, time.perf_counter(), -math.inf, 0, 0
+        self.itl_ms, self._before, self._ttft, self._start, self._sent, self._seen, self._at, self._memory_at = [], None, math.nan, time.perf_counter(), -math.inf, -math.inf, 0, 0
 
     def push(self, event) -> None:
         "One more token; sent if it is time"
@@ -91,19 +91,24 @@ class Feed:
     def send(self) -> None:
         "What has come since the last batch"
         view, self._sent = self.view, time.perf_counter()
-        mb = rss_bytes()/1e6
-        view.memory.append([round(self._sent - self._start, 3), round(mb, 1)])
-        if view.tokens: view.stats.update(live_figures(self.itl_ms, self._ttft, mb))
+        if self._sent - self._seen >= 4*self._every: self._look()
         new = dict(run=view.run, at=self._at, tokens=view.tokens[self._at:], memory_at=self._memory_at, memory=view.memory[self._memory_at:], stats=dict(view.stats))
         self._at, self._memory_at = len(view.tokens), len(view.memory)
         view.batch = new
 
+    def _look(self) -> None:
+        "Read the memory and count; seldom, for it costs as much as a batch"
+        self._seen, mb = self._sent, rss_bytes()/1e6
+        self.view.memory.append([round(self._sent - self._start, 3), round(mb, 1)])
+        if self.view.tokens: self.view.stats.update(live_figures(self.itl_ms, self._ttft, mb))
+
     def close(self) -> None:
         "Send the rest, then everything: whoever looks now sees all of it"
+        self._seen = -math.inf
         self.send()
         self.view.whole()
 
-# %% ../nbs/16b_prompt_panel.ipynb #a54a9831
+# %% ../nbs/16b_prompt_panel.ipynb #70d71584
 @dataclass(frozen=True)
 class Request:
     "What makes an answer"
@@ -133,7 +138,7 @@ class Request:
         try: return len(encode_chat(tokenizer, [dict(role="user", content=self.prompt)]) if self.chat else tokenizer.encode(self.prompt))
         except SmolLMError: return 0
 
-# %% ../nbs/16b_prompt_panel.ipynb #2333513a
+# %% ../nbs/16b_prompt_panel.ipynb #b0243098
 def _wide(kind, description:str, tooltip:str, **kw):
     "A control as wide as its cell, with a label that a screen reader finds"
     return kind(description=description, tooltip=tooltip, style=dict(description_width="118px"), layout=W.Layout(width="auto", min_width="0"), **kw)
@@ -156,7 +161,7 @@ def _button(text:str, tooltip:str, act, **kw) -> W.Button:
     b.on_click(lambda _: act())
     return b
 
-# %% ../nbs/16b_prompt_panel.ipynb #ff1b8ed3
+# %% ../nbs/16b_prompt_panel.ipynb #a6e51306
 class PromptPanel(W.VBox):
     "Ask a model and watch it answer; `run()`, `figure()` and `table()` need no browser"
     def __init__(self,
