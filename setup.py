@@ -1,4 +1,4 @@
-"Package facts come from settings.ini, which nbdev reads too; nothing is said twice. The kernel is compiled on the way"
+"Package facts come from settings.ini, which nbdev reads too; nothing is said twice. The kernel is compiled and the browser's libraries are fetched on the way"
 import runpy
 from configparser import ConfigParser
 from pathlib import Path
@@ -12,22 +12,23 @@ ini.read(ROOT/"settings.ini", encoding="utf-8")
 cfg = ini["DEFAULT"]
 
 
-def kernel() -> dict:
-    "The names of kernel.py, which needs no other module and no package but ziglang"
-    return runpy.run_path(str(ROOT/"smollm_nb"/"kernel.py"))
+def module(name:str) -> dict:
+    "The names of kernel.py or vendor.py, which need no other module and no package but ziglang and Node's"
+    return runpy.run_path(str(ROOT/"smollm_nb"/f"{name}.py"))
 
 
 class BuildWithKernel(build_py):
-    "Compile the kernel before the package's files are collected; a compiler error stops the build and is shown"
+    "Compile the kernel and fetch the libraries before the package's files are collected; an error of compiler or npm stops the build and is shown"
     def run(self):
-        kernel()["build"]()
+        module("kernel")["build"]()
+        module("vendor")["build"]()
         super().run()
 
 
 class PlatformWheel(bdist_wheel):
     "The libraries serve one system and any Python"
     def get_tag(self):
-        system, (_, _, platform) = kernel()["this_system"](), super().get_tag()
+        system, (_, _, platform) = module("kernel")["this_system"](), super().get_tag()
         # the compiler links against the glibc of that age, whatever this machine has
         return "py3", "none", f"manylinux_2_17_{system.split('-')[0]}" if system.endswith("-linux") else platform
 
@@ -50,7 +51,7 @@ setup(
     url=cfg["git_url"],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=["smollm_nb", "smollm_nb.*"]),
-    package_data={"smollm_nb": ["csrc/*", "web/*", "_native/*"]},
+    package_data={"smollm_nb": ["csrc/*", "web/*", "web/**/*", "_native/*", "_native/vendor/*"]},
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},
     entry_points={"console_scripts": cfg["console_scripts"].split(),

