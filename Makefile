@@ -39,7 +39,7 @@ bench: $(BUILT) ## measure the demo's model in rounds: minutes; BENCH="--quick -
 	$(BIN)/smollm bench --model '$(MODEL)' $(BENCH)
 
 lab: $(BUILT) ## JupyterLab on the notebooks, the tour open
-	$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
+	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: $(BUILT) ## all that CI checks: notebooks, tests, coverage, generated files
 	$(BIN)/nbdev_test --n_workers 2 --timing

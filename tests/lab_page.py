@@ -1,0 +1,107 @@
+"JupyterLab in a browser, for the tests of the laboratory: a server on a free port, a page that clicks, what the console said"
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
+ARGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+# what JupyterLab 4.6 itself logs as an error when a kernel restarts or a page closes
+HARMLESS = ("Canceled future for", "Connection lost, reconnecting", "favicon", "net::ERR_ABORTED", "Kernel info request failed")
+
+
+def free_port() -> int:
+    "A port that nobody uses now"
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def notebook(cells:list[str]) -> dict:
+    "A notebook of code cells"
+    code = lambda i, source: dict(cell_type="code", id=f"cell-{i}", execution_count=None, metadata={}, outputs=[], source=source)
+    return dict(cells=[code(i, s) for i, s in enumerate(cells)], metadata=dict(kernelspec=dict(display_name="Python 3", language="python", name="python3")), nbformat=4, nbformat_minor=5)
+
+
+@contextlib.contextmanager
+def jupyterlab(folder:Path, settings:Path, **env):
+    "A JupyterLab on `folder`; yields its address and token"
+    port, token = free_port(), secrets.token_hex(16)
+    cmd = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={folder}", "--no-browser", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
+           "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", f"--LabApp.user_settings_dir={settings}", f"--LabApp.workspaces_dir={settings}/workspaces", "--allow-root"]
+    with open(settings/"server.log", "w+") as log:
+        p = subprocess.Popen(cmd, stdout=log, stderr=log, env=os.environ | env, start_new_session=True)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            for _ in range(600):
+                if p.poll() is not None: raise AssertionError("JupyterLab ended: " + (settings/"server.log").read_text()[-2000:])
+                with contextlib.suppress(OSError):
+                    urllib.request.urlopen(f"{url}/api?token={token}", timeout=5).close()
+                    break
+                time.sleep(0.1)
+            yield url, token
+        finally:
+            p.send_signal(signal.SIGTERM)
+            try: p.wait(20)
+            except subprocess.TimeoutExpired: os.killpg(p.pid, signal.SIGKILL)
+
+
+def settings(folder:Path, dark:bool=False) -> Path:
+    "JupyterLab's settings: a theme, and no news"
+    for plugin, values in {"apputils-extension/themes": dict(theme="JupyterLab Dark" if dark else "JupyterLab Light"), "apputils-extension/notification": dict(fetchNews="false", checkForUpdates=False)}.items():
+        p = folder/"@jupyterlab"/f"{plugin}.jupyterlab-settings"
+        p.parent.mkdir(parents=True, exist_ok=True)
+        p.write_text(json.dumps(values))
+    return folder
+
+
+class Lab:
+    "A notebook in a tab"
+    def __init__(self, browser, url:str, token:str, name:str, width:int=1200, height:int=1000):
+        self.page = browser.new_context(viewport=dict(width=width, height=height), permissions=["clipboard-read", "clipboard-write"]).new_page()
+        self.errors, self.where = [], f"{url}/lab/tree/{name}?reset&token={token}"
+        self.page.set_default_timeout(40_000)
+        self.page.on("console", lambda m: self._hear(m.text) if m.type == "error" else None)
+        self.page.on("pageerror", lambda e: self._hear(str(e)))
+        self.open()
+
+    def _hear(self, text:str) -> None:
+        if not any(h in text for h in HARMLESS): self.errors.append(text)
+
+    def open(self) -> None:
+        "Load the page, wait for the kernel"
+        self.page.goto(self.where)
+        self.page.locator(".jp-Notebook .jp-Cell").first.wait_for()
+        self.page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+
+    def command(self, name:str) -> None:
+        "Choose from the menu"
+        menu, item = name.split("/")
+        self.page.locator(".lm-MenuBar-itemLabel", has_text=menu).first.click()
+        self.page.locator(".lm-Menu-itemLabel", has_text=item).first.click()
+
+    def run(self, i:int) -> None:
+        "Run a cell; a page whose kernel is not connected yet ignores the key, so it is pressed until the cell has begun"
+        cell = self.page.locator(".jp-Notebook .jp-Cell").nth(i)
+        prompt = lambda: cell.locator(".jp-InputPrompt").text_content().strip()
+        before = prompt()
+        for _ in range(20):
+            cell.locator(".cm-content").click()
+            self.page.keyboard.press("Control+Enter")
+            for _ in range(20):
+                if self.page.locator(".jp-Dialog").count(): self.page.locator(".jp-Dialog .jp-mod-accept").click() # the kernel was not there yet: take the one that is offered
+                if prompt() not in (before, "[ ]:"): return
+                self.page.wait_for_timeout(100)
+        raise AssertionError(f"cell {i} did not begin")
+
+    def shot(self, path:Path) -> None:
+        "What a person sees, kept for looking at"
+        self.page.screenshot(path=str(path))

@@ -1,0 +1,242 @@
+"The laboratory in a real JupyterLab: a browser clicks, drags, stops and comes back"
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from lab_page import ARGS, CHROMIUM, Lab, jupyterlab, notebook, settings
+
+if not CHROMIUM and not os.environ.get("CI"): pytest.skip("there is no Chromium here (Debian: apt-get install chromium)", allow_module_level=True)
+
+PANEL = """from smollm_nb.prompt_panel import PromptPanel
+panel = PromptPanel({model!r}, "native int8", "Hello", max_tokens=40)
+panel"""
+PANEL_OF = """import json
+from pathlib import Path
+source = json.loads(Path({folder!r}, "panel.ipynb").read_text())["cells"][0]["source"]
+exec("".join(source).rsplit("panel", 1)[0])
+panel"""
+SLOW = """import time
+from smollm_nb.generate import Generation
+if not hasattr(Generation, "_quick"): Generation._quick = Generation._read
+def _slowly(self, last):
+    time.sleep(0.1)
+    return self._quick(last)
+Generation._read = _slowly"""
+BUSY = "import time\nfor _ in range(1200): time.sleep(0.1)"
+
+
+@pytest.fixture(scope="module")
+def artefacts(tmp_path_factory):
+    "Where screenshots go"
+    d = Path(os.environ.get("SMOLLM_SHOTS") or tmp_path_factory.mktemp("shots"))
+    d.mkdir(parents=True, exist_ok=True)
+    return d
+
+
+@pytest.fixture(scope="module")
+def browser():
+    assert CHROMIUM, "CI needs Chromium: apt-get install chromium"
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        b = p.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        yield b
+        b.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, tiny_folder, kernel_built):
+    "JupyterLab on a folder with small notebooks; the int8 file is made before anybody clicks"
+    import json
+    from smollm_nb.recipes import cached
+    d, cache = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("lab_cache")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SMOLLM_CACHE", str(cache))
+    cached(tiny_folder, "int8")
+    patch.undo()
+    for name in ("panel", "faults"): (d/f"{name}.ipynb").write_text(json.dumps(notebook([PANEL.format(model=str(tiny_folder)), SLOW, BUSY])))
+    with jupyterlab(d, settings(tmp_path_factory.mktemp("settings")), SMOLLM_CACHE=str(cache)) as (url, token): yield url, token, d
+
+
+def status(page): return page.locator(".lab-status").first.text_content()
+
+
+def wait_status(page, pattern:str) -> str:
+    "The panel's status once it matches"
+    page.wait_for_function("p => new RegExp(p).test(document.querySelector('.lab-status')?.textContent ?? '')", arg=pattern)
+    return status(page)
+
+
+def press(page, name:str) -> None: page.locator(".lab-panel button:enabled", has_text=name).first.click()
+
+
+def test_a_person_asks_stops_and_looks(browser, server, artefacts):
+    url, token, _ = server
+    lab = Lab(browser, url, token, "panel.ipynb")
+    page = lab.page
+    lab.run(0)
+    press(page, "Generate")
+    wait_status(page, "^40 tokens: the length")
+    assert page.locator(".lab-token").count() == 40 and page.locator(".lab-dots").count() == 1 and page.locator(".lab-line").count() == 1
+    page.locator(".lab-token").nth(3).hover()
+    assert page.locator(".lab-card tr").count() >= 5
+    lab.shot(artefacts/"panel_light.png")
+    # the keyboard reaches every token, and says it
+    page.locator(".lab-answer").focus()
+    page.keyboard.press("End")
+    assert page.locator(".lab-hidden").text_content().startswith("token 40, ")
+    page.keyboard.press("ArrowLeft")
+    assert page.locator(".lab-hidden").text_content().startswith("token 39, ")
+    press(page, "Copy as Python")
+    page.get_by_role("button", name="Copied").wait_for()
+    assert "open_model(" in page.evaluate("navigator.clipboard.readText()")
+    # a slider, dragged; it changes nothing for a greedy answer
+    slider = page.locator(".lab-panel .widget-hslider", has_text="min-p")
+    box = slider.locator(".noUi-handle").bounding_box()
+    page.mouse.move(box["x"] + 4, box["y"] + 4)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 60, box["y"] + 4, steps=5)
+    page.mouse.up()
+    assert float(slider.locator(".widget-readout").text_content()) > 0.05
+    # stop in the middle, at 100 ms a token
+    lab.run(1)
+    page.locator(".lab-panel .widget-hslider", has_text="answer, tokens").locator(".noUi-handle").focus()
+    page.keyboard.press("End")
+    press(page, "Generate")
+    wait_status(page, "^answering")
+    page.wait_for_function("document.querySelectorAll('.lab-token').length > 5 && document.querySelectorAll('.lab-token').length < 40")
+    press(page, "Stop")
+    n = int(re.search(r"stopped after (\d+)", wait_status(page, "^stopped after"))[1])
+    assert 5 < n < 200 and page.locator(".lab-token").count() == n
+    # another backend while it answers
+    press(page, "Generate")
+    wait_status(page, "^answering")
+    page.locator(".lab-panel select").first.select_option("torch fp32")
+    wait_status(page, "^stopped after")
+    press(page, "Generate")
+    wait_status(page, "^answering with torch")
+    # the tab closes and comes back; the answer has gone on, nothing is missing
+    page.keyboard.press("Control+s")
+    page.wait_for_timeout(500)
+    page.goto("about:blank")
+    lab.open()
+    page.wait_for_function("document.querySelectorAll('.lab-token').length > 10")
+    press(page, "Stop")
+    n = int(re.search(r"stopped after (\d+)", wait_status(page, "^stopped after"))[1])
+    page.wait_for_function("n => document.querySelectorAll('.lab-token').length === n", arg=n)
+    # a restarted kernel has no panel; the cell makes a new one
+    lab.command("Kernel/Restart Kernel…")
+    page.get_by_role("button", name="Confirm Kernel Restart").click()
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+    lab.run(0)
+    page.wait_for_function("document.querySelectorAll('.lab-token').length === 0 && document.querySelector('.lab-answer')")
+    press(page, "Generate")
+    wait_status(page, "^40 tokens: the length")
+    assert not lab.errors, lab.errors
+
+
+def test_a_click_acts_while_a_cell_runs(browser, server):
+    "By the kernel's subshells: the cell takes two minutes, the answer ends before it"
+    url, token, _ = server
+    lab = Lab(browser, url, token, "faults.ipynb")
+    page = lab.page
+    lab.run(0)
+    lab.run(1)
+    page.locator(".lab-panel .widget-hslider", has_text="answer, tokens").locator(".noUi-handle").focus()
+    page.keyboard.press("End")
+    lab.run(2)
+    press(page, "Generate")
+    wait_status(page, "^answering")
+    press(page, "Stop")
+    wait_status(page, "^stopped after")
+    assert page.locator(".jp-Notebook .jp-Cell").nth(2).locator(".jp-InputPrompt").text_content().strip() == "[*]:", "the cell should still run"
+    # the interrupt button ends the cell, and what the panel does with it
+    press(page, "Generate")
+    wait_status(page, "^answering")
+    page.locator("[data-command='notebook:interrupt-kernel'], jp-button[title*='Interrupt'], button[title*='Interrupt']").first.click()
+    wait_status(page, "^stopped after")
+    # an error is one line with the way out; text stays text
+    name, prompt = page.locator(".lab-panel input[type=text]").first, page.locator(".lab-panel textarea")
+    good = name.input_value()
+    name.fill("/nowhere/model")
+    name.press("Tab")
+    press(page, "Generate")
+    page.locator(".lab-error:visible").wait_for()
+    assert "/nowhere/model" in page.locator(".lab-error").text_content()
+    name.fill(good)
+    name.press("Tab")
+    prompt.fill("<img src=x onerror=\"document.title='bad'\"><script>document.title='bad'</script>")
+    press(page, "Generate")
+    wait_status(page, "tokens: the")
+    assert page.locator(".lab img, .lab script").count() == 0 and page.title() != "bad"
+    assert not lab.errors, lab.errors
+
+
+COMPARE = """from smollm_nb.compare_view import CompareView
+view = CompareView({model!r}, "torch fp32", "native int8", "Hello", 40)
+view"""
+
+
+def test_two_models_side_by_side(browser, server, artefacts):
+    "Compare, look into a token that differs, or into any"
+    import json
+    url, token, d = server
+    model = re.search(r"PromptPanel\('(.*?)'", (d/"panel.ipynb").read_text())[1]
+    (d/"compare.ipynb").write_text(json.dumps(notebook([COMPARE.format(model=model)])))
+    lab = Lab(browser, url, token, "compare.ipynb")
+    page = lab.page
+    lab.run(0)
+    press(page, "Compare")
+    wait_status(page, "tokens, mean KL")
+    n = page.locator(".lab-pick .lab-token").count()
+    assert n > 0 and page.locator(".lab-dots").count() == 3
+    flips = page.locator(".lab-pick .lab-flip")
+    (flips.first if flips.count() else page.locator(".lab-pick .lab-token").first).click()
+    wait_status(page, "^token")
+    assert page.locator(".lab-detail .lab-table tr").count() >= 12 and (flips.count() == 0 or "logits" in page.locator(".lab-detail").text_content())
+    lab.shot(artefacts/"compare_light.png")
+    page.locator(".lab-pick").focus()
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    wait_status(page, f"^token {n}$")
+    assert not lab.errors, lab.errors
+
+
+HOSTILE = """from smollm_nb.prompt_panel import AnswerView
+view = AnswerView()
+view.begin()
+view.tokens = [["<b>bold</b><script>document.title='bad'</script>", 0.5, [["<img src=x onerror=document.title='bad'>", 0.25]], None, "<b>"]] + [[" word", 10**-(i/10), [[" word", 0.5]], 5.0, " word"] for i in range(30)]
+view.error, view.status = "<i>An error</i>: try again", "<u>status</u>"
+view"""
+
+
+@pytest.mark.parametrize("look", ["dark", "narrow"])
+def test_dark_narrow_and_hostile(browser, server, artefacts, tmp_path, look):
+    "The dark theme, and 700 pixels; whatever a model says is text"
+    import json
+    url, token, d = server
+    (d/f"{look}.ipynb").write_text(json.dumps(notebook([PANEL_OF.format(folder=str(d)), HOSTILE])))
+    lab = Lab(browser, url, token, f"{look}.ipynb", 700 if look == "narrow" else 1200)
+    page = lab.page
+    if look == "dark":
+        page.evaluate("document.body.dataset.jpThemeLight")
+        lab.command("Settings/Theme")
+        page.locator(".lm-Menu-itemLabel", has_text="JupyterLab Dark").last.click()
+        page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
+    else: page.keyboard.press("Control+b") # the file browser goes
+    lab.run(0)
+    page.locator(".lab-panel").wait_for()
+    press(page, "Generate")
+    wait_status(page, "^40 tokens: the length")
+    page.locator(".lab-token").nth(5).hover()
+    lab.shot(artefacts/f"panel_{look}.png")
+    assert page.evaluate("(() => { const p = document.querySelector('.lab-panel'); return p.scrollWidth <= p.clientWidth + 1 })()"), "nothing sticks out"
+    lab.run(1)
+    page.wait_for_function("document.querySelectorAll('.lab').length === 2")
+    last = page.locator(".lab").last
+    assert last.locator(".lab-token").first.text_content().startswith("<b>bold</b><script>") and "<i>An error</i>" in last.locator(".lab-error").text_content()
+    last.locator(".lab-token").first.hover()
+    assert "<img" in last.locator(".lab-card").text_content().replace("·", " ")
+    assert page.locator(".lab b b, .lab img, .lab script, .lab i i, .lab u").count() == 0 and page.title() != "bad"
+    assert not lab.errors, lab.errors
