@@ -49,7 +49,7 @@ _FOUR, _PLAN = "int4-book-g128-log8", "int4-asym-g128-f16"
 RECIPES = {r.name: r for r in (
     Recipe("plan", _PLAN, "f16"),
     Recipe("plan-all", _PLAN, _PLAN),
-    Recipe("fast", _FOUR, _FOUR, "int8-row-f32", 2048, "search", 4096, 256),
+    Recipe("fast", _FOUR, _FOUR, "int8-row-f32", 2048, "search", 2048, 128),
     Recipe("small", _FOUR, _FOUR, "int8-row-f32", 2048, "gptq", 32768),
     Recipe("best", _FOUR, _FOUR, "int8-row-f32", 2048, "gptq", 32768, steps=48, chat_tokens=16384),
     Recipe("int8", "int8-row-f32", "int8-row-f32"),
