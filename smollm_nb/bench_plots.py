@@ -70,17 +70,22 @@ def _falls(series:dict) -> str:
     (x, *_), *_ = series.values()
     return f"from {x[0]:,.0f} to {x[-1]:,.0f} tokens " + ", ".join(kept) if len(x) > 1 else ", ".join(f"{_drawable(n)}: {_short(v[1][0])} tokens/s" for (n, t), v in series.items() if t == most)
 
+def _speeds(record:dict, series:dict, title:str, across:str) -> Picture:
+    "Tokens a second of each contestant"
+    fig, (ax,) = _new(title, 4)
+    _lines(ax, series, _colours(record), lambda name, threads, v: _who(name, threads))
+    ax.set(xlabel=across, ylabel="tokens/s")
+    _caption(fig, record)
+    return fig
+
 @rc_context(STYLE)
 def speed_by_context(
     record:dict, # of a run
 ) -> Picture:
     "Decoded tokens a second against the tokens that are in the cache; raises `ParameterError`"
     series = _series(record, "decode after ")
-    fig, (ax,) = _new(f"decoding: {_falls(series)} of its speed" if any(len(v[0]) > 1 for v in series.values()) else f"decoding: {_falls(series)}", 4)
-    _lines(ax, series, _colours(record), lambda name, threads, v: _who(name, threads))
-    ax.set(xlabel="tokens in the cache", ylabel="tokens/s")
-    _caption(fig, record)
-    return fig
+    title = f"decoding: {_falls(series)} of its speed" if any(len(v[0]) > 1 for v in series.values()) else f"decoding: {_falls(series)}"
+    return _speeds(record, series, title, "tokens in the cache")
 
 @rc_context(STYLE)
 def speed_by_prompt(
@@ -89,11 +94,7 @@ def speed_by_prompt(
     "Tokens of a prompt read a second against its length; raises `ParameterError`"
     series = _series(record, "prefill ")
     best = max(((v[1].max(), int(v[0][v[1].argmax()]), *k) for k, v in series.items()))
-    fig, (ax,) = _new(f"prefill: up to {_short(best[0])} tokens/s, {_who(*best[2:])}, at {best[1]:,} tokens", 4)
-    _lines(ax, series, _colours(record), lambda name, threads, v: _who(name, threads))
-    ax.set(xlabel="tokens of the prompt", ylabel="tokens/s")
-    _caption(fig, record)
-    return fig
+    return _speeds(record, series, f"prefill: up to {_short(best[0])} tokens/s, {_who(*best[2:])}, at {best[1]:,} tokens", "tokens of the prompt")
 
 @rc_context(STYLE)
 def memory_by_context(

@@ -20,7 +20,7 @@ from .checkpoint import find_problems, read_provenance, weight_files
 from .core import LlamaConfig, ParameterError, SmolLMError
 from .hub import fetch
 from .registry import ModelRegistry
-from .terminal import stages, stream, table
+from .terminal import next_command, stages, stream, table
 from .tokenizer import SmolLMTokenizer
 
 # %% ../nbs/18_cli.ipynb #16ffa14b
@@ -284,7 +284,7 @@ def export_wasm(
     with stages() as on_progress:
         file = quantized_file(model) or _quantized(model, recipe, on_progress)
         out = export(file, output or BUNDLES/bundle_name(str(describe(file)["source"].get("id", model))), on_progress=on_progress)
-    if not json: print(f"{table(table_of(out['manifest']))}\n\n{out['path']}\ntry it: smollm serve '{out['path']}'")
+    if not json: print(f"{table(table_of(out['manifest']))}\n\n{out['path']}\ntry it: {next_command('serve', out['path'])}")
     return {k: out[k] for k in ("path", "bytes", "files", "seconds")}
 
 def _quantized(model:str, recipe:str, on_progress) -> Path: # the file

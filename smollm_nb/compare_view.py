@@ -18,7 +18,7 @@ import traitlets as T
 from .core import Cancelled, InvalidStateError
 from .evaluate import Blame, Divergence, blame, diverge
 from .generate import generate, log_softmax
-from .lab import Job, choices, error_line, hear_while_busy, module, open_model, style, watch_interrupts
+from .lab import Job, Working, choices, error_line, hear_while_busy, module, open_model, style, watch_interrupts
 from .plots import Picture
 from .tradeoff_plots import divergence_strip
 
@@ -122,7 +122,7 @@ class CompareBox(anywidget.AnyWidget):
     status, error = T.Unicode("").tag(sync=True), T.Unicode("").tag(sync=True)
     busy = T.Bool(False).tag(sync=True)
 
-class CompareView(W.VBox):
+class CompareView(Working, W.VBox):
     "Two ways to run one model, side by side; `run()`, `figure()` and `table()` need no browser"
     def __init__(self,
         model="SmolLM2-135M-Instruct", # a name as `api.Model` takes it
@@ -131,7 +131,7 @@ class CompareView(W.VBox):
         prompt:str="The capital of France is",
         max_tokens:int=48,
     ):
-        self.name, self.box, self.job, self.failure, self.comparison, self._models, self._torch = str(model), CompareBox(), None, None, None, {}, {}
+        self.name, self.box, self.failure, self.comparison, self._models, self._torch = str(model), CompareBox(), None, None, {}, {}
         ways, wide = choices(model), dict(style=dict(description_width="80px"), layout=W.Layout(width="auto", min_width="0"))
         self.reference = W.Dropdown(description="reference", tooltip="The one that leads", options=ways, value=reference, **wide)
         self.candidate = W.Dropdown(description="candidate", tooltip="The one that is led", options=ways, value=candidate, **wide)
@@ -164,14 +164,6 @@ class CompareView(W.VBox):
         "Ask, in a thread, which layer makes the difference at a step"
         if self.comparison is None or not 0 <= step < len(self.comparison.divergence.kl): return
         self._begin(lambda job: self._explain(job, step))
-
-    def stop(self) -> None:
-        "Stop with the next token"
-        if self.job: self.job.stop()
-
-    def wait(self, seconds:float|None=None) -> bool: # whether nothing runs
-        "Wait for the end"
-        return self.job is None or self.job.wait(seconds)
 
     def run(self) -> Comparison:
         "Compare and wait: the way without a browser; raises what went wrong"

@@ -13,7 +13,7 @@ from .api import Model
 from .bundle import BUNDLES, bundle_name, export
 from .checkpoint import read_provenance, validate, weight_files
 from .hub import fetch
-from .terminal import stages, stream, table
+from .terminal import next_command, stages, stream, table
 
 # %% ../nbs/17c_demo.ipynb #798af2d7
 PROMPT, QUESTION = "The capital of France is", "What is the capital of France, and what is it famous for?"
@@ -58,7 +58,7 @@ def _show(runs:dict, sizes:dict, cost, facts:dict) -> None:
     print(f"\n{sizes['bytes_checkpoint']/1e6:.1f} MB in fp32, {sizes['bytes_int4']/1e6:.1f} MB in four bits, {sizes['bytes_bundle']/1e6:.1f} MB in the browser: KL {cost.kl_mean:.3f} ± {cost.kl_se:.3f} nats a token, "
           f"the same first choice at {100*cost.top1:.0f} % of {cost.tokens:,} tokens of {cost.text_name}")
     print("".join(f"note: {n}\n" for n in cost.notes) + "\n" + "\n".join(f"{k:8}{v}" for k, v in facts.items()))
-    print(f"\nNow try it in a browser:\n  smollm serve '{facts['bundle']}'")
+    print(f"\nNow try it in a browser:\n  {next_command('serve', str(facts['bundle']))}")
 
 def demonstrate(
     model:str, # registry name, hub id, checkpoint folder or GGUF file

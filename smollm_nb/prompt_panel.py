@@ -16,7 +16,7 @@ import traitlets as T
 from .chat import encode_chat
 from .core import Cancelled, InvalidStateError, SmolLMError, percentile, rss_bytes
 from .generate import SamplingParams
-from .lab import Job, choices, error_line, hear_while_busy, module, open_model, style, watch_interrupts
+from .lab import Job, Working, choices, error_line, hear_while_busy, module, open_model, style, watch_interrupts
 from .plots import Picture, memory_trace, token_latency, token_strip
 
 # %% ../nbs/16b_prompt_panel.ipynb #b366f671
@@ -171,7 +171,7 @@ def _button(text:str, tooltip:str, act, **kw) -> W.Button:
     return b
 
 # %% ../nbs/16b_prompt_panel.ipynb #724539ec
-class PromptPanel(W.VBox):
+class PromptPanel(Working, W.VBox):
     "Ask a model and watch it answer; `run()`, `figure()` and `table()` need no browser"
     def __init__(self,
         model="SmolLM2-135M-Instruct", # a name as `api.Model` takes it, or a loaded `api.Model`
@@ -185,7 +185,7 @@ class PromptPanel(W.VBox):
         name = str(given.name if given else model)
         ways = (("as loaded",) if given else ()) + choices(name)
         if given: self._key = (name, "as loaded")
-        self.view, self.job, self.last, self.answer, self.failure = AnswerView(), None, None, None, None
+        self.view, self.last, self.answer, self.failure = AnswerView(), None, None, None
         self._make_controls(name, ways, backend or ways[0], prompt, chat, settings)
         super().__init__([self._top, self.prompt, self._settings, self._actions, self.view])
         self.add_class("lab-panel")
@@ -248,14 +248,6 @@ class PromptPanel(W.VBox):
         for c, v in ((self.model, r.model), (self.backend, r.choice), (self.mode, r.chat), (self.prompt, r.prompt)): c.value = v
         for k, c in self.controls.items(): c.value = r.max_tokens if k == "max_tokens" else getattr(r.sampling, k)
         self.generate(r)
-
-    def stop(self) -> None:
-        "Stop with the next token"
-        if self.job: self.job.stop()
-
-    def wait(self, seconds:float|None=None) -> bool: # whether nothing runs
-        "Wait for the answer's end"
-        return self.job is None or self.job.wait(seconds)
 
     def run(self, **kw): # the `generate.Generation`
         "Answer and wait for the end: the way without a browser; raises what went wrong; `prompt` and the settings may be given"

@@ -62,6 +62,7 @@ def test_house_rules(name):
     first = nb.cells[0].source
     assert first.startswith("# ") and "\n> " in first, "a notebook starts with a title and a promise"
     for c in nb.cells:
+        assert not re.search(r"/(root|home|Users)/\w", str(c.get("outputs", ""))), "an output names a folder of somebody's machine"
         assert "widgets" not in nb.metadata and not c.get("execution_count"), "run nbdev_clean"
     checks = [c for c in code_cells(name) if "assert" in c and "export" not in directives(c)]
     assert checks or name == "index"

@@ -49,8 +49,8 @@ SM_INLINE void sm_panel_put(uint8_t *panel, u8x64 w) { // (SM_PANEL) bytes, alig
 #if SM_QUADS
     *(u8x64 *)panel = w;
 #else
-    *(u16x32 *)panel = (u16x32)w & SM_LOW_BYTE;     // weights 0 and 2 of each row
-    *(u16x32 *)(panel + 64) = (u16x32)w >> 8; // weights 1 and 3
+    *(u16x32 *)panel = (u16x32)w & SM_LOW_BYTE; // weights 0 and 2 of each row
+    *(u16x32 *)(panel + 64) = (u16x32)w >> 8;     // weights 1 and 3
 #endif
 }
 

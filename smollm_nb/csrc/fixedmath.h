@@ -50,9 +50,9 @@ SM_INLINE double sm_exp_double(double x) {
 SM_INLINE f64x8 sm_exp8(f64x8 x) {
     const i64x8 some = x > -700.0;
     x = (f64x8)(some & (i64x8)x);
-    x = sm_pick8(x > 700.0, x - x + 700.0, x);
+    x = sm_pick8(x > 700.0, (f64x8){0} + 700.0, x);
     const f64x8 shifted = x*0x1.71547652b82fep+0 + SM_SHIFT, n = shifted - SM_SHIFT, r = (x - n*SM_LN2_HI) - n*SM_LN2_LO;
-    f64x8 p = x - x + 1.0/6227020800;
+    f64x8 p = (f64x8){0} + 1.0/6227020800;
     static const double c[] = {479001600, 39916800, 3628800, 362880, 40320, 5040, 720, 120, 24, 6, 2};
     for (int i = 0; i < 11; i++) p = p*r + 1/c[i];
     const f64x8 scale = (f64x8)(((u64x8)shifted + 1023) << 52); // n stands in the low bits of what was shifted
