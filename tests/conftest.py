@@ -1,4 +1,6 @@
 "Shared fixtures: a tiny model for everyone, the real one for tests marked slow"
+import signal
+
 import pytest
 from hypothesis import settings
 
@@ -7,6 +9,7 @@ from smollm_nb.tiny import write_tiny
 
 settings.register_profile("steady", deadline=None) # no test fails on a timing
 settings.load_profile("steady")
+signal.signal(signal.SIGINT, signal.default_int_handler) # a shell that starts this in the background has it ignored, and so would every process that the tests interrupt
 
 
 @pytest.fixture(scope="session")

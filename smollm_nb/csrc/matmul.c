@@ -161,16 +161,33 @@ SM_INLINE void put(float *out, f32x16 sum, int32_t rows, const int32_t add) { //
     else for (int32_t r = 0; r < rows; r++) out[r] = add ? out[r] + sum[r] : sum[r];
 }
 
+// Browsers optimize a function at a time, and one that is short and often called much sooner than one that goes on for long
+#if defined(__wasm__)
+#define SM_OWN static __attribute__((noinline))
+#else
+#define SM_OWN SM_INLINE
+#endif
+SM_OWN void int4_by_vector(const sm_piece *p, int32_t cols, int32_t block, const sm_act *act, f32x16 *sum) { *sum = block_by_vector(p, cols, block, 1, act); }
+SM_OWN void int8_by_vector(const sm_piece *p, int32_t cols, int32_t block, const sm_act *act, f32x16 *sum) { *sum = block_by_vector(p, cols, block, 0, act); }
+SM_OWN void int4_by_vectors(const sm_piece *p, int32_t cols, int32_t block, const sm_act *act, int32_t n, sm_scratch *own) { block_by_vectors(p, cols, block, 1, act, n, own); }
+SM_OWN void int8_by_vectors(const sm_piece *p, int32_t cols, int32_t block, const sm_act *act, int32_t n, sm_scratch *own) { block_by_vectors(p, cols, block, 0, act, n, own); }
+
 SM_INLINE void piece_by_vectors(const sm_piece *p, int32_t cols, int32_t b0, int32_t b1, const int int4, const sm_act *act, int32_t n,
                                 float *out, size_t stride, int32_t add, sm_scratch *own) {
     const int32_t rows = p->end - p->begin;
     if (n > 1)
         for (int32_t b = b0; b < b1; b++) {
-            block_by_vectors(p, cols, b, int4, act, n, own);
+            if (int4) int4_by_vectors(p, cols, b, act, n, own);
+            else int8_by_vectors(p, cols, b, act, n, own);
             for (int32_t t = 0; t < n; t++) put(out + (size_t)t*stride + p->begin + b*16, sm_load(own->sums + t*16), rows - b*16, add);
         }
     else
-        for (int32_t b = b0; b < b1; b++) put(out + p->begin + b*16, block_by_vector(p, cols, b, int4, act), rows - b*16, add);
+        for (int32_t b = b0; b < b1; b++) {
+            f32x16 sum;
+            if (int4) int4_by_vector(p, cols, b, act, &sum);
+            else int8_by_vector(p, cols, b, act, &sum);
+            put(out + p->begin + b*16, sum, rows - b*16, add);
+        }
 }
 
 void sm_matmul(const sm_matrix *w, int32_t b0, int32_t b1, const sm_act *act, int32_t n, float *out, size_t stride, int32_t add, sm_scratch *own) {
