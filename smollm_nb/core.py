@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import psutil
-
 # %% ../nbs/00_core.ipynb #14943efe
 class SmolLMError(Exception):
     "Something a user can mend; the message is one line and says how"
@@ -256,6 +254,7 @@ class Backend(Protocol):
 # %% ../nbs/00_core.ipynb #f403edd3
 def rss_bytes() -> int:
     "Memory of this process that is resident now, bytes"
+    import psutil
     return psutil.Process().memory_info().rss
 
 def peak_rss_bytes() -> int:
@@ -263,6 +262,7 @@ def peak_rss_bytes() -> int:
     if sys.platform == "linux": # getrusage would count the parent's peak before exec
         with open("/proc/self/status") as f:
             return next(int(line.split()[1])*1024 for line in f if line.startswith("VmHWM"))
+    import psutil
     info = psutil.Process().memory_info()
     return getattr(info, "peak_wset", info.rss)
 
@@ -298,6 +298,7 @@ def _cpu_name() -> str:
 
 def machine() -> dict:
     "The machine a figure was measured on"
+    import psutil
     return dict(cpu=_cpu_name(), cores=os.cpu_count(), memory_gib=round(psutil.virtual_memory().total/2**30, 1),
                 system=f"{platform.system()} {platform.machine()}", python=platform.python_version())
 

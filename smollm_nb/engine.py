@@ -11,7 +11,6 @@ import contextlib, ctypes, mmap, os, threading, time, weakref
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from .core import ConfigError, ContextOverflowError, InvalidStateError, LlamaConfig, ParameterError, QuantFileError, SmolLMError
 from .kernel import Choice, KernelError, choose, this_system, variants
@@ -102,10 +101,16 @@ def _table(
 # %% ../nbs/12_engine.ipynb #5525750d
 MAX_THREADS, MAX_CONTEXT, CONTEXT, TILE = 64, 65536, 2048, 64
 
+def _cores() -> int|None: # None where nobody says
+    "Physical cores of the machine"
+    if siblings := {p.read_bytes() for p in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings_list")}: return len(siblings)
+    import psutil # late: on Linux it would take longer to load than to answer
+    return psutil.cpu_count(logical=False)
+
 def default_threads() -> int:
     "Physical cores that this process may use"
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(allowed, psutil.cpu_count(logical=False) or allowed, MAX_THREADS)
+    return min(allowed, _cores() or allowed, MAX_THREADS)
 
 def _whole(name:str, value, high:int) -> int:
     "`value` if it is a whole number in 1..high, or `ParameterError`"

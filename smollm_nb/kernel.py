@@ -8,7 +8,7 @@ __all__ = ['PACKAGE', 'CSRC', 'NATIVE', 'ABI', 'VARIANTS', 'TARGETS', 'FLAGS', '
            'load_library', 'check_library', 'processor', 'choose']
 
 # %% ../nbs/11_kernel.ipynb #4dbfe6b9
-import ctypes, hashlib, importlib.metadata, json, os, platform, subprocess, sys, tempfile, threading
+import ctypes, hashlib, json, os, platform, subprocess, sys, tempfile, threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +76,7 @@ FAST, SMALL, DEBUG = ("-O3", "-DNDEBUG"), ("-Os", "-DNDEBUG"), ("-O1", "-fsaniti
 
 def compiler_version() -> str: # "" without a compiler
     "The version of the `ziglang` package"
+    import importlib.metadata # late: who only runs the kernel does not need it
     try: return importlib.metadata.version("ziglang")
     except importlib.metadata.PackageNotFoundError: return ""
 

@@ -8,6 +8,7 @@ __all__ = ['MAGIC', 'VERSION', 'HEAD', 'ALIGN', 'MAX_HEADER', 'MAX_DEPTH', 'ENTR
 
 # %% ../nbs/06_q4file.ipynb #6aa848e1
 import contextlib, hashlib, json, mmap, os, re, reprlib, shutil, struct, tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -306,11 +307,15 @@ class Q4File:
 
     def _damage(self) -> str: # "" if all is well
         "What is wrong with the bytes of the parts"
-        for name, p in ((name, p) for name, parts in self._table.items() for p in parts):
-            if hashlib.sha256(self._view(p)).hexdigest() != p.sha256: why = "does not match its SHA-256: the file is damaged, fetch or make it again"
-            else: why = _poison(p.format, self._view(p), p.rows[1] - p.rows[0], _sizes(self._shapes[name])[1])
-            if why: return f"tensor {name}, rows {p.rows[0]}..{p.rows[1]}: {why}"
-        return ""
+        todo = sorted(((name, p) for name, parts in self._table.items() for p in parts), key=lambda x: -x[1].nbytes) # the longest work first
+        if self.bytes < 1 << 20: return next(filter(None, (self._flaw(*x) for x in todo)), "")
+        with ThreadPoolExecutor(2) as pool: return next(filter(None, pool.map(lambda x: self._flaw(*x), todo)), "") # hashing lets other threads run
+
+    def _flaw(self, name:str, p:Part) -> str: # "" if all is well
+        "What is wrong with the bytes of one part"
+        if hashlib.sha256(self._view(p)).hexdigest() != p.sha256: why = "does not match its SHA-256: the file is damaged, fetch or make it again"
+        else: why = _poison(p.format, self._view(p), p.rows[1] - p.rows[0], _sizes(self._shapes[name])[1])
+        return why and f"tensor {name}, rows {p.rows[0]}..{p.rows[1]}: {why}"
 
     def names(self) -> list[str]:
         "The tensors, in the order of the file"

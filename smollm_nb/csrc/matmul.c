@@ -3,7 +3,7 @@
 #include "model.h"
 #include "dot.h"
 
-enum { AHEAD = 2048 }; // bytes that are asked for before they are needed: half a page, since processors stop at its end by themselves
+enum { AHEAD = 4096 }; // bytes that are asked for before they are needed: a page, since processors stop at its end by themselves
 
 static const float POWER12[16] = { // 2^(-j/12), the float32 nearest
     0x1p+0f, 0x1.e3437ep-1f, 0x1.c823e0p-1f, 0x1.ae89fap-1f, 0x1.965feap-1f, 0x1.7f910ep-1f,
@@ -143,7 +143,7 @@ SM_INLINE void block_by_vectors(const sm_piece *p, int32_t cols, int32_t block, 
         if (!few) unpack_group(p, codes, steps, int4, own->panel);
         if (int4) weight = scales16(p, p->scales + ((size_t)block*groups + g)*16);
         for (int32_t t = 0, left = n, count; left; t += count, left -= count) {
-            const int32_t turns = (left + SM_TOKENS - 1)/SM_TOKENS;
+            const int32_t most = few ? SM_FEW : SM_TOKENS, turns = (left + most - 1)/most;
             count = (left + turns - 1)/turns; // as even as can be: eight are four and four, not six and two
 #define SM_SOME(k, few) some(p, codes, steps, int4, k, few, act, g*(size_t)act->room + (size_t)t, weight, own->sums + t*16, own->panel)
 #define SM_CASE(k) case k: if (k <= SM_FEW && few) SM_SOME(k, 1); else if (k <= SM_TOKENS) SM_SOME(k, 0); break;

@@ -4,7 +4,8 @@
 //
 //     drive CASE SEED CALLS THREADS
 //
-// CASE holds sm_shape, the number of parts (int32), the bytes of the weights (uint64), the parts, the weights.
+// CASE holds sm_shape, the number of parts (int32), the bytes of the weights (uint64), the parts, the weights. Without one, "-",
+// models of random shapes come in turn, and tables with one number changed, most of which are refused.
 #include "smollm.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,7 +56,72 @@ static void load(const char *path) {
     fclose(f);
 }
 
+// ---- models of random shapes ------------------------------------------------------------------------------------------
+static int32_t inventing; // no case was given
+
+static void add(int32_t tensor, int32_t layer, int32_t begin, int32_t end, int32_t cols, int32_t format) {
+    const size_t lanes = (size_t)(end - begin + 15)/16*16, c = (size_t)cols;
+    const size_t n = format == SM_F32 ? c*4 : format == SM_INT8_ROW ? lanes*c + lanes*4 : 64 + lanes*c/2 + (lanes*((c + 127)/128) + 63)/64*64;
+    parts[n_parts++] = (sm_part){tensor, layer, begin, end, format, 0, weights_bytes, (n + 63)/64*64};
+    weights_bytes += (n + 63)/64*64;
+}
+
+static void matrix(int32_t tensor, int32_t layer, int32_t rows, int32_t cols) {
+    const int32_t cut = rows > 16 ? upto(rows/16)*16 : 0;
+    if (cut) add(tensor, layer, 0, cut, cols, SM_INT8_ROW);
+    add(tensor, layer, cut, rows, cols, SM_INT4_BOOK_G128);
+}
+
+static void fill(void) { // small scales everywhere, any codes
+    weights = block(weights_bytes);
+    for (size_t i = 0; i < weights_bytes; i++) weights[i] = (uint8_t)any();
+    for (const sm_part *p = parts; p < parts + n_parts; p++) {
+        float *f = (float *)(void *)(weights + p->offset);
+        const size_t lanes = (size_t)(p->end - p->begin + 15)/16*16;
+        if (p->format == SM_F32) for (size_t i = 0; i < p->nbytes/4; i++) f[i] = 1;
+        if (p->format == SM_INT8_ROW) for (size_t i = 0; i < lanes; i++) f[p->nbytes/4 - lanes + i] = 0.001f;
+        if (p->format == SM_INT4_BOOK_G128) f[0] = 0.002f;
+    }
+}
+
+static void invent(void) {
+    static const int32_t sizes[] = {64, 128, 192, 320};
+    const int32_t kv = 1 + upto(2), heads = kv*(1 + upto(5)), hidden = sizes[upto(4)], mlp = sizes[upto(4)], layers = 1 + upto(2), vocab = 1 + upto(300), tied = upto(2);
+    shape = (sm_shape){vocab, hidden, mlp, layers, heads, kv, 64, 1 + upto(300), tied, shape.threads, 1, 10000, 1e-5f};
+    free(parts), free(weights);
+    parts = malloc(64*sizeof *parts), n_parts = 0, weights_bytes = 0;
+    need(parts != NULL, "no memory");
+    matrix(SM_EMBED, 0, vocab, hidden);
+    add(SM_NORM, 0, 0, 1, hidden, SM_F32);
+    if (!tied) matrix(SM_HEAD, 0, vocab, hidden);
+    for (int32_t l = 0; l < layers; l++) {
+        add(SM_ATTN_NORM, l, 0, 1, hidden, SM_F32), add(SM_MLP_NORM, l, 0, 1, hidden, SM_F32);
+        matrix(SM_Q, l, heads*64, hidden), matrix(SM_K, l, kv*64, hidden), matrix(SM_V, l, kv*64, hidden), matrix(SM_O, l, hidden, heads*64);
+        matrix(SM_GATE, l, mlp, hidden), matrix(SM_UP, l, mlp, hidden), matrix(SM_DOWN, l, hidden, mlp);
+    }
+    fill();
+}
+
+static void mangle(void) { // one number of shape or table changed, to anything
+    sm_shape s = shape;
+    sm_part p[64];
+    memcpy(p, parts, (size_t)n_parts*sizeof *p);
+    if (upto(2)) ((int32_t *)&s)[upto(11)] = upto(3) ? upto(400) : (int32_t)any();
+    else ((int32_t *)&p[upto(n_parts)])[upto(10)] = upto(2) ? upto(400) : (int32_t)any();
+    const ptrdiff_t size = sm_arena_bytes(&s);
+    if (size < 0 || size > 1 << 26) return;
+    void *own = block((size_t)size);
+    sm_model *m = NULL;
+    if (sm_create(&s, p, n_parts, weights, weights_bytes, own, (size_t)size, &m) == SM_OK) sm_close(m);
+    free(own);
+}
+
+// ---- calls ------------------------------------------------------------------------------------------------------------
 static void start(int32_t tile) {
+    if (inventing) {
+        invent();
+        for (int i = 0; i < 20; i++) mangle();
+    }
     shape.tile = tile;
     const ptrdiff_t size = sm_arena_bytes(&shape);
     need(size > 0, "no arena");
@@ -160,12 +226,14 @@ static void knock(void) { // nothing that is NULL may hurt
 
 int main(int argc, char **argv) {
     need(argc == 5, "drive CASE SEED CALLS THREADS");
-    load(argv[1]);
+    inventing = !strcmp(argv[1], "-");
+    if (!inventing) load(argv[1]);
     seed = (uint64_t)strtoull(argv[2], NULL, 10);
     shape.threads = atoi(argv[4]);
     need(sm_self_test() == SM_OK, "the self-test failed");
     start(1 + upto(70));
     for (int32_t calls = atoi(argv[3]); calls > 0; calls--) {
+        if (inventing && rarely(12)) stop(), start(1 + upto(70));
         const int32_t what = upto(100);
         if (what < 72) read_tokens();
         else if (what < 86) choose();
