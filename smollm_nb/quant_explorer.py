@@ -6,7 +6,7 @@
 __all__ = ['BOUGHT', 'map_record', 'maps_of', 'look_record', 'front_record', 'figures_of', 'ExplorerBox', 'recipe_controls',
            'QuantExplorer']
 
-# %% ../nbs/16e_quant_explorer.ipynb #2c192792
+# %% ../nbs/16e_quant_explorer.ipynb #52d16afb
 import math, tempfile, time
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from .quantize import snr_db
 from .recipes import RECIPES, Recipe, predict_bytes
 from .tradeoff_plots import LLAMA_CPP, pareto
 
-# %% ../nbs/16e_quant_explorer.ipynb #bd486fe8
+# %% ../nbs/16e_quant_explorer.ipynb #8cd0375a
 def _values(a) -> list: # of lists
     "Numbers as JSON takes them: NaN and infinities become None"
     return [[round(float(v), 6) if math.isfinite(v) else None for v in row] for row in a]
@@ -67,7 +67,7 @@ def front_record(
 ) -> dict: # as `ExplorerBox.front`
     "Size against error: MB and nats"
     return dict(budget=budget_mb, front=[] if s is None else [[n/1e6, k] for n, k in curve(s)], peers=[[p.name, p.bytes/1e6, p.kl] for p in LLAMA_CPP],
-                ours=[[o.recipe.name, o.nbytes/1e6, o.kl, o.se] for o in outcomes], now=[[now[0], now[1]/1e6, now[2]]] if now and math.isfinite(now[2]) else [])
+                ours=[[o.recipe.name, o.nbytes/1e6, o.kl] for o in outcomes], now=[[now[0], now[1]/1e6, now[2]]] if now and math.isfinite(now[2]) else [])
 
 def figures_of(
     recipe:Recipe,
@@ -83,7 +83,7 @@ def figures_of(
             ["KL measured", f"{outcome.kl:.3g}" if outcome else "–", (f"± {outcome.se:.2g} nats" if math.isfinite(outcome.se) else "nats") if outcome else "press Measure"],
             ["same first choice", f"{100*outcome.top1:.1f}" if outcome else "–", "%" if outcome else ""], ["runs in", "every engine" if runs_everywhere(recipe, config) else "PyTorch", ""]]
 
-# %% ../nbs/16e_quant_explorer.ipynb #8148ccfd
+# %% ../nbs/16e_quant_explorer.ipynb #72f34a33
 class ExplorerBox(anywidget.AnyWidget):
     "Figures, maps, a matrix, size against error; `web/lab_explorer.js` draws them"
     _esm, _css = module("lab_explorer.js"), style()
@@ -110,7 +110,7 @@ def recipe_controls(recipe:str) -> dict: # by what they change
                 group=_control(W.Dropdown, "groups of", "Columns that share a scale, where four bits are used", options=[("as in the recipe", 0), *((f"{g} weights", g) for g in GROUPS)], value=0),
                 **{k: _control(W.Dropdown, k, f"Bits of {k}", options=widths, value=0) for k in (EMBEDDING, *KINDS)})
 
-# %% ../nbs/16e_quant_explorer.ipynb #d0a1e6d6
+# %% ../nbs/16e_quant_explorer.ipynb #4c8db7df
 class QuantExplorer(W.VBox):
     "How to quantize a model, tried out; `run()`, `figure()` and `table()` need no browser"
     def __init__(self,
