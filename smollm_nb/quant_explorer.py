@@ -6,7 +6,7 @@
 __all__ = ['BOUGHT', 'map_record', 'maps_of', 'look_record', 'front_record', 'figures_of', 'ExplorerBox', 'recipe_controls',
            'QuantExplorer']
 
-# %% ../nbs/16e_quant_explorer.ipynb #52d16afb
+# %% ../nbs/16e_quant_explorer.ipynb #1331e446
 import math, tempfile, time
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,8 @@ import numpy as np
 import traitlets as T
 
 from .anatomy import MATRICES
-from .budget import allocate, curve, fixed_bytes, sensitivity
+from .budget import allocate, curve, sensitivity
+from .checkpoint import read_provenance
 from .core import Cancelled, InvalidStateError, LlamaConfig
 from .exploration import EMBEDDING, GROUPS, KINDS, Look, Outcome, as_json, bits_map, copy_model, cost_map, judge, look, narrowed, predict_kl, runs_everywhere, tailored, unit_costs
 from .hub import fetch
@@ -28,7 +29,7 @@ from .quantize import snr_db
 from .recipes import RECIPES, Recipe, predict_bytes
 from .tradeoff_plots import LLAMA_CPP, pareto
 
-# %% ../nbs/16e_quant_explorer.ipynb #8cd0375a
+# %% ../nbs/16e_quant_explorer.ipynb #92075e1d
 def _values(a) -> list: # of lists
     "Numbers as JSON takes them: NaN and infinities become None"
     return [[round(float(v), 6) if math.isfinite(v) else None for v in row] for row in a]
@@ -64,9 +65,10 @@ def front_record(
     s=None, # a `Sensitivity`: its front
     outcomes=(), # what was measured
     now:tuple|None=None, # (name, bytes, KL) predicted of the recipe that is looked at
+    peers=(), # others' files of the same model, `Point`s
 ) -> dict: # as `ExplorerBox.front`
     "Size against error: MB and nats"
-    return dict(budget=budget_mb, front=[] if s is None else [[n/1e6, k] for n, k in curve(s)], peers=[[p.name, p.bytes/1e6, p.kl] for p in LLAMA_CPP],
+    return dict(budget=budget_mb, front=[] if s is None else [[n/1e6, k] for n, k in curve(s)], peers=[[p.name, p.bytes/1e6, p.kl] for p in peers],
                 ours=[[o.recipe.name, o.nbytes/1e6, o.kl] for o in outcomes], now=[[now[0], now[1]/1e6, now[2]]] if now and math.isfinite(now[2]) else [])
 
 def figures_of(
@@ -81,9 +83,9 @@ def figures_of(
     return [["size" if outcome else "size of the tensors", f"{size/1e6:.1f}", "MB"], ["bits a weight", f"{8*size/config.n_params:.2f}", ""],
             ["KL predicted", known(kl, f"{kl:.3g}"), "nats" if math.isfinite(kl) else "scales are not searched" if recipe.method == "nearest" else "press Predict"],
             ["KL measured", f"{outcome.kl:.3g}" if outcome else "–", (f"± {outcome.se:.2g} nats" if math.isfinite(outcome.se) else "nats") if outcome else "press Measure"],
-            ["same first choice", f"{100*outcome.top1:.1f}" if outcome else "–", "%" if outcome else ""], ["runs in", "every engine" if runs_everywhere(recipe, config) else "PyTorch", ""]]
+            ["same first choice", f"{100*outcome.top1:.1f}" if outcome else "–", "%" if outcome else ""], ["runs in", *(("every", "engine") if runs_everywhere(recipe, config) else ("PyTorch", "alone"))]]
 
-# %% ../nbs/16e_quant_explorer.ipynb #72f34a33
+# %% ../nbs/16e_quant_explorer.ipynb #afdb1e6f
 class ExplorerBox(anywidget.AnyWidget):
     "Figures, maps, a matrix, size against error; `web/lab_explorer.js` draws them"
     _esm, _css = module("lab_explorer.js"), style()
@@ -110,7 +112,7 @@ def recipe_controls(recipe:str) -> dict: # by what they change
                 group=_control(W.Dropdown, "groups of", "Columns that share a scale, where four bits are used", options=[("as in the recipe", 0), *((f"{g} weights", g) for g in GROUPS)], value=0),
                 **{k: _control(W.Dropdown, k, f"Bits of {k}", options=widths, value=0) for k in (EMBEDDING, *KINDS)})
 
-# %% ../nbs/16e_quant_explorer.ipynb #4c8db7df
+# %% ../nbs/16e_quant_explorer.ipynb #f10f1bce
 class QuantExplorer(W.VBox):
     "How to quantize a model, tried out; `run()`, `figure()` and `table()` need no browser"
     def __init__(self,
@@ -160,6 +162,11 @@ class QuantExplorer(W.VBox):
         "What was measured of this recipe"
         return self.outcomes.get(self.recipe)
 
+    def _peers(self) -> tuple: # of `Point`
+        "Others' files, where they are of this very model"
+        names = self.name, str(read_provenance(self.folder).get("source", ""))
+        return LLAMA_CPP if any("SmolLM2-135M-Instruct" in n for n in names) else ()
+
     def _predicted(self) -> float: # nats, or NaN
         return predict_kl(self.sensitivity, self.recipe) if self.sensitivity else math.nan
 
@@ -168,7 +175,7 @@ class QuantExplorer(W.VBox):
         if self.config is None or self._changing: return
         r, o, kl = self.recipe, self.outcome, self._predicted()
         self.box.maps, self.box.figures = maps_of(r, self.config, self.sensitivity, o), figures_of(r, self.config, kl, o)
-        self.box.front = front_record(self.budget.value, narrowed(self.sensitivity) if self.sensitivity else None, self.outcomes.values(), None if o else (r.name, predict_bytes(r, self.config), kl))
+        self.box.front = front_record(self.budget.value, narrowed(self.sensitivity) if self.sensitivity else None, self.outcomes.values(), None if o else (r.name, predict_bytes(r, self.config), kl), self._peers())
         if self.box.look: self._look() # the same place, held otherwise
 
     def _look(self, _=None) -> None:
@@ -319,7 +326,7 @@ class QuantExplorer(W.VBox):
         points = [(o.recipe.name, o.nbytes, o.kl, o.se if math.isfinite(o.se) else None) for o in self.outcomes.values()]
         if not points and math.isfinite(kl := self._predicted()): points = [(f"{self.recipe.name}, predicted", predict_bytes(self.recipe, self.config), kl)]
         if what != "front" or not points: raise InvalidStateError(f"there is nothing to draw for {what!r} yet: call .run() to measure, or .run('predict')")
-        return pareto(points, curve(narrowed(self.sensitivity)) if self.sensitivity else None, LLAMA_CPP, budget_mb=self.budget.value)
+        return pareto(points, curve(narrowed(self.sensitivity)) if self.sensitivity else None, self._peers(), budget_mb=self.budget.value)
 
     def table(self) -> list[tuple[str, str]]:
         "The figures: name, value with unit; raises `InvalidStateError` before the model is open"

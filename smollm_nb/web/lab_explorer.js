@@ -28,13 +28,13 @@ function histogram({ counts, edges, points }, width) {
 // one group: each weight as a stem, what it became as a dash
 function stems({ weights, became }, width) {
   const left = 48, right = 8, top = 8, bottom = 30, height = 170, w = Math.max(width, 240), x1 = w - right, y1 = height - bottom;
-  const most = 1.08 * Math.max(...[...weights, ...became].map(Math.abs)) || 1, step = (x1 - left) / weights.length;
+  const most = 1.08 * Math.max(...[...weights, ...became].map(Math.abs)) || 1, step = (x1 - left) / weights.length, dash = Math.max(4.5, Math.min(9, step));
   const x = (i) => left + (i + 0.5) * step, y = (v) => top + ((most - v) / (2 * most)) * (y1 - top);
   return s("svg", { width: w, height, viewBox: `0 0 ${w} ${height}`, role: "img", "aria-label": `${weights.length} weights of one group and what they became` },
     ticks(-most, most, 4).map((v) => [s("line", { x1: left, x2: x1, y1: y(v), y2: y(v), class: "lab-grid" }), s("text", { x: left - 5, y: y(v) + 4, class: "lab-tick", "text-anchor": "end" }, short(v))]),
     s("path", { d: weights.map((v, i) => `M${x(i).toFixed(1)} ${y(0).toFixed(1)}V${y(v).toFixed(1)}`).join(""), class: "lab-stem" }),
     s("path", { d: weights.map((v, i) => `M${x(i).toFixed(1)} ${y(v).toFixed(1)}h0`).join(""), class: "lab-dots" }),
-    s("path", { d: became.map((v, i) => `M${(x(i) - Math.min(4, step / 2)).toFixed(1)} ${y(v).toFixed(1)}h${Math.min(8, step).toFixed(1)}`).join(""), class: "lab-dash" }),
+    s("path", { d: became.map((v, i) => `M${(x(i) - dash / 2).toFixed(1)} ${y(v).toFixed(1)}h${dash.toFixed(1)}`).join(""), class: "lab-dash" }),
     s("text", { x: (left + x1) / 2, y: height - 3, class: "lab-tick", "text-anchor": "middle" }, "weight in the group: ● before, – after"));
 }
 
@@ -42,6 +42,7 @@ function stems({ weights, became }, width) {
 function scatter({ front, ours, peers, now, budget }, width) {
   const left = 46, right = 14, top = 14, bottom = 32, height = 280, w = Math.max(width, 280), x1 = w - right, y1 = height - bottom;
   const marks = [...peers.map((p) => [...p, "lab-peer"]), ...ours.map((p) => [...p, "lab-ours"]), ...now.map((p) => [...p, "lab-now"])];
+  if (!marks.length && !front.length) return h("p", { class: "lab-legend" }, "Predict or Measure, and it will be drawn here.");
   const mb = [...marks.map((p) => p[1]), ...front.map((p) => p[0]), budget], kl = [...marks.map((p) => p[2]), ...front.map((p) => p[1])].filter((v) => v > 0);
   const low = Math.min(...mb) * 0.94, high = Math.max(...mb) * 1.04, floor = Math.min(...kl) / 1.5, roof = Math.max(...kl) * 1.6;
   const x = (v) => left + ((v - low) / (high - low)) * (x1 - left), y = (v) => y1 - (Math.log(Math.max(v, floor) / floor) / Math.log(roof / floor)) * (y1 - top);
@@ -68,10 +69,11 @@ function scatter({ front, ours, peers, now, budget }, width) {
 function render({ model, el }) {
   const status = h("div", { class: "lab-status", role: "status", "aria-live": "polite" }), error = h("div", { class: "lab-error", role: "alert" }), bar = h("progress", { class: "lab-progress", max: "1", "aria-label": "progress" });
   const figures = h("div", { class: "lab-figures" }), tabs = h("div", { class: "lab-tabs", role: "tablist", "aria-label": "what the map shows" }), grid = h("div", { class: "lab-map", role: "grid", tabindex: "0" });
+  const others = h("span", null, "; ", h("span", { class: "lab-key-peer" }, "◆"), " llama.cpp, measured on another text");
   const about = h("div", { class: "lab-legend" }), said = h("div", { class: "lab-legend lab-said", "aria-live": "polite" }), detail = h("div", { class: "lab-detail" }), plane = h("figure");
   el.classList.add("lab");
   el.append(h("div", { class: "lab-head" }, status, bar), error, figures, tabs, grid, about, said, detail, h("figure", null, h("figcaption", null, "size against error"), plane, h("div", { class: "lab-legend" }, h("span", { class: "lab-key-front" }, "—"), " the budget's best mixes, predicted; ",
-    h("span", { class: "lab-key" }, "●"), " measured; ", h("span", { class: "lab-key" }, "○"), " this recipe, predicted; ", h("span", { class: "lab-key-peer" }, "◆"), " llama.cpp, measured on another text")));
+    h("span", { class: "lab-key" }, "●"), " measured; ", h("span", { class: "lab-key" }, "○"), " this recipe, predicted", others)));
   let shown = "", at = [0, 0];
   const id = `lab-${Math.random().toString(36).slice(2)}`;
   const save = (k, v) => (model.set(k, v), model.save_changes());
@@ -128,11 +130,11 @@ function render({ model, el }) {
     right.append(h("figcaption", null, `columns ${k.columns[0]} to ${k.columns[1]}: off by ${nats(k.rms)} root mean square`), stems(k, right.clientWidth));
   };
   const draw = () => {
-    if (!plane.clientWidth) return;
     const f = model.get("front");
-    plane.parentElement.hidden = !f.peers;
-    if (f.peers) plane.replaceChildren(scatter(f, plane.clientWidth));
-    inspect();
+    plane.parentElement.hidden = !f.peers; // what is hidden has no width
+    others.hidden = !f.peers?.length;
+    if (f.peers && plane.clientWidth) plane.replaceChildren(scatter(f, plane.clientWidth));
+    if (el.clientWidth) inspect();
   };
   const where = (e) => e.target.dataset?.at?.split(" ").map(Number);
   grid.addEventListener("pointerover", (e) => where(e) && point(...where(e)));
