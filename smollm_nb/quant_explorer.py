@@ -6,7 +6,7 @@
 __all__ = ['BOUGHT', 'map_record', 'maps_of', 'look_record', 'front_record', 'figures_of', 'ExplorerBox', 'recipe_controls',
            'QuantExplorer']
 
-# %% ../nbs/16e_quant_explorer.ipynb #1331e446
+# %% ../nbs/16e_quant_explorer.ipynb #6342a8d5
 import math, tempfile, time
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +27,9 @@ from .plots import Picture
 from .quant_plots import error_heatmap, sensitivity_bars
 from .quantize import snr_db
 from .recipes import RECIPES, Recipe, predict_bytes
-from .tradeoff_plots import LLAMA_CPP, pareto
+from .tradeoff_plots import LLAMA_CPP, LLAMA_NOTE, pareto
 
-# %% ../nbs/16e_quant_explorer.ipynb #92075e1d
+# %% ../nbs/16e_quant_explorer.ipynb #80e07137
 def _values(a) -> list: # of lists
     "Numbers as JSON takes them: NaN and infinities become None"
     return [[round(float(v), 6) if math.isfinite(v) else None for v in row] for row in a]
@@ -85,7 +85,7 @@ def figures_of(
             ["KL measured", f"{outcome.kl:.3g}" if outcome else "–", (f"± {outcome.se:.2g} nats" if math.isfinite(outcome.se) else "nats") if outcome else "press Measure"],
             ["same first choice", f"{100*outcome.top1:.1f}" if outcome else "–", "%" if outcome else ""], ["runs in", *(("every", "engine") if runs_everywhere(recipe, config) else ("PyTorch", "alone"))]]
 
-# %% ../nbs/16e_quant_explorer.ipynb #afdb1e6f
+# %% ../nbs/16e_quant_explorer.ipynb #84aefc32
 class ExplorerBox(anywidget.AnyWidget):
     "Figures, maps, a matrix, size against error; `web/lab_explorer.js` draws them"
     _esm, _css = module("lab_explorer.js"), style()
@@ -112,7 +112,7 @@ def recipe_controls(recipe:str) -> dict: # by what they change
                 group=_control(W.Dropdown, "groups of", "Columns that share a scale, where four bits are used", options=[("as in the recipe", 0), *((f"{g} weights", g) for g in GROUPS)], value=0),
                 **{k: _control(W.Dropdown, k, f"Bits of {k}", options=widths, value=0) for k in (EMBEDDING, *KINDS)})
 
-# %% ../nbs/16e_quant_explorer.ipynb #f10f1bce
+# %% ../nbs/16e_quant_explorer.ipynb #3f805f5c
 class QuantExplorer(W.VBox):
     "How to quantize a model, tried out; `run()`, `figure()` and `table()` need no browser"
     def __init__(self,
@@ -326,7 +326,7 @@ class QuantExplorer(W.VBox):
         points = [(o.recipe.name, o.nbytes, o.kl, o.se if math.isfinite(o.se) else None) for o in self.outcomes.values()]
         if not points and math.isfinite(kl := self._predicted()): points = [(f"{self.recipe.name}, predicted", predict_bytes(self.recipe, self.config), kl)]
         if what != "front" or not points: raise InvalidStateError(f"there is nothing to draw for {what!r} yet: call .run() to measure, or .run('predict')")
-        return pareto(points, curve(narrowed(self.sensitivity)) if self.sensitivity else None, self._peers(), budget_mb=self.budget.value)
+        return pareto(points, curve(narrowed(self.sensitivity)) if self.sensitivity else None, self._peers(), "front: predicted, on text that the model writes; " + LLAMA_NOTE, self.budget.value)
 
     def table(self) -> list[tuple[str, str]]:
         "The figures: name, value with unit; raises `InvalidStateError` before the model is open"

@@ -51,7 +51,8 @@ function scatter({ front, ours, peers, now, budget }, width) {
   const taken = [], names = [];
   for (const [name, a, b, kind] of marks) {
     const wide = 6.4 * name.length, spots = [[8, 4], [-8 - wide, 4], [8, 18], [8, -10], [-8 - wide, 18], [-8 - wide, -10]].map(([dx, dy]) => ({ x: x(a) + dx, y: y(b) + dy - 10, w: wide, h: 13 }));
-    const free = spots.find((r) => r.x >= left && r.x + r.w <= w && r.y >= 0 && !taken.some((t) => r.x < t.x + t.w && t.x < r.x + r.w && r.y < t.y + t.h && t.y < r.y + r.h)
+    const clear = (r) => r.x > x(budget) + 3 || r.x + r.w < x(budget) - 3;
+    const free = [...spots.filter(clear), ...spots].find((r) => r.x >= left - 30 && r.x + r.w <= w && r.y >= 0 && !taken.some((t) => r.x < t.x + t.w && t.x < r.x + r.w && r.y < t.y + t.h && t.y < r.y + r.h)
       && !marks.some(([, c, d]) => x(c) > r.x - 5 && x(c) < r.x + r.w + 5 && y(d) > r.y - 4 && y(d) < r.y + r.h + 4));
     if (!free) continue; // the mark itself says it when pointed at
     taken.push(free);
