@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIVE', 'CHOICES', 'WEB', 'Job', 'stop_all', 'watch_interrupts', 'hear_while_busy', 'Working', 'error_line',
-           'prepared', 'choices', 'open_model', 'module', 'style']
+           'elsewhere', 'prepared', 'choices', 'open_model', 'module', 'style']
 
 # %% ../nbs/16_lab.ipynb #1098a94f
 import contextlib, json, re, subprocess, sys, threading, warnings, weakref
@@ -139,11 +139,30 @@ def error_line(
     return f"{type(error).__name__}: {text}. Nothing was changed: try again, or look at `.failure` of this view for the traceback"
 
 # %% ../nbs/16_lab.ipynb #482997e4
-_MAKE = """import json, sys
-from smollm_nb.recipes import cached
+_ELSEWHERE = """import importlib, json, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped")) # by an exception, so that what is half-written goes
 say = lambda *a: print(json.dumps(a), flush=True)
-try: say("file", str(cached(sys.argv[1], sys.argv[2], say)), 0)
+try: say("done", str(getattr(importlib.import_module("smollm_nb." + sys.argv[1]), sys.argv[2])(*sys.argv[3:], on_progress=say)), 0)
 except Exception as e: sys.exit(" ".join(str(e).split()) or type(e).__name__)"""
+
+def elsewhere(
+    module:str, # of this package
+    name:str, # of a function there, which takes texts and `on_progress`
+    *args, # what it is given, as text
+    job:Job|None=None, # that may be stopped
+    on_progress=None, # called with (stage, done, total)
+    way_out:str="try again", # what to do where it fails
+) -> str: # what it returned, as text
+    "Call a function in another process, which leaves this one its speed and its memory; raises `InvalidStateError` or `Cancelled`"
+    call = [sys.executable, "-c", _ELSEWHERE, module, name, *map(str, args)]
+    with subprocess.Popen(call, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as p:
+        with job.holding(p.terminate) if job else contextlib.nullcontext():
+            for stage, done, total in map(json.loads, p.stdout):
+                if stage == "done": return done
+                if on_progress: on_progress(stage, done, total)
+            why = p.stderr.read().strip().splitlines()
+        if job: job.check()
+    raise InvalidStateError(f"{why[-1] if why else 'the process ended'}; {way_out}")
 
 def prepared(
     folder, # a checkpoint folder
@@ -152,14 +171,8 @@ def prepared(
     on_progress=None, # called with (stage, done, total)
 ) -> Path: # the file
     "The quantized file of a recipe, made or found by another process; raises `InvalidStateError` or `Cancelled`"
-    with subprocess.Popen([sys.executable, "-c", _MAKE, str(folder), recipe], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as p:
-        with job.holding(p.terminate) if job else contextlib.nullcontext():
-            for stage, done, total in map(json.loads, p.stdout):
-                if stage == "file": return Path(done)
-                if on_progress: on_progress(stage, done, total)
-            why = p.stderr.read().strip().splitlines()
-        if job: job.check()
-    raise InvalidStateError(f"{recipe} could not be made of {folder}: {why[-1] if why else 'the process ended'}; try `smollm quantize --model-path {folder} --output-path DIR --recipe {recipe}`")
+    try: return Path(elsewhere("recipes", "cached", folder, recipe, job=job, on_progress=on_progress, way_out=f"try `smollm quantize --model-path {folder} --output-path DIR --recipe {recipe}`"))
+    except InvalidStateError as e: raise InvalidStateError(f"{recipe} could not be made of {folder}: {e}") from None
 
 # %% ../nbs/16_lab.ipynb #8756367d
 CHOICES = {"native int4": ("native", "fast"), "native int8": ("native", "int8"), "torch fp32": ("torch", "float32"), "torch bf16": ("torch", "bfloat16")}

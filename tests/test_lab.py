@@ -62,9 +62,9 @@ def server(tmp_path_factory, tiny_folder, kernel_built):
 def status(page): return page.locator(".lab-status").first.text_content()
 
 
-def wait_status(page, pattern:str) -> str:
+def wait_status(page, pattern:str, seconds:int=40) -> str:
     "The panel's status once it matches"
-    page.wait_for_function("p => new RegExp(p).test(document.querySelector('.lab-status')?.textContent ?? '')", arg=pattern)
+    page.wait_for_function("p => new RegExp(p).test(document.querySelector('.lab-status')?.textContent ?? '')", arg=pattern, timeout=1000*seconds)
     return status(page)
 
 
@@ -200,6 +200,72 @@ def test_two_models_side_by_side(browser, server, artefacts):
     page.keyboard.press("End")
     page.keyboard.press("Enter")
     wait_status(page, f"^token {n}$")
+    assert not lab.errors, lab.errors
+
+
+EXPLORE = """from smollm_nb.quant_explorer import QuantExplorer
+view = QuantExplorer({model!r}, "int8", 1.0, {output!r}, 300)
+view"""
+
+
+def figure(page, name:str) -> str:
+    "One of the explorer's figures"
+    return page.locator(".lab-figure", has_text=name).locator("b").text_content()
+
+
+def test_a_recipe_is_tried_out(browser, server, artefacts):
+    "Change it, look into a matrix, predict, spend a budget, measure, write, stop"
+    import json
+    url, token, d = server
+    model = re.search(r"PromptPanel\('(.*?)'", (d/"panel.ipynb").read_text())[1]
+    (d/"explore.ipynb").write_text(json.dumps(notebook([EXPLORE.format(model=model, output=str(d/"made"))])))
+    lab = Lab(browser, url, token, "explore.ipynb")
+    page = lab.page
+    lab.run(0)
+    wait_status(page, "^choose")
+    before = figure(page, "size")
+    page.locator(".lab-panel .widget-dropdown", has_text="down").locator("select").select_option("4 bits")
+    page.wait_for_function("b => document.querySelector('.lab-figure b').textContent !== b", arg=before)
+    # a matrix, by mouse and by keyboard; its groups
+    page.locator(".lab-cell").nth(2).click()
+    page.locator(".lab-detail svg").nth(1).wait_for()
+    assert "layers.2.self_attn.q" in page.locator(".lab-detail").text_content()
+    page.locator(".lab-map").focus()
+    for key in ("End", "ArrowDown", "ArrowLeft", "Enter"): page.keyboard.press(key)
+    page.wait_for_function("document.querySelector('.lab-detail').textContent.includes('self_attn.k')")
+    row = page.locator(".lab-steps").text_content().split()[1]
+    page.get_by_role("button", name="the row before" if row != "0" else "the next row").click()
+    page.wait_for_function("r => document.querySelector('.lab-steps').textContent.split(' ')[1] !== r", arg=row)
+    # what it should cost, a budget, and what it does cost
+    press(page, "Spend the budget")
+    wait_status(page, "of 1 MB spent", 200)
+    assert page.locator(".lab-tabs button").count() == 2 and page.locator(".lab-panel select").first.input_value() == "the budget's mix" and float(figure(page, "KL predicted")) > 0
+    press(page, "Measure")
+    wait_status(page, "tokens of prose", 200)
+    assert float(figure(page, "KL measured")) > 0 and page.locator(".lab-tabs [aria-selected=true]").text_content() == "error in the file"
+    page.locator("svg .lab-ours").wait_for()
+    page.locator(".lab-cell").nth(7).click()
+    page.wait_for_function("document.querySelector('.lab-detail').textContent.includes('searched')")
+    press(page, "Write this file")
+    assert str(d/"made") in wait_status(page, "^wrote", 200) and (d/"made"/"model_q4.bin").is_file()
+    lab.shot(artefacts/"explorer_light.png")
+    page.set_viewport_size(dict(width=1200, height=1700))
+    page.locator(".lab").screenshot(path=str(artefacts/"explorer_whole.png"))
+    # another one, stopped on the way
+    page.locator(".lab-panel .widget-dropdown", has_text="groups of").locator("select").select_option("32 weights")
+    press(page, "Measure")
+    wait_status(page, "^(preparing|write|quantize|take)", 200)
+    press(page, "Stop")
+    wait_status(page, "^stopped")
+    # dark and narrow
+    lab.command("Settings/Theme")
+    page.locator(".lm-Menu-itemLabel", has_text="JupyterLab Dark").last.click()
+    page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
+    page.keyboard.press("Control+b")
+    page.set_viewport_size(dict(width=700, height=1700))
+    page.wait_for_timeout(500)
+    assert page.evaluate("(() => { const p = document.querySelector('.lab-panel'); return p.scrollWidth <= p.clientWidth + 1 })()"), "nothing sticks out"
+    page.locator(".lab").screenshot(path=str(artefacts/"explorer_narrow.png"))
     assert not lab.errors, lab.errors
 
 
