@@ -111,8 +111,8 @@ def blame_record(
 
 # %% ../nbs/16c_compare_view.ipynb #2923a93e
 class CompareBox(anywidget.AnyWidget):
-    "Two answers beside each other; `web/lab_compare.js` draws them"
-    _esm, _css = module("lab_compare.js"), style()
+    "Two answers beside each other; `widgets/compare.js` draws them"
+    _esm, _css = module("compare.js"), style()
     names = T.List(["reference", "candidate"]).tag(sync=True)
     rows = T.List().tag(sync=True) # as of `Comparison.rows`
     own = T.List().tag(sync=True) # the candidate's own answer, in pieces

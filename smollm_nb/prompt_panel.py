@@ -46,8 +46,8 @@ def live_figures(
 LIMITS = dict(latency=[8, 30], memory=300) # ms: the aim natively, and the most a browser may take; MB
 
 class AnswerView(anywidget.AnyWidget):
-    "An answer as it grows; `web/lab_answer.js` draws it"
-    _esm, _css = module("lab_answer.js"), style()
+    "An answer as it grows; `widgets/answer.js` draws it"
+    _esm, _css = module("answer.js"), style()
     run = T.Int(0).tag(sync=True) # counts answers
     tokens = T.List().tag(sync=True) # rows as of `token_row`
     memory = T.List().tag(sync=True) # [seconds, MB]

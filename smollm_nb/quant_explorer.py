@@ -87,8 +87,8 @@ def figures_of(
 
 # %% ../nbs/16e_quant_explorer.ipynb #84aefc32
 class ExplorerBox(anywidget.AnyWidget):
-    "Figures, maps, a matrix, size against error; `web/lab_explorer.js` draws them"
-    _esm, _css = module("lab_explorer.js"), style()
+    "Figures, maps, a matrix, size against error; `widgets/explorer.js` draws them"
+    _esm, _css = module("explorer.js"), style()
     figures = T.List().tag(sync=True) # as of `figures_of`
     maps = T.Dict().tag(sync=True) # as of `maps_of`
     shown = T.Unicode("bits").tag(sync=True) # a map

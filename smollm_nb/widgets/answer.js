@@ -1,5 +1,5 @@
 // An answer as it grows: every token with its probability, the time each took, the memory held. State is in traits alone.
-import { h, s, short, percent, visible, chart } from "./lab_common.js";
+import { h, s, short, percent, visible, chart } from "./common.js";
 
 // what arrived so far, for every view of one model; Python sends `batch` often and `tokens` and `memory` whole at the end or on request
 function makeStore(model) {

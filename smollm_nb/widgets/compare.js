@@ -1,5 +1,5 @@
 // Two models on one prompt: the reference's answer token by token, how far the candidate is at each, and why. State is in traits alone.
-import { h, s, short, percent, visible, chart } from "./lab_common.js";
+import { h, s, short, percent, visible, chart } from "./common.js";
 
 const bars = (title, rows) => h("div", null, h("h4", null, title), h("table", { class: "lab-table" }, rows.map(([name, p]) =>
   h("tr", null, h("td", { class: "lab-piece" }, visible(name)), h("td", { class: "lab-bar" }, h("span", { style: `width:${(100 * p).toFixed(1)}%` })), h("td", { class: "lab-num" }, percent(p))))));

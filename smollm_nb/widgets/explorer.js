@@ -1,5 +1,5 @@
 // A recipe under examination: figures, maps of the layers, one matrix down to a group, size against error. State is in traits alone.
-import { h, s, short, ticks } from "./lab_common.js";
+import { h, s, short, ticks } from "./common.js";
 
 const nats = (x) => (x >= 0.001 || x === 0 ? short(x) : x.toExponential(1));
 
