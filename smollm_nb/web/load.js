@@ -10,7 +10,7 @@ import { choices, pickContext, plan } from './variants.js';
 
 const LOADERS = 2; // workers that fetch, hash and inflate, while this one makes the tokenizer
 
-/** @typedef {{base: string, threads?: number, context?: number}} Request */
+/** @typedef {{base: string, threads?: number, context?: number, files?: Record<string, Blob>}} Request */
 
 const readJson = (bytes) => JSON.parse(new TextDecoder().decode(bytes));
 
@@ -41,7 +41,7 @@ class Session {
   weights(kernel) {
     const shared = kernel.threads > 1 && { memory: kernel.memory, at: kernel.at.weights, size: kernel.weightBytes };
     const share = (i) => this.manifest.weights.filter((_, k) => k % LOADERS === i);
-    const loaders = Array.from({ length: LOADERS }, (_, i) => spawn('./loader.js', { base: this.store.base.href, chunks: share(i), ...shared }, 'a loader'));
+    const loaders = Array.from({ length: LOADERS }, (_, i) => spawn('./loader.js', { base: this.store.base.href, files: this.store.files, chunks: share(i), ...shared }, 'a loader'));
     let missing = this.manifest.weights.length;
     return new Promise((resolve, reject) => loaders.forEach((loader) => {
       loader.onerror = reject;
@@ -121,7 +121,7 @@ async function start(session, choice, request) {
 
 /** @param {Request} request @param {(progress: any) => void} report */
 export async function load(request, report) {
-  const begin = performance.now(), store = new Store(new URL(request.base)), manifest = await store.manifest();
+  const begin = performance.now(), store = new Store(new URL(request.base), request.files), manifest = await store.manifest();
   const p = await plan(store, manifest, request), ways = choices(manifest, request.threads);
   report({ stage: 'plan', loaded: 0, total: p.total, plan: p });
   let failed = '';

@@ -23,8 +23,8 @@ async function bring(store, chunk, weights, begin, port) {
   else port.postMessage({ done, bytes }, { transfer: [bytes.buffer] });
 }
 
-onmessage = async ({ data: { init: { base, chunks, memory, at, size }, port } }) => {
-  const begin = performance.now(), store = new Store(new URL(base)), weights = memory ? new Uint8Array(memory.buffer, at, size) : null;
+onmessage = async ({ data: { init: { base, files, chunks, memory, at, size }, port } }) => {
+  const begin = performance.now(), store = new Store(new URL(base), files), weights = memory ? new Uint8Array(memory.buffer, at, size) : null;
   const lane = async () => {
     for (let chunk; (chunk = chunks.shift());) await bring(store, chunk, weights, begin, port);
   };

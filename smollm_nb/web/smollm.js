@@ -15,7 +15,7 @@ import { plan } from './variants.js';
 /**
  * @typedef {import('./generate.js').Options & {signal?: AbortSignal, onToken?: (token: import('./generate.js').Token) => void}} GenerateOptions
  * @typedef {{onProgress?: (p: {stage: 'plan' | 'download' | 'start' | 'ready', loaded: number, total: number, fetched?: number, plan?: any}) => void,
- *   signal?: AbortSignal, threads?: number, context?: number}} LoadOptions
+ *   signal?: AbortSignal, threads?: number, context?: number, files?: Record<string, Blob>}} LoadOptions `files`: the bundle's, by path, where no server has them
  */
 
 /** @param {string | URL} url of the bundle's folder */
@@ -26,19 +26,24 @@ function folder(url) {
 }
 
 export class WasmModelLoader {
+  #locate;
+
+  /** @param {(file: string) => string | URL} [locate] where the script of a worker is, for a page that cannot start those beside this one */
+  constructor(locate = (file) => new URL(file, import.meta.url)) { this.#locate = locate; }
+
   /** What a load would do: bytes to fetch, bytes that are here already, memory, threads and why. @param {string | URL} url @param {LoadOptions} [options] */
   async plan(url, options = {}) {
-    const store = new Store(folder(url));
+    const store = new Store(folder(url), options.files);
     return plan(store, await store.manifest(), { base: store.base.href, ...options });
   }
 
   /** @param {string | URL} url of the bundle's folder @param {LoadOptions} [options] @returns {Promise<WasmModel>} */
-  async load_quantized_model(url, { onProgress, signal, threads, context } = {}) {
+  async load_quantized_model(url, { onProgress, signal, threads, context, files } = {}) {
     if (signal?.aborted) throw aborted();
-    const link = new Link(onProgress), stop = () => link.end(aborted());
+    const link = new Link(this.#locate, onProgress), stop = () => link.end(aborted());
     signal?.addEventListener('abort', stop, { once: true });
     try {
-      const info = await link.call('load', [{ base: folder(url).href, threads, context }]);
+      const info = await link.call('load', [{ base: folder(url).href, threads, context, files }]);
       onProgress?.({ stage: 'ready', loaded: info.total_bytes, total: info.total_bytes, fetched: info.fetched_bytes });
       return new WasmModel(link, info);
     } catch (e) {
@@ -50,8 +55,6 @@ export class WasmModelLoader {
   }
 }
 
-const startWorker = (file) => new Worker(new URL(file, import.meta.url), { type: 'module' });
-
 /** The page's end of the wire to the worker. */
 class Link {
   #calls = new Map(); // id → {resolve, reject, onToken}
@@ -59,8 +62,10 @@ class Link {
   #last = 0;
   #over = null; // the error that ended it
 
-  constructor(onProgress) {
-    this.worker = startWorker('./worker.js');
+  /** @param {(file: string) => string | URL} locate @param {(progress: any) => void} [onProgress] */
+  constructor(locate, onProgress) {
+    this.start = (file) => new Worker(locate(file), { type: 'module' });
+    this.worker = this.start('./worker.js');
     this.worker.onerror = (e) => this.end(engineError(`the engine stopped: ${e.message || 'worker.js could not be started'}: load the model again`));
     this.kept = new Promise((resolve) => { this.settle = resolve; });
     this.worker.onmessage = ({ data }) => {
@@ -89,7 +94,7 @@ class Link {
 
   /** Start a worker that the engine's worker wants. */
   #spawn({ spawn, file, init, port }) {
-    const helper = startWorker(file);
+    const helper = this.start(file);
     helper.onerror = (e) => this.worker.postMessage({ lost: spawn, message: e.message });
     helper.postMessage({ init, port }, [port]);
     this.#helpers.set(spawn, helper);
