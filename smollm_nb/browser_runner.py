@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROTOCOL', 'jupyter_root', 'files_path', 'native_speed', 'label', 'page_files', 'RunnerBox', 'BrowserRunner']
 
-# %% ../nbs/16f_browser_runner.ipynb #376ec74e
+# %% ../nbs/16f_browser_runner.ipynb #0c371295
 import contextlib, html, json, os, statistics, tempfile
 from pathlib import Path
 
@@ -24,13 +24,13 @@ from .plots import Picture
 from .q4file import read_q4
 from .runner import Runner
 
-# %% ../nbs/16f_browser_runner.ipynb #aaef393c
+# %% ../nbs/16f_browser_runner.ipynb #684b7733
 def jupyter_root() -> Path|None:
     "The folder that the JupyterLab of this kernel shows; None where none started it"
     try: from jupyter_core.paths import jupyter_runtime_dir
     except ImportError: return None
-    try: return Path(read_json(Path(jupyter_runtime_dir())/f"jpserver-{os.environ.get('JPY_PARENT_PID') or os.getppid()}.json")["root_dir"]).resolve()
-    except (SmolLMError, KeyError, TypeError): return None
+    try: return Path(read_json(Path(jupyter_runtime_dir())/f"jpserver-{os.environ.get('JPY_PARENT_PID') or os.getppid()}.json", InvalidStateError)["root_dir"]).resolve()
+    except (InvalidStateError, KeyError): return None
 
 def files_path(
     folder, # a bundle
@@ -45,7 +45,7 @@ def files_path(
     if any(p.startswith(".") for p in path.parts): raise InvalidStateError(f"JupyterLab shows nothing hidden, such as {path}: name another folder with output=…, {aside}")
     return path.as_posix()
 
-# %% ../nbs/16f_browser_runner.ipynb #e6a8001d
+# %% ../nbs/16f_browser_runner.ipynb #e34fc8ff
 PROTOCOL = dict(prompt=16, tokens=64, repeats=5) # tokens, tokens, runs; runner.js does the same
 
 def native_speed(
@@ -72,7 +72,7 @@ def label(
     who = "native" if record["runner"] == "native" else record.get("browser") or "browser"
     return f"{who}, {record['threads']} thread{'s'*(record['threads'] != 1)}"
 
-# %% ../nbs/16f_browser_runner.ipynb #4a5ccf87
+# %% ../nbs/16f_browser_runner.ipynb #7799fca5
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -102,7 +102,7 @@ def page_files(
     script = module("runner.js").replace("export default", "const view =") + (WIDGETS/"runner_page.js").read_text(encoding="utf-8")
     return {"runner.js": "(() => {\n" + script + "})();\n", "runner.css": style() + (WIDGETS/"page.css").read_text(encoding="utf-8"), "runner.html": _PAGE.format(name=html.escape(name), traits=safe)}
 
-# %% ../nbs/16f_browser_runner.ipynb #2b51e4d0
+# %% ../nbs/16f_browser_runner.ipynb #b4615927
 class RunnerBox(anywidget.AnyWidget):
     "A model that answers in the page; `widgets/runner.js` runs it and draws it"
     _esm, _css = module("runner.js"), style()
@@ -122,7 +122,7 @@ class RunnerBox(anywidget.AnyWidget):
         names = ("prompt", "chat", "max_tokens", "temperature", "seed", "protocol", "native", "measured", "machine")
         return {n: getattr(self, n) for n in names} | dict(path="", url=".", plain=True, status="", error="", progress=-1)
 
-# %% ../nbs/16f_browser_runner.ipynb #de992db1
+# %% ../nbs/16f_browser_runner.ipynb #eeb9bab2
 class BrowserRunner(Working, W.VBox):
     "Run the exported bundle in the notebook's page; `run()`, `figure()`, `table()` and `save_html()` need no browser at hand"
     def __init__(self,
@@ -156,10 +156,10 @@ class BrowserRunner(Working, W.VBox):
 
     def _open(self, job:Job) -> None:
         "Find or make the bundle, show it to the page, then measure the native engine on its file"
-        if (Path(self.name)/MANIFEST).is_file(): self.bundle, file = Path(self.name).resolve(), None
+        if (Path(self.name)/MANIFEST).is_file(): self.bundle, file = self._given(), None
         else: file = self._made(job)
         self._facts = read_manifest(self.bundle)
-        try: self.box.path = self.box.path or "" if self.box.url else files_path(self.bundle, self.root)
+        try: self.box.path = "" if self.box.url else files_path(self.bundle, self.root)
         except InvalidStateError as e: self.box.error = error_line(e)
         self.keep.disabled = False
         self._say("measuring the native engine")
@@ -168,6 +168,11 @@ class BrowserRunner(Working, W.VBox):
         m = machine()
         self.box.machine = f"{m['cpu']}, {m['cores']} cores"
         self._say("")
+
+    def _given(self) -> Path:
+        "A bundle that is there already; raises `InvalidStateError` if another version made it"
+        if not is_current(self.name): raise InvalidStateError(f"{self.name} has not the runtime of this version, or not all of its files: export it again with `smollm export-wasm`, or name its model and let it be made")
+        return Path(self.name).resolve()
 
     def _made(self, job:Job) -> Path: # the quantized file
         "The bundle of a model or a file: the one that is there, or a new one"

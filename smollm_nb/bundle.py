@@ -330,11 +330,11 @@ def restore(
 
 def is_current(
     folder,
-    model_file, # a SMOLLM_Q4 file
+    model_file=None, # a SMOLLM_Q4 file
 ) -> bool:
-    "Whether a folder is the whole bundle of this very file, with the runtime of this very package"
+    "Whether a folder is a whole bundle with the runtime of this very package, and of that file if one is named"
     try: m = read_manifest(folder)
     except BundleError: return False
     have = {e["path"]: e["sha256"] for e in m["files"]}
-    same = m["model"]["sha256"] == sha256_file(model_file) and all(have.get(p) == sha256_file(f) for p, f in _package_files().items())
-    return same and all((Path(folder)/p).is_file() for p in _paths(m))
+    ours = all((Path(folder)/p).is_file() for p in _paths(m)) and all(have.get(p) == sha256_file(f) for p, f in _package_files().items())
+    return ours and (model_file is None or m["model"]["sha256"] == sha256_file(model_file))

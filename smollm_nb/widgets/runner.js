@@ -8,8 +8,12 @@ const mb = (bytes) => `${short(bytes / 1e6)} MB`;
 const count = (n, thing) => `${n} ${thing}${n === 1 ? "" : "s"}`;
 const median = (xs) => [...xs].sort((a, b) => a - b).reduce((sum, v, i, all) => sum + (i === all.length >> 1 || i === (all.length - 1) >> 1 ? v : 0), 0) / (xs.length % 2 ? 1 : 2);
 
-// JupyterLab hands scripts out as if they came from nowhere, and a page that was opened as a file may read none: so each module becomes a blob that imports blobs
-async function asBlobs(read) {
+// a script as a URL of its own. Blobs act for the page that made them, and so may fetch; a page that was opened as a file is nobody, and lets workers read data: alone
+const blobUrl = (text) => URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
+const dataUrl = (text) => `data:text/javascript;base64,${btoa(Array.from(new TextEncoder().encode(text), (b) => String.fromCharCode(b)).join(""))}`;
+
+// JupyterLab hands scripts out as if they came from nowhere, and a page that was opened as a file may read none: so each module gets a URL that imports such URLs
+async function scripts(read, toUrl) {
   const made = new Map();
   const make = (path) => {
     if (!made.has(path)) made.set(path, read(path).then(rewrite));
@@ -18,11 +22,9 @@ async function asBlobs(read) {
   const rewrite = async (text) => {
     const urls = new Map();
     for (const [, a, b] of text.matchAll(IMPORTS)) urls.set(a ?? b, await make((a ?? b).slice(2)));
-    const whole = text.replace(IMPORTS, (line, a, b) => line.replace(a ?? b, urls.get(a ?? b)));
-    return URL.createObjectURL(new Blob([whole], { type: "text/javascript" }));
+    return toUrl(text.replace(IMPORTS, (line, a, b) => line.replace(a ?? b, urls.get(a ?? b))));
   };
-  const entries = await Promise.all(ENTRIES.map(async (path) => [`./${path}`, await make(path)]));
-  return new Map(entries);
+  return new Map(await Promise.all(ENTRIES.map(async (path) => [`./${path}`, await make(path)])));
 }
 
 // one file of the bundle as text
@@ -86,9 +88,9 @@ class Session {
     const base = whereIs(this.model);
     if (this.loader?.base === base.href) return this.loader;
     const plain = this.get("plain") && !this.files; // scripts beside this page can simply be imported
-    const blobs = plain ? null : await asBlobs(reader(base, this.files));
-    const { WasmModelLoader } = await import(plain ? new URL("smollm.js", base).href : blobs.get("./smollm.js"));
-    this.loader = { base: base.href, files: this.files ?? undefined, loader: plain ? new WasmModelLoader() : new WasmModelLoader((file) => blobs.get(file)) };
+    const urls = plain ? null : await scripts(reader(base, this.files), this.files ? dataUrl : blobUrl);
+    const { WasmModelLoader } = await import(plain ? new URL("smollm.js", base).href : urls.get("./smollm.js"));
+    this.loader = { base: base.href, files: this.files ?? undefined, loader: plain ? new WasmModelLoader() : new WasmModelLoader((file) => urls.get(file)) };
     return this.loader;
   }
 
@@ -209,7 +211,7 @@ function contenders(session) {
 
 // bars of medians, the range of the runs as a line
 function speeds(rows, width) {
-  const left = 142, right = 66, line = 26, top = 4, w = Math.max(width, 280), x1 = w - right, y1 = top + line * rows.length, height = y1 + 34;
+  const left = 158, right = 66, line = 26, top = 4, w = Math.max(width, 280), x1 = w - right, y1 = top + line * rows.length, height = y1 + 34;
   const high = 1.05 * Math.max(...rows.flatMap(([, rates]) => rates)), x = (v) => left + (v / high) * (x1 - left);
   const said = rows.map(([name, rates]) => `${name} ${short(median(rates))}`).join("; ");
   return s("svg", { width: w, height, viewBox: `0 0 ${w} ${height}`, role: "img", "aria-label": `tokens per second: ${said}` },
@@ -225,7 +227,7 @@ function speeds(rows, width) {
 function verdict(session) {
   const native = session.get("native"), { prompt, tokens, repeats } = session.get("protocol");
   const here = session.get("measured").find((r) => r.agent === navigator.userAgent), there = here && native.find((r) => r.threads === here.threads);
-  const how = `Bars are medians of ${repeats} runs of ${tokens} tokens after ${prompt}, the dark line is their range; the last answer is one run. `;
+  const how = `Bars are medians of ${repeats} runs of ${tokens} tokens after ${prompt}, the thin line is their range; the last answer is one run. `;
   if (!native.length) return "The native engine has not been measured yet. ";
   return (there ? `With ${count(here.threads, "thread")} this browser decodes ${short((100 * median(here.rates)) / median(there.rates))} % as fast as the native engine. ` : "Measure gives this browser's bar. ") + how + `Native: ${native[0].variant}, ${session.get("machine")}. `;
 }
@@ -257,16 +259,17 @@ function picker(session) {
 
 function render({ model, el }, session) {
   const status = h("div", { class: "lab-status", role: "status", "aria-live": "polite" }), error = h("div", { class: "lab-error", role: "alert" }), bar = h("progress", { class: "lab-progress", max: 1, "aria-label": "progress" });
-  const [go, halt, measure] = [["Generate", "Answer the prompt in this page", () => session.generate()], ["Stop", "Stop with the next token", () => session.stop()],
-    ["Measure", "Decode as the native engine was measured, for the chart", () => session.measure()]].map(([text, title, act]) => h("button", { type: "button", title, onclick: act }, text));
+  const button = (text, title, act, kind) => h("button", { type: "button", class: kind, title, onclick: act }, text);
+  const go = button("Generate", "Answer the prompt in this page", () => session.generate(), "lab-strong"), halt = button("Stop", "Stop with the next token", () => session.stop());
+  const measure = button("Measure", "Decode as the native engine was measured, for the chart", () => session.measure());
   const answer = h("div", { class: "lab-answer", tabindex: "0", role: "region", "aria-label": "Answer" }), figures = h("div", { class: "lab-figures", role: "list", "aria-label": "figures of the last answer" });
   const chart = h("figure", { class: "lab-speeds" }), about = h("p", { class: "lab-legend" }), pick = picker(session), given = h("span", { class: "lab-after" }), said = h("span");
   el.classList.add("lab");
-  el.append(pick, form(session), h("div", { class: "lab-head" }, h("div", { class: "lab-actions" }, go, halt, measure), bar, status), error, answer, figures, h("figcaption", null, "tokens a second: this browser beside the native engine"), chart, about);
+  el.append(pick, form(session), h("div", { class: "lab-head" }, h("div", { class: "lab-actions" }, go, halt, measure), status, bar), error, answer, figures, h("figcaption", null, "tokens a second: this browser beside the native engine"), chart, about);
   const draw = () => {
     const rows = contenders(session), trouble = session.error || model.get("error"), waits = !session.ready && !session.needsFiles;
     pick.hidden = !session.needsFiles;
-    status.textContent = session.status || model.get("status") || (waits ? "the bundle is not there yet" : "");
+    status.textContent = session.status || model.get("status") || (session.needsFiles ? "waiting for the bundle's folder" : waits ? "the bundle is not there yet" : "");
     error.textContent = trouble;
     error.hidden = !trouble;
     const progress = session.busy ? session.progress : session.status ? -1 : model.get("progress");
@@ -281,7 +284,7 @@ function render({ model, el }, session) {
     figures.replaceChildren(...tiles(session));
     chart.replaceChildren(...(rows.length && el.clientWidth ? [speeds(rows, el.clientWidth - 8)] : []));
     const info = session.engine?.info ?? session.plan;
-    about.textContent = verdict(session) + (info ? `Here: ${info.variant}, ${info.why}.` : "");
+    about.textContent = verdict(session) + (info ? `Here: ${info.variant}, ${session.files ? "one thread: a page that was opened as a file may not share memory between threads" : info.why}.` : "");
   };
   const watch = ["status", "error", "progress", "native", "measured", "path", "url"].map((name) => `change:${name}`), fresh = () => session.offer();
   for (const event of watch) model.on(event, draw);
