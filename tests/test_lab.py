@@ -270,7 +270,7 @@ def test_a_recipe_is_tried_out(browser, server, artefacts):
 
 
 RUNNER = """from smollm_nb.browser_runner import BrowserRunner
-view = BrowserRunner({model!r}, prompt="Hello", max_tokens=30)
+view = BrowserRunner({model!r}, prompt="Hello there", max_tokens=30)
 view"""
 
 
@@ -300,7 +300,7 @@ def test_the_page_runs_the_bundle(browser, server, tiny_q4, artefacts):
     wait_status(page, "^30 tokens: the length")
     text = page.locator(".lab-answer").text_content()
     from smollm_nb.api import Model
-    with Model(tiny_q4, backend="native").load() as m: assert text == "Hello" + m.generate("Hello", max_tokens=30).finish().text, "the same as natively, to the letter"
+    with Model(tiny_q4, backend="native").load() as m: assert text == "Hello there" + m.generate("Hello there", max_tokens=30).finish().text, "the same as natively, to the letter"
     about = page.locator(".lab-legend").text_content()
     assert "one thread: the page is not cross-origin isolated" in about and page.locator(".lab-browser").count() == 1
     # stop in the middle
@@ -315,7 +315,7 @@ def test_the_page_runs_the_bundle(browser, server, tiny_q4, artefacts):
     wait_status(page, "^measured: ", 120)
     assert "as fast as the native engine" in page.locator(".lab-legend").text_content() and page.locator(".lab-browser").count() == 2
     page.locator(".lab").screenshot(path=str(artefacts/"runner_light.png"))
-    press_here(page, "Save as a page")
+    press(page, "Save as a page")
     page.locator(".lab-panel .widget-label", has_text="runner.html").wait_for()
     traits = json.loads((made[0]/"runner.html").read_text().split('id="traits">')[1].split("</script>")[0])
     assert len(traits["measured"]) == 1 and len(traits["measured"][0]["rates"]) == 5 and traits["max_tokens"] == 200

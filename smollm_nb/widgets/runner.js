@@ -63,9 +63,8 @@ class Session {
   // remembered by the kernel, as long as there is one
   put(name, value) {
     this.model.set(name, value);
-    try {
-      this.model.save_changes();
-    } catch { /* the page keeps it */ }
+    const manager = this.model.widget_manager;
+    if (!manager || !("kernel" in manager) || manager.kernel) this.model.save_changes(); // JupyterLab has none once the kernel was shut down; the page goes on
   }
 
   tell() {
