@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROTOCOL', 'jupyter_root', 'files_path', 'native_speed', 'label', 'page_files', 'RunnerBox', 'BrowserRunner']
 
-# %% ../nbs/16f_browser_runner.ipynb #46574f03
+# %% ../nbs/16f_browser_runner.ipynb #3e723001
 import contextlib, html, json, os, statistics, tempfile
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from .plots import Picture
 from .q4file import read_q4
 from .runner import Runner
 
-# %% ../nbs/16f_browser_runner.ipynb #bd5a0e44
+# %% ../nbs/16f_browser_runner.ipynb #640cff80
 def jupyter_root() -> Path|None:
     "The folder that the JupyterLab of this kernel shows; None where none started it"
     try: from jupyter_core.paths import jupyter_runtime_dir
@@ -45,7 +45,7 @@ def files_path(
     if any(p.startswith(".") for p in path.parts): raise InvalidStateError(f"JupyterLab shows nothing hidden, such as {path}: name another folder with output=…, {aside}")
     return path.as_posix()
 
-# %% ../nbs/16f_browser_runner.ipynb #021d4295
+# %% ../nbs/16f_browser_runner.ipynb #5a65193c
 PROTOCOL = dict(prompt=16, tokens=64, repeats=5) # tokens, tokens, runs; runner.js does the same
 
 def native_speed(
@@ -72,7 +72,7 @@ def label(
     who = "native" if record["runner"] == "native" else record.get("browser") or "browser"
     return f"{who}, {record['threads']} thread{'s'*(record['threads'] != 1)}"
 
-# %% ../nbs/16f_browser_runner.ipynb #c03e7705
+# %% ../nbs/16f_browser_runner.ipynb #2053b808
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -102,7 +102,7 @@ def page_files(
     script = module("runner.js").replace("export default", "const view =") + (WIDGETS/"runner_page.js").read_text(encoding="utf-8")
     return {"runner.js": "(() => {\n" + script + "})();\n", "runner.css": style() + (WIDGETS/"page.css").read_text(encoding="utf-8"), "runner.html": _PAGE.format(name=html.escape(name), traits=safe)}
 
-# %% ../nbs/16f_browser_runner.ipynb #1d361eee
+# %% ../nbs/16f_browser_runner.ipynb #ba3c162c
 class RunnerBox(anywidget.AnyWidget):
     "A model that answers in the page; `widgets/runner.js` runs it and draws it"
     _esm, _css = module("runner.js"), style()
@@ -122,7 +122,7 @@ class RunnerBox(anywidget.AnyWidget):
         names = ("prompt", "chat", "max_tokens", "temperature", "seed", "protocol", "native", "measured", "machine")
         return {n: getattr(self, n) for n in names} | dict(path="", url=".", plain=True, status="", error="", progress=-1)
 
-# %% ../nbs/16f_browser_runner.ipynb #1cfd7542
+# %% ../nbs/16f_browser_runner.ipynb #8a42cceb
 class BrowserRunner(Working, W.VBox):
     "Run the exported bundle in the notebook's page; `run()`, `figure()`, `table()` and `save_html()` need no browser at hand"
     def __init__(self,
