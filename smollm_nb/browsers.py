@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BROWSERS', 'MAX_REPORT', 'BrowserError', 'Browser', 'find', 'family', 'opened', 'ReportHandler', 'ReportServer',
-           'renderer_bytes', 'measure']
+           'renderer_bytes']
 
 # %% ../nbs/13c_browsers.ipynb #48b71808
 import contextlib, json, os, queue, shutil, signal, subprocess, tempfile, time
@@ -176,19 +176,3 @@ def renderer_bytes(
         try: return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError: return ""
     return max((_pss(p) for p in family(process.pid) if BROWSERS[name].renderer in words(p)), default=0)
-
-# %% ../nbs/13c_browsers.ipynb #75d1c1a9
-def measure(
-    name:str, # of `BROWSERS`
-    bundle, # a folder that `bundle.export` made
-    threads:int=1, # that compute
-    repeats:int=5, # of each figure within the page
-    timeout:float=180, # seconds
-) -> dict: # `threads`, `variant`, `cold_s`, lists of `decode`, `prefill` (tokens/s), `ttft_s`, `warm_s`; `renderer_bytes`
-    "Load a bundle in a browser and measure it; raises `BrowserError`"
-    with ReportServer(bundle) as server, opened(name, f"{server.url}bench.html?report&threads={threads}&repeats={repeats}") as process:
-        server.report(process, timeout) # the model is loaded and has answered
-        memory = renderer_bytes(name, process)
-        r = server.report(process, timeout)
-        if "error" in r: raise BrowserError(f"{name}: {r['error']}")
-        return r | dict(browser=name, renderer_bytes=memory)
