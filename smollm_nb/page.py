@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['POLL', 'PATIENCE', 'SETTLE', 'PageHandler', 'PageServer', 'PageSubject', 'Page']
 
-# %% ../nbs/13d_page.ipynb #d6017e29
+# %% ../nbs/13d_page.ipynb #d735e070
 import contextlib, json, queue, re, time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from .browsers import BrowserError, ReportHandler, ReportServer, family, opened,
 from .runner import BenchError
 from .serve import POLICY, find_file
 
-# %% ../nbs/13d_page.ipynb #ec6091b1
+# %% ../nbs/13d_page.ipynb #893882f9
 POLL = 20 # seconds that a page waits for a question before it asks again
 
 class PageHandler(ReportHandler):
@@ -56,7 +56,7 @@ class PageServer(ReportServer):
         self.questions.put(None) # whoever waits for one goes
         super().__exit__(*exc)
 
-# %% ../nbs/13d_page.ipynb #dcddab59
+# %% ../nbs/13d_page.ipynb #63f6b145
 PATIENCE, SETTLE = 600, 0.7 # seconds: the longest that one question may take; for a browser that has just started to come to rest
 
 @dataclass(frozen=True)
