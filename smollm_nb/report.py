@@ -28,7 +28,7 @@ def about(
 ) -> str:
     "The machine, the file and the circumstances, in one line"
     m, others = record["machine"], record["machine"].get("others_share")
-    kinds = ", ".join(dict.fromkeys(f"{s['name']} {s['variant']}" for s in record["subjects"]))
+    kinds = ", ".join(dict.fromkeys(f"{s['name']} ({s['variant']})" for s in record["subjects"]))
     file = f"; {record['bytes']/1e6:.1f} MB, sha256 {record['file_sha256'][:12]}" if record.get("file") else ""
     busy = "" if others is None else f"; other programs used {100*others:.0f} % of the processors meanwhile"
     return f"{m['cpu']}, {m['cores']} cores, {m['system']}; {kinds}{file}; median (min–max) of {record['rounds']} rounds; {record['date']}{busy}"
