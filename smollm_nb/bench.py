@@ -18,7 +18,7 @@ import psutil
 from . import __version__
 from .core import Cancelled, machine, sha256_file
 from .page import PageSubject
-from .runner import Subject
+from .runner import BenchError, Subject
 
 # %% ../nbs/14_bench.ipynb #46dd31af
 PROMPTS = ("Hello", "The quick brown fox", "In the year 2024", "Machine learning is") # the plan's
@@ -112,8 +112,9 @@ class OthersShare:
 # %% ../nbs/14_bench.ipynb #1da4394f
 class _Session:
     "Samples of one run, and what a run needs to know on the way"
-    def __init__(self, rounds:int, rng:random.Random, turn, on_progress, total:int):
+    def __init__(self, rounds:int, rng:random.Random, turn, on_progress, total:int, watch):
         self.rounds, self.rng, self._turn, self._on_progress, self._total, self._done = rounds, rng, turn, on_progress, total, 0
+        self.over = watch.over if watch else contextlib.nullcontext
         self.samples, self.latencies, self.others = {}, {}, OthersShare()
 
     @contextlib.contextmanager
@@ -176,10 +177,10 @@ def _fresh(s:_Session, subjects, lengths=()) -> None:
     "Time to ready and peak memory of new processes; memory again at each of `lengths` positions of context"
     for _ in range(s.rounds):
         for subject in s.rng.sample(subjects, len(subjects)):
-            with s.turn(), subject.open() as r: _first_steps(s, r)
+            with s.turn(), subject.open() as r, s.over([r]): _first_steps(s, r)
             s.step("fresh process")
     for n, subject in ((n, x) for n in lengths for x in subjects):
-        with s.turn(), replace(subject, options=subject.options | dict(context=n)).open() as r:
+        with s.turn(), replace(subject, options=subject.options | dict(context=n)).open() as r, s.over([r]):
             _fill(s, r, n)
             m = r.ask("memory")
             s.put(f"{r.memory_case}, context {n} full", "MiB", r, m["peak_rss"]/2**20)
@@ -244,6 +245,7 @@ def _side_by_side(s:_Session, subjects, todo:list[Case], file, facts:list) -> No
         runners = [stack.enter_context(x.open()) if isinstance(x, _OPENED) else x for x in subjects]
         facts += [dict(name=r.name) | r.facts for r in runners]
         s.others.watch(runners)
+        stack.enter_context(s.over(runners))
         try:
             _from_nothing(s, runners, [c for c in todo if c.kind != "decode"])
             _at_depth(s, runners, [c for c in todo if c.kind == "decode"], file)
@@ -266,15 +268,20 @@ def run(
     turn=contextlib.nullcontext, # gives a context manager that is held for a case at a time
     on_progress=None, # called with (what, done, total); may raise `Cancelled`
     seed:int=0, # of every order and every prompt
-) -> dict: # as JSON: machine, versions, subjects, results, ratios, latencies, whether it was cancelled
+    watch=None, # a `watch.Watch`: memory over time, and a stop that does not wait for the case
+) -> dict: # as JSON: machine, versions, subjects, results, ratios, latencies, whether it was cancelled; `memory` if it was watched
     "Measure in turns; Ctrl-C ends it early and keeps what there is"
     rounds, started, facts = rounds or (5 if quick else 7), time.time(), []
     context = min(x.options["context"] if isinstance(x, _OPENED) else x.facts["context"] for x in subjects)
     todo, lengths = [c for c in cases(context, quick) if only in c.name], () if quick else tuple(n for n in LENGTHS if n <= context)
     fresh = only in FRESH
-    s = _Session(rounds, random.Random(seed), turn, on_progress, len(subjects)*(rounds*(len(todo) + fresh) + fresh*len(lengths)))
+    s = _Session(rounds, random.Random(seed), turn, on_progress, len(subjects)*(rounds*(len(todo) + fresh) + fresh*len(lengths)), watch)
     about = dict(quick=quick, only=only, rounds=rounds, cancelled=False)
     if file: about |= dict(file=str(file), bytes=os.path.getsize(file), file_sha256=sha256_file(file))
     try: _all(s, subjects, todo, file, fresh, lengths, facts)
     except (KeyboardInterrupt, Cancelled): about["cancelled"] = True
+    except BenchError:
+        if not (watch and watch.stopped): raise
+        about["cancelled"] = True
+    if watch: about["memory"] = watch.series()
     return _summary(s, started, about, facts)

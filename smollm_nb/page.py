@@ -122,6 +122,10 @@ class Page:
             with contextlib.suppress(psutil.NoSuchProcess): total += sum(psutil.Process(pid).cpu_times()[:2])
         return total
 
+    def kill(self) -> None:
+        "End the browser, from any thread: whoever waits for an answer hears that it is gone"
+        self._process.kill()
+
     def close(self) -> None:
         "End the browser and the server"
         self._stack.close()
