@@ -79,7 +79,7 @@ class Weights {
     this.all = new Promise((resolve, reject) => {
       for (const loader of this.loaders) {
         loader.onerror = reject;
-        loader.onmessage = ({ data }) => this.#hear(data, session, resolve, reject);
+        loader.onmessage = ({ data }) => this.#hear(data, loader, session, resolve, reject);
       }
     });
     this.all.catch(() => {}); // whoever waits hears of it
@@ -92,11 +92,14 @@ class Weights {
     for (const loader of this.loaders) loader.postMessage(kernel.threads > 1 ? { memory, at: at.weights, size } : {});
   }
 
-  #hear(data, session, resolve, reject) {
+  #hear(data, loader, session, resolve, reject) {
     if (data.error) return reject(fromPlain(data.error));
     if (!data.done) return session.add(data.progress);
     const { path, offset, cached, kept, trouble } = data.done, kernel = /** @type {Kernel} */ (this.kernel);
-    if (data.bytes) kernel.weights.set(data.bytes, offset);
+    if (data.bytes) {
+      kernel.weights.set(data.bytes, offset);
+      loader.postMessage({ back: data.bytes }, [data.bytes.buffer]);
+    }
     session.store.trouble ||= trouble;
     session.arrived(path, cached, kept, kernel);
     if (!--this.missing) resolve(undefined);
