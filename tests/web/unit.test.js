@@ -307,7 +307,7 @@ test('a cache that is missing, full or broken is no reason to stop', async () =>
   const none = world({ 'weights/0.gz': gz }, { cache: false });
   assert.equal(await none.store.keep('a', raw), false);
   assert.match(none.store.trouble, /no secure context/);
-  assert.equal((await none.store.chunk(chunk)).cached, false);
+  assert.equal((await none.store.chunk(chunk, place)).cached, false);
   assert.equal((await none.store.kept(manifest)).size, 0);
   await none.store.settle(manifest);
   const full = world({ 'weights/0.gz': gz });
@@ -316,7 +316,7 @@ test('a cache that is missing, full or broken is no reason to stop', async () =>
   assert.match(full.store.trouble, /no room/);
   const broken = world({ 'weights/0.gz': gz });
   globalThis.caches = { open: async () => { throw new Error('denied'); } };
-  assert.equal((await broken.store.chunk(chunk)).cached, false);
+  assert.equal((await broken.store.chunk(chunk, place)).cached, false);
   assert.match(broken.store.trouble, /denied/);
 });
 
