@@ -56,7 +56,11 @@ test('stop strings never leak, however the text is cut', () => {
 // a tokenizer of single bytes: id b + 10 is byte b, ids below are special
 const symbols = Array.from({ length: 256 }, (_, b) => b);
 class Bytes {
-  constructor(json) { this.json = json; }
+  constructor(json) {
+    this.json = json;
+    this.model = { tokens_to_ids: new Map(Object.entries(json.model?.vocab ?? {})), vocab: Object.keys(json.model?.vocab ?? {}), bpe_ranks: new Map() };
+  }
+
   encode(text) { return { ids: [...new TextEncoder().encode(text)].map((b) => b + 10) }; }
   id_to_token(id) {
     const b = id - 10, visible = (b >= 0x21 && b < 0x7f) || (b >= 0xa1 && b < 0xad) || b >= 0xae;
@@ -272,7 +276,8 @@ test('a host that undoes gzip on its own', async () => {
 
 test('a vocabulary that its merges spell', () => {
   const t = new Tokenizer(Bytes, Template, { ...json, vocab_from_merges: 2, model: { vocab: { a: 0, b: 1 }, merges: ['a b', 'ab a'] } }, {});
-  assert.deepEqual(t.library.json.model.vocab, { a: 0, b: 1, ab: 2, aba: 3 });
+  const { tokens_to_ids: ids, vocab, bpe_ranks: ranks } = t.library.model;
+  assert.deepEqual([Object.fromEntries(ids), vocab, Object.fromEntries(ranks)], [{ a: 0, b: 1, ab: 2, aba: 3 }, ['a', 'b', 'ab', 'aba'], { '["a","b"]': 0, '["ab","a"]': 1 }]);
   assert.equal('vocab_from_merges' in t.library.json, false);
 });
 
