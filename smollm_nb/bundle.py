@@ -20,7 +20,7 @@ from .deflate import gzip_pieces
 from .kernel import ABI, NATIVE, PACKAGE, library, variants
 from .q4file import HEAD, Q4File, read_q4
 from .tokenizer import SmolLMTokenizer
-from .vendor import VENDOR
+from .vendor import VENDOR, small_modules
 
 # %% ../nbs/13_bundle.ipynb #7f556f93
 CHUNK = 4 << 20 # bytes of the model's file in one chunk
@@ -114,9 +114,9 @@ def _package_files(native:Path=NATIVE, vendor:Path=VENDOR) -> dict[str, Path]: #
     if not kernels: raise BundleError("the kernel was not built as WASM: install the package again, or call smollm_nb.kernel.build()")
     if not vendor.is_dir(): raise BundleError("the JavaScript libraries are missing: install the package again, or call smollm_nb.vendor.build()")
     out = {f"kernels/{p.name}": p for p in kernels}
-    for base, to in ((PACKAGE/"web", ""), (vendor, "vendor/")):
-        out |= {to + p.relative_to(base).as_posix(): p for p in sorted(base.rglob("*")) if p.is_file() and p.name[0] != "." and p.name not in _UNSHIPPED}
-    return out
+    out |= {p.name: p for p in sorted((PACKAGE/"web").iterdir()) if p.is_file() and p.name[0] != "." and p.name not in _UNSHIPPED}
+    out |= {f"vendor/{p.name}": p for p in sorted(vendor.iterdir()) if p.is_file() and p.name[0] != "."}
+    return out | small_modules(vendor)
 
 def _role(path:str) -> str:
     "What a file of the bundle is for"
