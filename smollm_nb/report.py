@@ -28,7 +28,7 @@ def about(
 ) -> str:
     "The machine, the file and the circumstances, in one line"
     m, others = record["machine"], record["machine"].get("others_share")
-    kinds = ", ".join(dict.fromkeys(f"{s['name']} {s['variant']}" for s in record["subjects"]))
+    kinds = ", ".join(dict.fromkeys(f"{s['name']} ({s['variant']})" for s in record["subjects"]))
     file = f"; {record['bytes']/1e6:.1f} MB, sha256 {record['file_sha256'][:12]}" if record.get("file") else ""
     busy = "" if others is None else f"; other programs used {100*others:.0f} % of the processors meanwhile"
     return f"{m['cpu']}, {m['cores']} cores, {m['system']}; {kinds}{file}; median (min–max) of {record['rounds']} rounds; {record['date']}{busy}"
@@ -39,13 +39,13 @@ def table(
     "All figures of a run"
     results = record["results"]
     runners = list(dict.fromkeys(f["runner"] for f in sorted(results, key=lambda f: f["peer"])))
-    peers, best = any(f["peer"] for f in results), {(r["case"], r["threads"]): r for r in record["ratios"] if r["best"]}
+    own, best = list(dict.fromkeys(r["runner"] for r in record["ratios"])), {(r["case"], r["threads"], r["runner"]): r for r in record["ratios"] if r["best"]}
     rows = list(dict.fromkeys((f["threads"], f["case"], f["unit"]) for f in results))
-    head = ["case", "threads", "unit", *runners, *["ours × the better peer"]*peers]
+    head = ["case", "threads", "unit", *runners, *[f"{r if len(own) > 1 else 'ours'} × the better peer" for r in own]]
     lines = [head, ["---"]*len(head)]
     for threads, case, unit in sorted(rows, key=lambda r: r[0]):
         have = {f["runner"]: f for f in results if (f["threads"], f["case"]) == (threads, case)}
-        lines.append([case, str(threads), unit, *(_cell(have.get(r)) for r in runners), *[_cell(best.get((case, threads)))]*peers])
+        lines.append([case, str(threads), unit, *(_cell(have.get(r)) for r in runners), *(_cell(best.get((case, threads, r))) for r in own)])
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines) + f"\n\n{about(record)}"
 
 # %% ../nbs/14b_report.ipynb #2e362c65

@@ -37,6 +37,10 @@ class Subject:
         module, name = self.load.split(":")
         return getattr(importlib.import_module(module), name)(**self.options, threads=self.threads)
 
+    def open(self) -> "Remote":
+        "A runner of it in a process of its own"
+        return Remote(self)
+
 def load_own(
     path:str, # a SMOLLM_Q4 file or a checkpoint folder
     backend:str, # of `api.BACKENDS`
@@ -50,6 +54,7 @@ def load_own(
 # %% ../nbs/13b_runner.ipynb #bc67c73f
 class Runner:
     "A backend that is measured"
+    browser = "" # that it runs in: none
     def __init__(self,
         backend, # a `core.Backend`
         tokenizer, # a `SmolLMTokenizer`, or the folder to load it from when it is needed
@@ -133,6 +138,7 @@ def own_group() -> dict: # for `subprocess.Popen`
 
 class Remote:
     "A runner in a process of its own"
+    browser, ready_case, memory_case = "", "process start to ready", "peak RSS" # that it runs in; what `ready_s` and the memory's `peak_rss` are called
     def __init__(self, subject:Subject):
         self.name, self.peer, self._errors, start = subject.name, subject.peer, tempfile.TemporaryFile(), time.perf_counter()
         env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))} | subject.env

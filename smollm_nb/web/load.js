@@ -180,7 +180,7 @@ function describe(kernel, manifest, { variant, threads, why }, session, begin) {
   const { memory, weightBytes, arenaBytes, kvBytes, context } = kernel;
   return {
     name: manifest.name, version: manifest.version, parameters: manifest.parameters, quantization: manifest.quantization, file_sha256: manifest.model.sha256,
-    variant, threads, why, isolated: Boolean(globalThis.crossOriginIsolated), context,
+    variant, threads, why, isolated: Boolean(globalThis.crossOriginIsolated), context, vocab: kernel.config.vocab,
     memory: { total: memory.buffer.byteLength, weights: weightBytes, arena: arenaBytes, kv: kvBytes }, bytes_per_token: kernel.bytesPerToken,
     load_s: (now() - begin) / 1000, fetched_bytes: session.fetched, total_bytes: session.total, trouble: session.store.trouble,
   };

@@ -185,6 +185,9 @@ export class WasmModel {
   /** The ids of a text or a conversation. @param {string | import('./text.js').Message[]} prompt @param {{special?: boolean}} [options] @returns {Promise<number[]>} */
   async encode(prompt, options = {}) { return this.#live().call('encode', [prompt, options]); }
 
+  /** The likeliest id after some ids, which are read from a position of the cache on: no text, no sampling. @param {number[]} ids @param {number} [pos] @returns {Promise<number>} */
+  async next(ids, pos = 0) { return this.#live().call('next', [ids, pos]); }
+
   /** Scores after the last of the ids, read from an empty cache. @param {number[]} ids @returns {Promise<Float32Array>} (vocab,) */
   async logits(ids) { return this.#live().call('logits', [ids]); }
 
