@@ -276,14 +276,16 @@ def export_wasm(
     model:Annotated[str, typer.Option(help="SMOLLM_Q4 file or its folder; or a model to quantize first, as --model takes it elsewhere.")],
     output:Annotated[Optional[Path], typer.Option(help="Folder to make, or a bundle to replace; default: dist/wasm/models/NAME.")]=None,
     recipe:Annotated[str, typer.Option(help="How to quantize a model that is no such file yet; the result stays in the cache.")]="small",
+    measured:Annotated[Optional[Path], typer.Option(help="What smollm bench --output wrote: its figures of this very file go into the manifest.")]=None,
     json:Json=False,
 ):
     "Make a folder that runs the model in any browser, from any web server."
     from smollm_nb.bundle import BUNDLES, bundle_name, export, table_of
     from smollm_nb.q4file import describe
+    from smollm_nb.report import read_history
     with stages() as on_progress:
         file = quantized_file(model) or _quantized(model, recipe, on_progress)
-        out = export(file, output or BUNDLES/bundle_name(str(describe(file)["source"].get("id", model))), on_progress=on_progress)
+        out = export(file, output or BUNDLES/bundle_name(str(describe(file)["source"].get("id", model))), on_progress=on_progress, runs=read_history(measured) if measured else None)
     if not json: print(f"{table(table_of(out['manifest']))}\n\n{out['path']}\ntry it: {next_command('serve', out['path'])}")
     return {k: out[k] for k in ("path", "bytes", "files", "seconds")}
 

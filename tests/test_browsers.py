@@ -67,7 +67,8 @@ def expectations(q4:Path) -> dict:
                    for t, k, p, m, r, s in ((1.0, 0, 1.0, 0.0, 1.0, 0), (0.8, 40, 0.95, 0.02, 1.2, 7), (1.5, 0, 0.9, 0.0, 1.0, 2**53 - 1), (0.0, 0, 1.0, 0.0, 1.3, 1))]
         free = sampled[0]["text"]
         stops = [answer(e, tok, "Once upon a time", max_tokens=40, temperature=1.0, seed=0, stop=s) for s in ([free[5:8]], [free[12:13], "never"], ["\x00never"])]
-    return dict(greedy=cases, sampled=sampled, stops=stops, long=long, chats=[dict(messages=m, ids=encode_chat(tok, m)) for m in CHATS])
+        arena = {n: e.wasm_arena_bytes(n) for n in (1, 2, 3)}
+    return dict(greedy=cases, sampled=sampled, stops=stops, long=long, arena=arena, chats=[dict(messages=m, ids=encode_chat(tok, m)) for m in CHATS])
 
 
 @pytest.fixture(scope="session")

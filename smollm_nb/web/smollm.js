@@ -35,10 +35,12 @@ export class WasmModelLoader {
   /** @param {string | URL} url of the bundle's folder @param {LoadOptions} [options] @returns {Promise<WasmModel>} */
   async load_quantized_model(url, { onProgress, signal, threads, context } = {}) {
     if (signal?.aborted) throw aborted();
+    const begin = performance.timeOrigin + performance.now(), store = new Store(folder(url));
     const link = new Link(onProgress), stop = () => link.end(aborted());
     signal?.addEventListener('abort', stop, { once: true });
     try {
-      const info = await link.call('load', [{ base: folder(url).href, threads, context }]);
+      const request = store.manifest().then((manifest) => [{ base: store.base.href, begin, manifest, manifestText: store.manifestText, threads, context }]); // comes while the workers start
+      const info = await link.call('load', request);
       onProgress?.({ stage: 'ready', loaded: info.total_bytes, total: info.total_bytes, fetched: info.fetched_bytes });
       return new WasmModel(link, info);
     } catch (e) {
@@ -50,6 +52,7 @@ export class WasmModelLoader {
   }
 }
 
+const LOADER = './loader.js', LOADERS = 2; // as load.js wants them
 const startWorker = (file) => new Worker(new URL(file, import.meta.url), { type: 'module' });
 
 /** The page's end of the wire to the worker. */
@@ -58,6 +61,7 @@ class Link {
   #helpers = new Map(); // number → Worker
   #last = 0;
   #over = null; // the error that ended it
+  #ready = Array.from({ length: LOADERS }, () => startWorker(LOADER)); // will be wanted in a moment
 
   constructor(onProgress) {
     this.worker = startWorker('./worker.js');
@@ -76,20 +80,22 @@ class Link {
     };
   }
 
-  /** @param {string} call @param {any[]} args @param {(token: any) => void} [onToken] */
+  /** @param {string} call @param {any[] | Promise<any[]>} args @param {(token: any) => void} [onToken] */
   call(call, args, onToken) {
     const id = ++this.#last;
     const promise = new Promise((resolve, reject) => {
       if (this.#over) return reject(this.#over);
       this.#calls.set(id, { resolve, reject, onToken });
-      this.worker.postMessage({ id, call, args });
+      const post = (all) => this.worker.postMessage({ id, call, args: all });
+      if (args instanceof Promise) args.then(post, reject);
+      else post(args);
     });
     return Object.assign(promise, { id });
   }
 
   /** Start a worker that the engine's worker wants. */
   #spawn({ spawn, file, init, port }) {
-    const helper = startWorker(file);
+    const helper = (file === LOADER && this.#ready.pop()) || startWorker(file);
     helper.onerror = (e) => this.worker.postMessage({ lost: spawn, message: e.message });
     helper.postMessage({ init, port }, [port]);
     this.#helpers.set(spawn, helper);
@@ -107,6 +113,7 @@ class Link {
     this.#over ??= error;
     this.worker.terminate();
     for (const number of this.#helpers.keys()) this.#stop(number);
+    for (const helper of this.#ready) helper.terminate();
     this.settle({ kept: false, trouble: error.message });
     for (const { reject } of this.#calls.values()) reject(error);
     this.#calls.clear();
