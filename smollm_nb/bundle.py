@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CHUNK', 'KEPT', 'TEST_PROMPT', 'TEST_TOKENS', 'MANIFEST', 'MANIFEST_VERSION', 'LIMIT', 'MINIMUM', 'PAGES', 'BUNDLES',
            'BundleError', 'code_ranges', 'pieces', 'write_weights', 'shorten', 'lengthen', 'write_files', 'self_test',
-           'arena_bytes', 'manifest_bytes', 'read_manifest', 'by_role', 'table_of', 'bundle_name', 'export', 'restore',
-           'is_current']
+           'arena_bytes', 'measured', 'manifest_bytes', 'read_manifest', 'by_role', 'table_of', 'bundle_name', 'export',
+           'restore', 'is_current']
 
 # %% ../nbs/13_bundle.ipynb #635ae8c6
 import gzip, hashlib, json, os, re, shutil, tempfile, time, warnings, zlib
@@ -21,7 +21,7 @@ from .deflate import gzip_pieces
 from .kernel import ABI, NATIVE, PACKAGE, library, variants
 from .q4file import HEAD, Q4File, read_q4
 from .tokenizer import SmolLMTokenizer
-from .vendor import VENDOR
+from .vendor import VENDOR, small_modules
 
 # %% ../nbs/13_bundle.ipynb #7f556f93
 CHUNK = 4 << 20 # bytes of the model's file in one chunk
@@ -115,9 +115,9 @@ def _package_files(native:Path=NATIVE, vendor:Path=VENDOR) -> dict[str, Path]: #
     if not kernels: raise BundleError("the kernel was not built as WASM: install the package again, or call smollm_nb.kernel.build()")
     if not vendor.is_dir(): raise BundleError("the JavaScript libraries are missing: install the package again, or call smollm_nb.vendor.build()")
     out = {f"kernels/{p.name}": p for p in kernels}
-    for base, to in ((PACKAGE/"web", ""), (vendor, "vendor/")):
-        out |= {to + p.relative_to(base).as_posix(): p for p in sorted(base.rglob("*")) if p.is_file() and p.name[0] != "." and p.name not in _UNSHIPPED}
-    return out
+    out |= {p.name: p for p in sorted((PACKAGE/"web").iterdir()) if p.is_file() and p.name[0] != "." and p.name not in _UNSHIPPED}
+    out |= {f"vendor/{p.name}": p for p in sorted(vendor.iterdir()) if p.is_file() and p.name[0] != "."}
+    return out | small_modules(vendor)
 
 def _role(path:str) -> str:
     "What a file of the bundle is for"
@@ -170,11 +170,8 @@ def self_test(
 def arena_bytes(
     path, # a SMOLLM_Q4 file
 ) -> dict: # threads → bytes; context, tile
-    "Memory that the kernel takes beside the weights"
-    out = {}
-    for n in (1, 2, 4, 8):
-        with engine.load(path, threads=n, verify=False) as e: out[str(n)], context = e.arena_bytes, e.context
-    return dict(arena=out, context=context, tile=engine.TILE)
+    "Memory that the kernel takes in a browser, beside the weights"
+    with engine.load(path, verify=False) as e: return dict(arena={str(n): e.wasm_arena_bytes(n) for n in (1, 2, 4, 8)}, context=e.context, tile=e.tile)
 
 # %% ../nbs/13_bundle.ipynb #1e862c98
 MANIFEST, MANIFEST_VERSION = "model_manifest.json", 1
@@ -192,7 +189,18 @@ def _engines(files:list[dict]) -> dict:
     found = [(v, p) for v in variants("wasm32") if (p := f"kernels/{library(v, 'wasm32')}") in have]
     return dict(abi=ABI, variants=[dict(name=v.name, path=p, threads="atomics" in v.cpu, relaxed="relaxed_simd" in v.cpu) for v, p in found])
 
-def _facts(file:Q4File, name:str, sha:str, weights:list[dict], files:list[dict]) -> dict:
+def measured(
+    runs:list[dict], # of benchmarks, oldest first, as from `report.read_history`
+    sha:str, # of the model's file
+) -> list[dict]: # date, machine, results
+    "What was measured of this very file, last of all; raises `BundleError` if nothing was"
+    keys = ("case", "runner", "browser", "threads", "median", "min", "max", "n", "unit")
+    for run in reversed(runs):
+        own = [{k: f[k] for k in keys if k in f} for f in run["results"] if not f["peer"]]
+        if run.get("file_sha256") == sha and not run["cancelled"] and own: return [dict(date=run["date"], machine=run["machine"], results=own)]
+    raise BundleError(f"no benchmark is of this file (SHA-256 {sha[:12]}…): run smollm bench with it as --model first")
+
+def _facts(file:Q4File, name:str, sha:str, weights:list[dict], files:list[dict], runs:list[dict]|None) -> dict:
     "The manifest without its own size"
     from smollm_nb import __version__
     ids = SmolLMTokenizer.load(file.path.parent).encode(TEST_PROMPT)
@@ -200,7 +208,7 @@ def _facts(file:Q4File, name:str, sha:str, weights:list[dict], files:list[dict])
     with open(file.path, "rb") as f: header = HEAD.unpack(f.read(HEAD.size))[2]
     return dict(manifest_version=MANIFEST_VERSION, name=name, version=_version(sha, weights + files), architecture="LlamaForCausalLM", parameters=file.config.n_params,
         quantization=file.recipe | dict(format="SMOLLM_Q4", bits_per_weight=round(file.bits_per_weight, 4)), bundle_size_mb=0.0, bundle_bytes=0,
-        performance=dict(measured=[]), minimum=list(MINIMUM), model=dict(bytes=file.bytes, sha256=sha, header_bytes=HEAD.size + header), weights=weights, files=files,
+        performance=dict(measured=[] if runs is None else measured(runs, sha)), minimum=list(MINIMUM), model=dict(bytes=file.bytes, sha256=sha, header_bytes=HEAD.size + header), weights=weights, files=files,
         engine=_engines(files), memory=dict(weights=file.bytes) | memory, self_test=self_test(file.path, ids), provenance=file.source | dict(tool=f"smollm_nb {__version__}"))
 
 def manifest_bytes(
@@ -280,10 +288,10 @@ def bundle_name(
     return re.sub(r"[^\w.-]+", "-", Path(model.rsplit(":", 1)[-1]).name.removesuffix(".gguf")).strip(".-") or "model"
 
 # %% ../nbs/13_bundle.ipynb #53df4b64
-def _fill(file:Q4File, name:str, folder:Path, limit:int|None, on_progress) -> dict: # the manifest
+def _fill(file:Q4File, name:str, folder:Path, limit:int|None, on_progress, runs) -> dict: # the manifest
     "Write a whole bundle into an empty folder"
     weights, files = write_weights(file, folder, on_progress), write_files(file.path.parent, folder)
-    facts = _facts(file, name, sha256_file(file.path), weights, files)
+    facts = _facts(file, name, sha256_file(file.path), weights, files, runs)
     raw = manifest_bytes(facts, sum(e["stored"] for e in weights + files))
     (folder/MANIFEST).write_bytes(raw)
     _check_size(facts["bundle_bytes"], weights + files, file.config.n_params, limit)
@@ -295,6 +303,7 @@ def export(
     name:str|None=None, # of the model; default: the folder's
     limit:int|None=LIMIT, # bytes: more raise `BundleError` for a model of 135 million parameters; None allows any
     on_progress=None, # called with (stage, done, total); may raise `Cancelled`
+    runs:list[dict]|None=None, # benchmarks: figures of this file go into the manifest, as by `measured`; the bundle's version does not depend on them
 ) -> dict: # path, bytes, files, seconds, manifest
     "Make the folder that a browser runs, whole or not at all; raises `BundleError` or `QuantFileError`"
     start, output = time.perf_counter(), Path(os.path.abspath(output))
@@ -305,7 +314,7 @@ def export(
         staged = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent))
         try:
             staged.chmod(0o755)
-            manifest = _fill(file, name or output.name, staged, limit, on_progress)
+            manifest = _fill(file, name or output.name, staged, limit, on_progress, runs)
             replace_folder(staged, output)
         finally: shutil.rmtree(staged, ignore_errors=True)
     return dict(path=str(output), bytes=manifest["bundle_bytes"], files=sorted(_paths(manifest)), seconds=round(time.perf_counter() - start, 2), manifest=manifest)

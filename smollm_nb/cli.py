@@ -276,14 +276,16 @@ def export_wasm(
     model:Annotated[str, typer.Option(help="SMOLLM_Q4 file or its folder; or a model to quantize first, as --model takes it elsewhere.")],
     output:Annotated[Optional[Path], typer.Option(help="Folder to make, or a bundle to replace; default: dist/wasm/models/NAME.")]=None,
     recipe:Annotated[str, typer.Option(help="How to quantize a model that is no such file yet; the result stays in the cache.")]="small",
+    measured:Annotated[Optional[Path], typer.Option(help="What smollm bench --output wrote: its figures of this very file go into the manifest.")]=None,
     json:Json=False,
 ):
     "Make a folder that runs the model in any browser, from any web server."
     from smollm_nb.bundle import BUNDLES, bundle_name, export, table_of
     from smollm_nb.q4file import describe
+    from smollm_nb.report import read_history
     with stages() as on_progress:
         file = quantized_file(model) or _quantized(model, recipe, on_progress)
-        out = export(file, output or BUNDLES/bundle_name(str(describe(file)["source"].get("id", model))), on_progress=on_progress)
+        out = export(file, output or BUNDLES/bundle_name(str(describe(file)["source"].get("id", model))), on_progress=on_progress, runs=read_history(measured) if measured else None)
     if not json: print(f"{table(table_of(out['manifest']))}\n\n{out['path']}\ntry it: {next_command('serve', out['path'])}")
     return {k: out[k] for k in ("path", "bytes", "files", "seconds")}
 
@@ -329,7 +331,8 @@ def bench(
     model:ModelName=DEFAULT_MODEL,
     backend:Annotated[BackendName, typer.Option("--backend", help="auto: the native engine on the model in four bits; torch: the checkpoint.")]=BackendName.auto,
     threads:Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU threads; default: one, then one for each core.")]=None,
-    peers:Annotated[bool, typer.Option("--peers", help="llama.cpp in turns with ours; the first time it is built from its source: minutes.")]=False,
+    peers:Annotated[bool, typer.Option("--peers", help="llama.cpp in turns with ours, and wllama in the browsers; the first time llama.cpp is built from its source: minutes.")]=False,
+    browser:Annotated[Optional[list[str]], typer.Option("--browser", metavar="NAME", help="Measure in this browser as well: chromium, firefox, webkit, or all that are installed; may be repeated.")]=None,
     quick:Annotated[bool, typer.Option("--quick", help="Fewer cases, five rounds: about a minute for each number of threads.")]=False,
     only:Annotated[str, typer.Option("--only", help="Only cases whose name holds this, such as decode, prefill or first.")]="",
     rounds:Annotated[Optional[int], typer.Option("--rounds", min=1, help="Samples of each figure.")]=None,
@@ -337,12 +340,12 @@ def bench(
     lock:Annotated[Optional[Path], typer.Option("--lock", help="Hold a lock on this file while measuring, so that benchmarks on one machine take turns.")]=None,
     json:Json=False,
 ):
-    "Measure speed and memory in rounds, with their spread; with --peers beside llama.cpp. Ctrl-C keeps what was measured."
+    "Measure speed and memory in rounds, with their spread; with --peers beside other engines, with --browser in browsers too. Ctrl-C keeps what was measured."
     from smollm_nb.peers import benchmark
     from smollm_nb.report import table
     try:
         with stages() as on_progress:
-            out = benchmark(model, backend.value, threads, peers, output, lock, on_progress, quick=quick, only=only, rounds=rounds)
+            out = benchmark(model, backend.value, threads, peers, output, lock, on_progress, browser or (), quick=quick, only=only, rounds=rounds)
     except KeyboardInterrupt: # while loading or building
         print("cancelled before anything was measured", file=sys.stderr)
         return dict(cancelled=True, results=[]), 130
@@ -366,7 +369,7 @@ EXAMPLES = dict(
     export_wasm=("smollm export-wasm --model models/135m-q4/model_q4.bin --output dist/wasm/models/135m", "smollm export-wasm --model SmolLM2-135M-Instruct --recipe fast --json"),
     serve=("smollm serve dist/wasm/models/135m", "smollm serve dist/wasm/models/135m --port 0 --json"),
     demo=("smollm demo", "smollm demo --model SmolLM-135M --source hub"),
-    bench=("smollm bench", "smollm bench --quick --peers", "smollm bench --model q4/model_q4.bin --threads 2 --only decode --json", "smollm bench --backend torch --quick --output runs.jsonl"),
+    bench=("smollm bench", "smollm bench --quick --peers --browser chromium", "smollm bench --model q4/model_q4.bin --threads 2 --only decode --json", "smollm bench --backend torch --quick --output runs.jsonl"),
 )
 for c in app.registered_commands: c.epilog = _examples(*EXAMPLES[c.callback.__name__])
 

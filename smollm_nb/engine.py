@@ -41,6 +41,7 @@ def _declare(lib:ctypes.CDLL) -> ctypes.CDLL:
     for name, gives, *takes in (
         ("sm_error", ctypes.c_char_p, i32),
         ("sm_arena_bytes", ctypes.c_ssize_t, at(_Shape)),
+        ("sm_wasm_arena_bytes", ctypes.c_ssize_t, at(_Shape)),
         ("sm_kv_bytes", ctypes.c_ssize_t, at(_Shape)),
         ("sm_create", i32, at(_Shape), at(_Part), i32, ptr, size, ptr, size, at(ptr)),
         ("sm_close", i32, ptr),
@@ -154,6 +155,14 @@ class Engine:
         c = self.config
         return _Shape(c.vocab_size, c.hidden_size, c.intermediate_size, c.num_hidden_layers, c.num_attention_heads, c.num_key_value_heads, c.head_dim,
                       self.context, c.tie_word_embeddings, self.threads, self.tile, c.rope_theta, c.rms_norm_eps)
+
+    def wasm_arena_bytes(self,
+        threads:int, # there
+    ) -> int: # bytes
+        "Memory that the kernel's builds for browsers take beside the weights, in a context as long as this one"
+        shape = self._shape()
+        shape.threads = threads
+        return self._lib.sm_wasm_arena_bytes(shape)
 
     def _measure(self, size:int, kv:int, parts) -> None:
         "Note what the kernel needs; raises `UnsupportedModelError` for what it refuses"

@@ -55,23 +55,14 @@ class SamplingParams:
                 raise ParameterError(f"{name}={v!r} must be a{' whole' if whole else ''} number in {low}..{high}")
 
 # %% ../nbs/05_generate.ipynb #48449f04
-def _above(x:np.ndarray, k:int) -> tuple: # a limit; the indices of all numbers that reach it, k or more, rising
-    "Where the k largest of many are: no number that belongs to them is below the k-th of the columns' maxima"
-    table = x[:len(x)//64*64].reshape(64, -1)
-    most = table.max(0)
-    limit = np.partition(most, len(most) - k)[len(most) - k]
-    cells = np.arange(0, table.size, table.shape[1])[:, None] + np.flatnonzero(most >= limit)
-    some = np.concatenate([np.sort(cells, None), np.arange(table.size, len(x))])
-    return limit, some[x[some] >= limit]
-
 def _largest(
     x:np.ndarray, # (n,)
     k:int, # 1..n
 ) -> np.ndarray: # (k,) indices, largest first, the lower index first among equals
     "The k largest numbers in a fixed order"
     if k >= len(x): return np.argsort(-x, kind="stable")
-    limit, keep = _above(x, k) if 64*k < len(x) else (np.partition(x, len(x) - k)[len(x) - k], None)
-    if keep is None: keep = np.flatnonzero(x >= limit) # more than k where several equal the limit
+    some = x[:len(x)//64*64].reshape(64, -1).max(0) if 64*k < len(x) else x # the maxima of columns: as many as k numbers reach the k-th of them
+    keep = np.flatnonzero(x >= np.partition(some, len(some) - k)[len(some) - k]) # more than k where several equal the limit, or share a column
     return keep[np.argsort(-x[keep], kind="stable")][:k]
 
 def _top_p(

@@ -83,7 +83,7 @@ class Feed:
     def __init__(self,
         view:AnswerView,
         tokenizer, # a `SmolLMTokenizer`
-        every:float=0.03, # seconds between batches, at least
+        every:float=0.05, # seconds between batches, at least
     ):
         self.view, self._tokenizer, self._every = view, Pieces(tokenizer), every
         self.itl_ms, self._before, self._ttft, self._start, self._sent, self._seen, self._at, self._memory_at = [], None, math.nan, time.perf_counter(), -math.inf, -math.inf, 0, 0

@@ -37,6 +37,10 @@ class Subject:
         module, name = self.load.split(":")
         return getattr(importlib.import_module(module), name)(**self.options, threads=self.threads)
 
+    def open(self) -> "Remote":
+        "A runner of it in a process of its own"
+        return Remote(self)
+
 def load_own(
     path:str, # a SMOLLM_Q4 file or a checkpoint folder
     backend:str, # of `api.BACKENDS`
@@ -50,6 +54,7 @@ def load_own(
 # %% ../nbs/13b_runner.ipynb #bc67c73f
 class Runner:
     "A backend that is measured"
+    browser = "" # that it runs in: none
     def __init__(self,
         backend, # a `core.Backend`
         tokenizer, # a `SmolLMTokenizer`, or the folder to load it from when it is needed
@@ -133,8 +138,9 @@ def own_group() -> dict: # for `subprocess.Popen`
 
 class Remote:
     "A runner in a process of its own"
+    browser, ready_case, memory_case = "", "process start to ready", "peak RSS" # that it runs in; what `ready_s` and the memory's `peak_rss` are called
     def __init__(self, subject:Subject):
-        self.name, self.peer, self._errors, start = subject.name, subject.peer, tempfile.TemporaryFile(), time.perf_counter()
+        self.name, self.peer, self._cpu_s, self._errors, start = subject.name, subject.peer, 0.0, tempfile.TemporaryFile(), time.perf_counter()
         env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(PACKAGE.parent), os.environ.get("PYTHONPATH"))))} | subject.env
         code = "from smollm_nb.runner import serve; serve()"
         self._process = subprocess.Popen([sys.executable, "-c", code, json.dumps(asdict(subject))], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -165,8 +171,18 @@ class Remote:
 
     def cpu_s(self) -> float:
         "Seconds of processor time used so far"
-        t = psutil.Process(self._process.pid).cpu_times()
-        return t.user + t.system
+        with contextlib.suppress(psutil.Error): # it has ended: what it was when it was last asked
+            t = psutil.Process(self._process.pid).cpu_times()
+            self._cpu_s = t.user + t.system
+        return self._cpu_s
+
+    def rss_bytes(self) -> int:
+        "Memory that is resident now"
+        return psutil.Process(self._process.pid).memory_info().rss
+
+    def kill(self) -> None:
+        "End the process from any thread: whoever waits for an answer gets a `BenchError`"
+        self._process.kill()
 
     def close(self) -> None:
         "End the process"

@@ -85,6 +85,10 @@ class Handler(BaseHTTPRequestHandler):
     "Answers GET and HEAD with the files of `server.folder`"
     protocol_version, timeout = "HTTP/1.1", 60 # seconds that a silent connection is kept
 
+    def find(self, target:str) -> Path|None:
+        "The file that a request means; a server of more than one folder looks elsewhere as well"
+        return find_file(self.server.folder, target)
+
     def intercept(self, path:Path|None) -> bool:
         "Called before an answer; True if it was given here. For tests"
         return False
@@ -98,7 +102,7 @@ class Handler(BaseHTTPRequestHandler):
         "The file, a range of it, or why not"
         if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers: self.close_connection = True # nobody reads that body
         if not self._known_host(): return self.refuse(421, "this server is asked by its own name only")
-        path = find_file(self.server.folder, re.sub(r"^https?://[^/?#]*", "", self.path))
+        path = self.find(re.sub(r"^https?://[^/?#]*", "", self.path))
         if self.intercept(path): return
         if path is None: return self.refuse(404, "there is no such file")
         try: f = open(path, "rb")

@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from smollm_nb import bundle
 from smollm_nb.bench import PROMPTS, run
+from smollm_nb.browsers import BrowserError, find
+from smollm_nb.page import PageSubject
 from smollm_nb.runner import BenchError, Remote, Runner, Subject
 from smollm_nb.tiny import TINY
 
@@ -70,6 +73,22 @@ def test_ours_and_a_peer_take_turns(tiny_q4):
     assert {f["n"] for f in record["results"]} == {3} and {r["peer"] for r in record["ratios"]} == {"other"}
     for r in record["ratios"]: assert r["n"] == 3 and 0 < r["min"] <= r["median"] <= r["max"] and r["best"]
     assert {s["variant"] for s in record["subjects"]} != {""} and record["machine"]["others_share"] is not None
+
+
+def test_a_browser_takes_turns_with_processes(tiny_q4, tmp_path):
+    "As many samples; ours in a browser is compared with peers in that browser alone"
+    try: find("chromium")
+    except BrowserError as e: (pytest.fail if os.environ.get("CI") else pytest.skip)(str(e))
+    page = PageSubject("wasm, chromium", "chromium", bundle.export(tiny_q4, tmp_path/"bundle")["path"], "bench.html?asked", dict(context=256), 1)
+    twin = PageSubject("twin, chromium", page.browser, page.folder, page.page, page.options, 1, peer=True)
+    record = run([own(tiny_q4), own(tiny_q4, "other", peer=True), page, twin], rounds=2, quick=True, file=tiny_q4)
+    assert json.dumps(record, allow_nan=False) and not record["cancelled"]
+    have = {(f["case"], f["runner"]): f for f in record["results"]}
+    assert all(f["n"] == 2 and f["browser"] == ("chromium" if "chromium" in f["runner"] else "") and f["min"] > 0 for f in have.values())
+    mine = {case for case, who in have if who == page.name}
+    assert {"cold load", "warm load", "renderer PSS, 128 tokens", "decode after 16, of the speed of reading"} <= mine and not {"process start to ready", "peak RSS, 128 tokens"} & mine
+    assert {(r["runner"], r["peer"]) for r in record["ratios"]} == {("native", "other"), ("wasm, chromium", "twin, chromium")} and all(r["best"] for r in record["ratios"])
+    assert {x["runner"] for x in record["latencies"]} == {"native", "other", page.name, twin.name}
 
 
 def test_who_is_not_asked_sleeps(tiny_q4):

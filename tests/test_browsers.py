@@ -12,10 +12,11 @@ import pytest
 
 import goldens
 from smollm_nb import bundle, engine
-from smollm_nb.browsers import BROWSERS, BrowserError, ReportHandler, ReportServer, find, measure, opened
+from smollm_nb.browsers import BROWSERS, BrowserError, ReportHandler, ReportServer, find, opened
 from smollm_nb.chat import encode_chat
 from smollm_nb.generate import generate
 from smollm_nb.lab import module
+from smollm_nb.page import PageSubject
 from smollm_nb.tokenizer import SmolLMTokenizer
 from smollm_nb.vendor import node
 from web_server import SiteServer
@@ -67,7 +68,8 @@ def expectations(q4:Path) -> dict:
                    for t, k, p, m, r, s in ((1.0, 0, 1.0, 0.0, 1.0, 0), (0.8, 40, 0.95, 0.02, 1.2, 7), (1.5, 0, 0.9, 0.0, 1.0, 2**53 - 1), (0.0, 0, 1.0, 0.0, 1.3, 1))]
         free = sampled[0]["text"]
         stops = [answer(e, tok, "Once upon a time", max_tokens=40, temperature=1.0, seed=0, stop=s) for s in ([free[5:8]], [free[12:13], "never"], ["\x00never"])]
-    return dict(greedy=cases, sampled=sampled, stops=stops, long=long, chats=[dict(messages=m, ids=encode_chat(tok, m)) for m in CHATS])
+        arena = {n: e.wasm_arena_bytes(n) for n in (1, 2, 3)}
+    return dict(greedy=cases, sampled=sampled, stops=stops, long=long, arena=arena, chats=[dict(messages=m, ids=encode_chat(tok, m)) for m in CHATS])
 
 
 @pytest.fixture(scope="session")
@@ -206,12 +208,33 @@ def test_the_widget_where_scripts_come_sandboxed(site, tmp_path, tiny_q4, browse
     assert r["measured"] and len(r["measured"][0]["rates"]) == 2, r
 
 
-def test_bench_page(site):
-    "The page that measures gives every figure; how large they are is nobody's business here"
+@pytest.mark.parametrize("browser", BROWSERS)
+def test_bench_page_answers_as_a_runner(site, tiny_q4, browser):
+    "The same questions, answers of the same form, the same tokens behind them; how large the figures are is nobody's business here"
+    need(browser)
+    with engine.load(tiny_q4) as e: long = len(answer(e, SmolLMTokenizer.load(tiny_q4.parent), "Hello", max_tokens=20)["ids"])
+    with PageSubject(f"wasm, {browser}", browser, str(site/"bundle"), "bench.html?asked", dict(context=256), 2).open() as page:
+        assert page.threads == 2 and page.ready_s > 0 and page.facts["fetched_bytes"] > 1e5 and page.facts["kept"]["kept"] and page.facts["file_sha256"] == sha256(tiny_q4.read_bytes()).hexdigest()
+        assert "threads" in page.facts["variant"] and page.facts["variant"].startswith("simd128" if browser == "webkit" else "relaxed") # WebKit has no relaxed SIMD
+        for n in (5, 128, 256): assert len(page.ask("prefill", ids=[9]*n, repeats=2)["seconds"]) == 2
+        for pos in (242, 16): assert len(page.ask("decode", pos=pos, n=12)["seconds"]) == 12 and sum(page.ask("decode", pos=pos, n=12)["seconds"]) > 0
+        said = page.ask("generate", prompt="Hello", max_tokens=20)
+        assert said["tokens"] == len(said["itl"]) + 1 == long and page.ask("reload")["seconds"] > 0
+        assert page.ask("memory")["peak_rss"] >= page.ask("memory")["rss"] > 1e6
+
+
+def test_bench_page_by_itself(site):
+    "A visitor sees a table"
     need("chromium")
-    r = measure("chromium", site/"bundle", threads=2, repeats=2, timeout=PATIENCE)
-    assert r["threads"] == 2 and r["variant"] == "relaxed-threads" and r["renderer_bytes"] > r["engine_bytes"] and r["cold_s"] > 0 and r["fetched_bytes"] > 1e5
-    assert all(len(r[k]) == 2 and min(r[k]) > 0 for k in ("decode", "prefill", "ttft_s", "warm_s"))
+    from playwright.sync_api import sync_playwright
+    with SiteServer(site, True) as server, sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=find("chromium"), args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+        page = browser.new_page()
+        page.goto(f"{server.url}bundle/bench.html?threads=2&repeats=2")
+        page.get_by_text("load, from the cache").wait_for(timeout=1000*PATIENCE)
+        text = page.inner_text("#out")
+        browser.close()
+    for line in ("2 threads, as asked for", "decode after 128", "prefill of 128", "first token after 5", "load, first visit", "n = 2"): assert line in text
 
 
 def test_javascript_under_node(site, capsys):

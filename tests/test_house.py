@@ -66,9 +66,10 @@ def test_registry_loads_what_the_cache_holds(monkeypatch):
 
 
 @pytest.mark.slow
-def test_demo_knows_the_capital(capfd):
+def test_demo_knows_the_capital(tmp_path, monkeypatch):
     from typer.testing import CliRunner
     from smollm_nb.cli import app
+    monkeypatch.chdir(tmp_path) # where its bundle goes
     r = CliRunner().invoke(app, ["demo", "--max-tokens", "12"])
     assert r.exit_code == 0 and r.stdout.count("Paris") >= 2
     for word in ("time to first token", "median", "p95", "tokens per second", "peak RSS", "load time", "backend", "source"): assert word in r.stdout

@@ -450,3 +450,85 @@ def test_dark_narrow_and_hostile(browser, server, artefacts, tmp_path, look):
     assert "<img" in last.locator(".lab-card").text_content().replace("·", " ")
     assert page.locator(".lab b b, .lab img, .lab script, .lab i i, .lab u").count() == 0 and page.title() != "bad"
     assert not lab.errors, lab.errors
+
+
+DASHBOARD = """from smollm_nb.bench_dashboard import BenchDashboard
+view = BenchDashboard({model!r}, ("native int8", "torch fp32"), 1, rounds=2, history={history!r})
+view"""
+
+
+def tab(page, name:str) -> None:
+    "Choose what is shown of a run"
+    page.locator(".lab-tabs button", has_text=name).first.click()
+    page.wait_for_function("n => document.querySelector('.lab-tabs [aria-selected=true]')?.textContent.startsWith(n)", arg=name)
+
+
+def test_a_benchmark_is_run_stopped_and_compared(browser, server, artefacts):
+    "Run, look at every tab, run again and compare, stop in the middle; dark and narrow"
+    import json
+    url, token, d = server
+    model, history = re.search(r"PromptPanel\('(.*?)'", (d/"panel.ipynb").read_text())[1], d/"runs.jsonl"
+    (d/"bench.ipynb").write_text(json.dumps(notebook([DASHBOARD.format(model=model, history=str(history))])))
+    lab = Lab(browser, url, token, "bench.ipynb")
+    page = lab.page
+    lab.run(0)
+    wait_status(page, "^choose")
+    assert page.locator(".lab-tabs button").count() == 0
+    seen = "document.querySelector('.lab-progress')?.value"
+    press(page, "Run")
+    wait_status(page, "^measuring", 100)
+    page.wait_for_function(f"{seen} > 0")
+    first = page.evaluate(seen)
+    page.wait_for_function(f"v => {seen} > v", arg=first)
+    lab.shot(artefacts/"bench_running.png")
+    wait_status(page, "figures in .* noted in runs.jsonl", 200)
+    names = page.locator(".lab-tabs button").all_text_contents()
+    assert {"side by side", "latencies", "against context", "against prompt", "memory over time", "every figure"} == set(names)
+    for name in names[:-1]:
+        tab(page, name)
+        page.wait_for_function("document.querySelector('.lab-picture')?.naturalWidth > 500")
+        assert "rounds" in page.locator(".lab-picture").get_attribute("alt")
+    tab(page, "every figure")
+    assert page.locator(".lab-grid-table tbody tr").count() > 10 and "2 rounds" in page.locator(".lab-view").text_content()
+    page.locator(".lab-tabs [aria-selected=true]").press("ArrowRight") # around to the first one
+    page.wait_for_function("document.querySelector('.lab-tabs [aria-selected=true]').textContent === 'side by side' && document.activeElement.textContent === 'side by side'")
+    page.set_viewport_size(dict(width=1200, height=1500))
+    page.locator(".lab-panel").screenshot(path=str(artefacts/"bench_light.png"))
+    # once more: the first run is what it is compared with; another choice is drawn at once
+    press(page, "Run")
+    wait_status(page, "^measuring", 100)
+    wait_status(page, "figures in .* noted in runs.jsonl", 200)
+    tab(page, "compared")
+    verdicts = set(page.locator(".lab-grid-table tbody td:last-child").all_text_contents())
+    assert verdicts and verdicts <= {"▲ better", "▼ worse", "within the spread"} and len(history.read_text().splitlines()) == 2
+    page.locator(".lab-panel").screenshot(path=str(artefacts/"bench_compared.png"))
+    choice = page.locator(".lab-panel .widget-dropdown", has_text="compared with").locator("select")
+    choice.select_option("none")
+    page.wait_for_function("![...document.querySelectorAll('.lab-tabs button')].some((b) => b.textContent === 'compared')")
+    wait_status(page, "native int8, torch")
+    choice.select_option(index=2)
+    page.locator(".lab-tabs button", has_text="compared").wait_for()
+    # stopped in the middle: what there is stays, and is not noted
+    box = page.locator(".lab-panel input[type=number]").first
+    box.fill("1000")
+    box.press("Tab")
+    press(page, "Run")
+    wait_status(page, "^measuring", 100)
+    page.wait_for_function(f"{seen} > 0")
+    press(page, "Stop")
+    wait_status(page, "^stopped: the [0-9]+ figures")
+    assert page.locator(".lab-tabs button").count() > 1 and len(history.read_text().splitlines()) == 2
+    # dark and narrow
+    lab.command("Settings/Theme")
+    page.locator(".lm-Menu-itemLabel", has_text="JupyterLab Dark").last.click()
+    page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
+    page.keyboard.press("Control+b")
+    page.set_viewport_size(dict(width=700, height=1500))
+    page.locator(".lab-panel .widget-dropdown", has_text="compared with").locator("xpath=preceding-sibling::*[1]").locator("select").select_option(index=2)
+    wait_status(page, "native int8, torch")
+    for name in ("memory over time", "every figure", "side by side"):
+        tab(page, name)
+        page.wait_for_timeout(300)
+        assert page.evaluate("(() => { const p = document.querySelector('.lab-panel'); return p.scrollWidth <= p.clientWidth + 1 })()"), "nothing sticks out"
+        page.locator(".lab-panel").screenshot(path=str(artefacts/f"bench_narrow_{name.replace(' ', '_')}.png"))
+    assert not lab.errors, lab.errors

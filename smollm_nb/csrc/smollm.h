@@ -100,6 +100,9 @@ typedef struct {     // 40 bytes: a range of a tensor's rows, in one format, as 
 typedef struct sm_model sm_model;
 
 SM_API ptrdiff_t sm_arena_bytes(const sm_shape *shape); // bytes, a multiple of 64; or a code
+#ifndef __wasm__
+SM_API ptrdiff_t sm_wasm_arena_bytes(const sm_shape *shape); // what sm_arena_bytes says where this kernel is WebAssembly
+#endif
 SM_API ptrdiff_t sm_kv_bytes(const sm_shape *shape);    // the share of the KV cache in it; or a code
 
 SM_API int32_t sm_create(  // SM_OK, or a code

@@ -1,60 +1,98 @@
-/** Figures of this browser: bench.html?threads=2&repeats=5. With `report` they are also posted to the server, once after the load and once at the end. */
+/**
+ * Figures of this browser: bench.html?threads=2&repeats=5 measures by itself and shows a table.
+ * bench.html?asked measures what the server wants to know: the same verbs, in the same units, as runner.py has for other backends.
+ */
+import { answerQuestions, now } from './asked.js';
 import { median } from './chart.js';
-import { WasmModelLoader } from './smollm.js';
 
-const asked = new URLSearchParams(location.search), repeats = Number(asked.get('repeats') ?? 5), threads = Number(asked.get('threads') ?? 0) || undefined;
-const DECODED = 64, PREFILL = 126, SHORT = 5; // tokens
+/** @type {import('./smollm.js').WasmModel} */
+let model;
+let last = 0; // the id that was chosen last
+let asked = {}; // how the model was loaded
+
+async function load() {
+  const begin = now(), { WasmModelLoader } = await import('./smollm.js');
+  model = await new WasmModelLoader().load_quantized_model('.', asked);
+  return now() - begin;
+}
+
+const verbs = {
+  /** Seconds from nothing to a model that is ready, and facts about it. When it answers, nothing is left to be done behind its back. */
+  async load(how) {
+    asked = how;
+    const ready_s = await load(), { variant, threads, why, context, vocab, bytes_per_token, load_s, file_sha256, fetched_bytes, memory } = model.info;
+    const kept = await model.kept;
+    return { backend: 'wasm', variant, threads, why, context, vocab, bytes_per_token, load_s, file_sha256, fetched_bytes, kv: memory.kv, kept, ready_s };
+  },
+  /** Seconds to load it again from what the browser has kept. */
+  async reload() {
+    model.dispose();
+    return { seconds: await load() };
+  },
+  /** Seconds from an empty cache to the token after `ids`. */
+  async prefill({ ids, repeats = 1 }) {
+    const seconds = [];
+    for (let i = 0; i < repeats; i++) {
+      await model.reset();
+      const begin = now();
+      last = await model.next(ids);
+      seconds.push(now() - begin);
+    }
+    return { seconds };
+  },
+  /** Seconds for each of n tokens after position `pos`, one more not counted before them. */
+  async decode({ pos, n }) {
+    const stamps = [];
+    for (let i = pos; i <= pos + n; i++) {
+      last = await model.next([last], i);
+      stamps.push(now());
+    }
+    return { seconds: stamps.slice(1).map((t, i) => t - stamps[i]) };
+  },
+  /** What a user waits for: text in, text out. */
+  async generate({ prompt, max_tokens }) {
+    await model.reset();
+    const begin = now(), { ids, timings } = await model.generate(prompt, { maxTokens: max_tokens }).result;
+    return { seconds: now() - begin, tokens: ids.length, ttft: timings.ttft_s, itl: timings.itl_s };
+  },
+};
+
+// ---- for a visitor ------------------------------------------------------------------------------------------------------
+const DECODED = 48, PREFILL = 128, SHORT = 5; // tokens
 
 /** Ids that look like text as little as any others: no figure depends on them. */
 const someIds = (n, from) => Array.from({ length: n }, (_, i) => 300 + ((from + 37 * i) % 150));
 
-const report = (record) => asked.has('report') && fetch('report', { method: 'POST', body: JSON.stringify(record) });
-
-async function timed(run) {
-  const begin = performance.now();
-  return { value: await run(), seconds: (performance.now() - begin) / 1000 };
-}
-
-const load = () => timed(() => new WasmModelLoader().load_quantized_model('.', { threads }));
-
-/** @param {any} model @param {number} n tokens of the prompt @param {number} from varies it @param {number} maxTokens */
-async function once(model, n, from, maxTokens) {
-  await model.reset();
-  return (await model.generate(someIds(n, from), { maxTokens }).result).timings;
-}
-
-async function measure() {
-  const cold = await load(), model = cold.value, out = { decode: [], prefill: [], ttft_s: [], warm_s: [] };
-  await once(model, 16, 0, DECODED);
-  await report({ loaded: true });
+/** @param {{threads?: number}} how @param {number} repeats @param {(text: string) => void} say */
+async function measure(how, repeats, say) {
+  const facts = await verbs.load(how), rows = { decode: [], prefill: [], ttft: [], warm: [] };
   for (let i = 1; i <= repeats; i++) {
-    out.decode.push((await once(model, 16, i, DECODED)).tokens_per_s);
-    out.prefill.push((await once(model, PREFILL, i, 1)).prefill_tokens_per_s);
-    out.ttft_s.push((await once(model, SHORT, i, 1)).ttft_s);
+    say(`measuring, ${i} of ${repeats} …`);
+    const [seconds] = (await verbs.prefill({ ids: someIds(PREFILL, i) })).seconds;
+    rows.prefill.push(PREFILL / seconds);
+    rows.decode.push(DECODED / (await verbs.decode({ pos: PREFILL, n: DECODED })).seconds.reduce((a, b) => a + b));
+    rows.ttft.push(1000 * (await verbs.prefill({ ids: someIds(SHORT, i) })).seconds[0]);
   }
-  const { variant, why, isolated, memory } = model.info, kept = await model.kept;
-  model.dispose();
-  for (let i = 0; i < repeats && kept.kept; i++) {
-    const warm = await load();
-    out.warm_s.push(warm.seconds);
-    warm.value.dispose();
-  }
-  return { ...out, cold_s: cold.seconds, threads: model.info.threads, variant, why, isolated, engine_bytes: memory.total, fetched_bytes: model.info.fetched_bytes, kept, agent: navigator.userAgent };
+  for (let i = 0; i < repeats && facts.kept.kept; i++) rows.warm.push(1000 * (await verbs.reload()).seconds);
+  return { facts, rows };
 }
 
-function table(r) {
-  const line = (name, xs, unit, scale = 1) => `${name.padEnd(26)} ${(median(xs) * scale).toFixed(1).padStart(8)} ${unit}   (${(Math.min(...xs) * scale).toFixed(1)} … ${(Math.max(...xs) * scale).toFixed(1)}, n = ${xs.length})`;
+function table({ facts, rows }) {
+  const line = (name, xs, unit) => `${name.padEnd(26)} ${median(xs).toFixed(1).padStart(8)} ${unit}   (${Math.min(...xs).toFixed(1)} … ${Math.max(...xs).toFixed(1)}, n = ${xs.length})`;
   return [
-    `${r.variant}, ${r.why}`, '', line('decode', r.decode, 'tokens/s'), line(`prefill of ${PREFILL}`, r.prefill, 'tokens/s'),
-    line(`first token after ${SHORT}`, r.ttft_s, 'ms', 1000), line('load, first visit', [r.cold_s], 'ms', 1000), ...(r.warm_s.length ? [line('load, from the cache', r.warm_s, 'ms', 1000)] : []), '', r.agent,
+    `${facts.variant}, ${facts.why}`, '', line(`decode after ${PREFILL}`, rows.decode, 'tokens/s'), line(`prefill of ${PREFILL}`, rows.prefill, 'tokens/s'), line(`first token after ${SHORT}`, rows.ttft, 'ms'),
+    line(facts.fetched_bytes ? 'load, first visit' : 'load, not the first visit', [1000 * facts.ready_s], 'ms'), ...(rows.warm.length ? [line('load, from the cache', rows.warm, 'ms')] : []), '', navigator.userAgent,
   ].join('\n');
 }
 
-try {
-  const result = await measure();
-  document.getElementById('out').textContent = table(result);
-  await report(result);
-} catch (error) {
-  document.getElementById('out').textContent = error.message;
-  await report({ error: error.message });
+async function show(query) {
+  const out = document.getElementById('out'), say = (text) => { out.textContent = text; };
+  try {
+    say(table(await measure({ threads: Number(query.get('threads')) || undefined }, Number(query.get('repeats')) || 5, say)));
+  } catch (error) {
+    say(error.message);
+  }
 }
+
+const query = new URLSearchParams(location.search);
+await (query.has('asked') ? answerQuestions(verbs) : show(query));

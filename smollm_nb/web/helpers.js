@@ -4,7 +4,7 @@
  */
 import { engineError } from './errors.js';
 
-/** @typedef {{onmessage: (e: {data: any}) => void, onerror: (error: Error) => void, postMessage: (data: any) => void, terminate: () => void}} Helper */
+/** @typedef {{onmessage: (e: {data: any}) => void, onerror: (error: Error) => void, postMessage: (data: any, transfer?: Transferable[]) => void, terminate: () => void}} Helper */
 
 /** @type {Map<number, Helper>} */
 const helpers = new Map();
@@ -14,7 +14,7 @@ let last = 0;
 export function spawn(file, init, what) {
   const { port1, port2 } = new MessageChannel(), number = ++last;
   const helper = {
-    what, onerror: () => {}, postMessage: (data) => port1.postMessage(data),
+    what, onerror: () => {}, postMessage: (data, transfer = []) => port1.postMessage(data, transfer),
     set onmessage(hear) { port1.onmessage = hear; },
     terminate() {
       helpers.delete(number);

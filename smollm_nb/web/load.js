@@ -8,10 +8,12 @@ import { byRole, inflate, Store } from './store.js';
 import { Tokenizer } from './text.js';
 import { choices, pickContext, plan } from './variants.js';
 
-const LOADERS = 2; // workers that fetch, hash and inflate, while this one makes the tokenizer
+const LOADERS = 2; // workers that fetch, hash and inflate, while this one makes the tokenizer; smollm.js has as many ready
 
-/** @typedef {{base: string, threads?: number, context?: number, files?: Record<string, Blob>}} Request */
+/** @typedef {{base: string, begin: number, manifest: import('./store.js').Manifest, manifestText: string | undefined, threads?: number, context?: number, files?: Record<string, Blob>}} Request `begin` is on the clock of `now` */
 
+/** The same clock for the page and its workers. */
+const now = () => performance.timeOrigin + performance.now();
 const readJson = (bytes) => JSON.parse(new TextDecoder().decode(bytes));
 
 /** One load: bytes are counted here, and what came from the network is remembered, to be kept when there is time. */
@@ -37,29 +39,11 @@ class Session {
 
   role(role) { return this.file(byRole(this.manifest, role)); }
 
-  /** @param {Kernel} kernel whose memory is to be filled */
-  weights(kernel) {
-    const shared = kernel.threads > 1 && { memory: kernel.memory, at: kernel.at.weights, size: kernel.weightBytes };
-    const share = (i) => this.manifest.weights.filter((_, k) => k % LOADERS === i);
-    const loaders = Array.from({ length: LOADERS }, (_, i) => spawn('./loader.js', { base: this.store.base.href, files: this.store.files, chunks: share(i), ...shared }, 'a loader'));
-    let missing = this.manifest.weights.length;
-    return new Promise((resolve, reject) => loaders.forEach((loader) => {
-      loader.onerror = reject;
-      loader.onmessage = ({ data }) => {
-        if (data.error) return reject(fromPlain(data.error));
-        if (!data.done) return this.add(data.progress);
-        if (data.bytes) kernel.weights.set(data.bytes, data.done.offset);
-        this.#arrived(data.done, kernel);
-        if (!--missing) resolve(undefined);
-      };
-    })).finally(() => loaders.forEach((l) => l.terminate()));
-  }
-
-  #arrived({ path, cached, kept, trouble }, kernel) {
+  /** @param {string} path of a chunk @param {boolean} cached @param {boolean} kept @param {Kernel} kernel that holds it */
+  arrived(path, cached, kept, kernel) {
     const chunk = this.manifest.weights.find((c) => c.path === path);
     if (!cached) this.fetched += chunk.stored;
     if (!kept) this.unkept.push({ path, bytes: () => kernel.weights.slice(chunk.offset, chunk.offset + chunk.bytes) });
-    this.store.trouble ||= trouble;
     this.add(0);
   }
 
@@ -85,43 +69,95 @@ class Session {
   }
 }
 
-/** @param {Session} session @returns {Promise<Tokenizer>} */
-async function makeTokenizer(session) {
+/** The weights on their way: fetched from the start, inflated as soon as there is memory. */
+class Weights {
+  /** @param {Session} session */
+  constructor(session) {
+    const { weights } = session.manifest, { files } = session.store, base = session.store.base.href;
+    this.loaders = Array.from({ length: LOADERS }, (_, i) => spawn('./loader.js', { base, files, chunks: weights.filter((_, k) => k % LOADERS === i) }, 'a loader'));
+    this.missing = weights.length;
+    this.all = new Promise((resolve, reject) => {
+      for (const loader of this.loaders) {
+        loader.onerror = reject;
+        loader.onmessage = ({ data }) => this.#hear(data, loader, session, resolve, reject);
+      }
+    });
+    this.all.catch(() => {}); // whoever waits hears of it
+  }
+
+  /** @param {Kernel} kernel whose memory is to be filled */
+  into(kernel) {
+    this.kernel = kernel;
+    const { memory, at, weightBytes: size } = kernel;
+    for (const loader of this.loaders) loader.postMessage(kernel.threads > 1 ? { memory, at: at.weights, size } : {});
+  }
+
+  #hear(data, loader, session, resolve, reject) {
+    if (data.error) return reject(fromPlain(data.error));
+    if (!data.done) return session.add(data.progress);
+    const { path, offset, cached, kept, trouble } = data.done, kernel = /** @type {Kernel} */ (this.kernel);
+    if (data.bytes) {
+      kernel.weights.set(data.bytes, offset);
+      loader.postMessage({ back: data.bytes }, [data.bytes.buffer]);
+    }
+    session.store.trouble ||= trouble;
+    session.arrived(path, cached, kept, kernel);
+    if (!--this.missing) resolve(undefined);
+  }
+
+  end() { this.loaders.forEach((loader) => loader.terminate()); }
+}
+
+/** What the tokenizer is made of. @param {Session} session @returns {Promise<() => Tokenizer>} makes it, which takes a while */
+async function tokenizerParts(session) {
   const file = byRole(session.manifest, 'tokenizer');
   const [tokenizer, config, template, { Tokenizer: Library }, { Template }] = await Promise.all([
     session.role('tokenizer').then((stored) => inflate(stored, file.bytes)), session.role('tokenizer_config'), session.role('chat_template'),
     import('./vendor/tokenizers.js'), import('./vendor/jinja.js'),
   ]);
-  return new Tokenizer(Library, Template, readJson(tokenizer), config ? readJson(config) : {}, template ? new TextDecoder().decode(template) : undefined);
+  return () => new Tokenizer(Library, Template, readJson(tokenizer), config ? readJson(config) : {}, template ? new TextDecoder().decode(template) : undefined);
 }
 
-/** Everything for one way to run. @param {Session} session @param {any} choice @param {Request} request */
-async function start(session, choice, request) {
+/** The kernel's build, with memory for the model. @param {Session} session @param {any} choice @param {Request} request @returns {Promise<Kernel>} */
+async function openKernel(session, choice, request) {
   const { manifest } = session;
   const [module, config] = await Promise.all([
     session.file(manifest.files.find((f) => f.path === choice.path)).then((bytes) => WebAssembly.compile(bytes)), session.role('config').then(readJson).then(readConfig),
   ]);
-  const context = pickContext(config, request.context);
-  const kernel = await Kernel.open(module, { config, context, threads: choice.threads, weightBytes: manifest.model.bytes });
-  const weights = session.weights(kernel), threads = startThreads(kernel);
+  return Kernel.open(module, { config, context: pickContext(config, request.context), threads: choice.threads, weightBytes: manifest.model.bytes });
+}
+
+/** Everything for one way to run. @param {Session} session @param {any} choice @param {Request} request */
+async function start(session, choice, request) {
+  const weights = new Weights(session), parts = tokenizerParts(session);
+  const opened = openKernel(session, choice, request).then((kernel) => {
+    weights.into(kernel);
+    return { kernel, threads: startThreads(kernel) };
+  });
+  const made = Promise.all([parts, opened]).then(([makeTokenizer, { kernel }]) => { // loaders and threads are at work by now
+    kernel.selfTest();
+    return makeTokenizer();
+  });
   try {
-    const [tokenizer] = await Promise.all([makeTokenizer(session), weights, threads.ready]);
+    const [{ kernel, threads }, tokenizer] = await Promise.all([opened, made, weights.all, opened.then(({ threads }) => threads.ready)]);
     session.report({ stage: 'start', loaded: session.total, total: session.total, fetched: session.fetched });
     const head = readHead(kernel.weights);
     kernel.create(head.config, head.parts);
     const model = new Model(kernel, threads.all);
     await model.gather();
-    await model.selfTest(manifest.self_test);
+    await model.selfTest(session.manifest.self_test);
     return { model, tokenizer };
   } catch (e) {
-    threads.all.forEach((t) => t.terminate());
+    opened.then(({ threads }) => threads.all.forEach((t) => t.terminate()), () => {});
     throw e;
+  } finally {
+    weights.end();
   }
 }
 
 /** @param {Request} request @param {(progress: any) => void} report */
 export async function load(request, report) {
-  const begin = performance.now(), store = new Store(new URL(request.base), request.files), manifest = await store.manifest();
+  const { manifest, manifestText } = request, store = Object.assign(new Store(new URL(request.base), request.files), { manifestText });
   const p = await plan(store, manifest, request), ways = choices(manifest, request.threads);
   report({ stage: 'plan', loaded: 0, total: p.total, plan: p });
   let failed = '';
@@ -129,7 +165,7 @@ export async function load(request, report) {
     const session = new Session(store, manifest, report, p.total);
     try {
       const { model, tokenizer } = await start(session, choice, request);
-      const info = describe(model.kernel, manifest, { ...choice, why: choice.why + failed }, session, begin);
+      const info = describe(model.kernel, manifest, { ...choice, why: choice.why + failed }, session, request.begin);
       return { model, tokenizer, info, keep: () => session.keep(true) };
     } catch (e) {
       await session.keep(false); // for the next try
@@ -144,8 +180,8 @@ function describe(kernel, manifest, { variant, threads, why }, session, begin) {
   const { memory, weightBytes, arenaBytes, kvBytes, context } = kernel;
   return {
     name: manifest.name, version: manifest.version, parameters: manifest.parameters, quantization: manifest.quantization, file_sha256: manifest.model.sha256,
-    variant, threads, why, isolated: Boolean(globalThis.crossOriginIsolated), context,
+    variant, threads, why, isolated: Boolean(globalThis.crossOriginIsolated), context, vocab: kernel.config.vocab,
     memory: { total: memory.buffer.byteLength, weights: weightBytes, arena: arenaBytes, kv: kvBytes }, bytes_per_token: kernel.bytesPerToken,
-    load_s: (performance.now() - begin) / 1000, fetched_bytes: session.fetched, total_bytes: session.total, trouble: session.store.trouble,
+    load_s: (now() - begin) / 1000, fetched_bytes: session.fetched, total_bytes: session.total, trouble: session.store.trouble,
   };
 }

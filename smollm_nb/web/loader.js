@@ -1,4 +1,7 @@
-/** A worker that brings its share of the weights: fetch, verify, inflate, straight into shared memory, or by transfer where there is none. */
+/**
+ * A worker that brings its share of the weights: fetch, verify, inflate, straight into shared memory, or by transfer where there is none.
+ * It begins to fetch when it hears what; it inflates when it hears whereto.
+ */
 import { toPlain } from './errors.js';
 import { Store } from './store.js';
 
@@ -6,27 +9,49 @@ const LANES = 2; // chunks on the way at once: one is fetched while another is i
 const SAY_BYTES = 1 << 18; // progress is reported in steps of this
 const EAGER_MS = 1000; // after that each chunk is kept as it comes, so that a second try goes on from there; a faster load keeps them when it is done
 
-/** @param {Store} store @param {import('./store.js').File} chunk @param {Uint8Array | null} weights @param {number} begin @param {MessagePort} port */
-async function bring(store, chunk, weights, begin, port) {
+const BUFFERS = LANES + 1; // that travel to the engine's worker and back: while that is busy, no more than these wait for it
+
+/** Where chunks go: their place in shared memory, or buffers that come back when they were copied. @param {MessagePort} port */
+function places(port) {
+  const free = Array.from({ length: BUFFERS }, () => new Uint8Array()), waiting = [];
+  let heard;
+  const memory = new Promise((resolve) => { heard = resolve; });
+  port.onmessage = ({ data }) => {
+    if (!data.back) return heard(data.memory && new Uint8Array(data.memory.buffer, data.at, data.size));
+    free.push(data.back);
+    waiting.shift()?.();
+  };
+  /** @param {import('./store.js').File} chunk */
+  return async ({ offset, bytes }) => {
+    const shared = await memory;
+    if (shared) return shared.subarray(offset, offset + bytes);
+    while (!free.length) await new Promise((resolve) => waiting.push(resolve));
+    const { buffer } = /** @type {Uint8Array} */ (free.pop());
+    return buffer.byteLength < bytes ? new Uint8Array(bytes) : new Uint8Array(buffer, 0, bytes);
+  };
+}
+
+/** @param {Store} store @param {import('./store.js').File} chunk @param {ReturnType<typeof places>} place @param {number} begin @param {MessagePort} port */
+async function bring(store, chunk, place, begin, port) {
   let unsaid = 0;
-  const { bytes, cached } = await store.chunk(chunk, (n) => {
+  const { bytes, cached } = await store.chunk(chunk, () => place(chunk), (n) => {
     unsaid += n;
     if (n > 0 && unsaid < SAY_BYTES) return;
     port.postMessage({ progress: unsaid });
     unsaid = 0;
   });
   if (unsaid) port.postMessage({ progress: unsaid });
-  weights?.set(bytes, chunk.offset);
-  const kept = cached || (performance.now() - begin > EAGER_MS && (await store.keep(chunk.path, bytes)));
+  const shared = !(bytes.buffer instanceof ArrayBuffer);
+  const kept = cached || (performance.now() - begin > EAGER_MS && (await store.keep(chunk.path, shared ? bytes.slice() : bytes)));
   const done = { path: chunk.path, offset: chunk.offset, cached, kept, trouble: store.trouble };
-  if (weights) port.postMessage({ done });
+  if (shared) port.postMessage({ done });
   else port.postMessage({ done, bytes }, { transfer: [bytes.buffer] });
 }
 
-onmessage = async ({ data: { init: { base, files, chunks, memory, at, size }, port } }) => {
-  const begin = performance.now(), store = new Store(new URL(base), files), weights = memory ? new Uint8Array(memory.buffer, at, size) : null;
+onmessage = async ({ data: { init: { base, files, chunks }, port } }) => {
+  const begin = performance.now(), store = new Store(new URL(base), files), place = places(port);
   const lane = async () => {
-    for (let chunk; (chunk = chunks.shift());) await bring(store, chunk, weights, begin, port);
+    for (let chunk; (chunk = chunks.shift());) await bring(store, chunk, place, begin, port);
   };
   try {
     await Promise.all(Array.from({ length: LANES }, lane));

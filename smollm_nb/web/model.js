@@ -7,6 +7,7 @@ import { sha256 } from './sha256.js';
 /** @typedef {import('./helpers.js').Helper} Helper */
 
 const ARRIVE_MS = 5000; // within which the threads must be there
+const GREEDY = { temperature: 0, topP: 1, minP: 0, repetitionPenalty: 1, topK: 0, seed: 0n };
 const DECODED = 3; // tokens of the self-test that are decoded: the hash of the logits has said the rest by then
 
 /** Start the kernel's threads 1..n-1 as far as they get without a model. @param {import('./kernel.js').Kernel} kernel @returns {{all: Helper[], ready: Promise<any>}} */
@@ -77,12 +78,19 @@ export class Model {
     return this.kernel.logits();
   }
 
-  /** Raise unless this build computes what the native engine computed when the bundle was made. @param {{prompt_ids: number[], greedy_ids: number[], logits_sha256: string}} test */
+  /** Read ids from a position of the cache on, a single one as answers are read; the likeliest id after them. @param {number[]} ids @param {number} pos @returns {Promise<number>} */
+  async next(ids, pos) {
+    if (ids.length === 1) this.decode(ids[0], pos);
+    else await this.prefill(ids, pos, async () => true);
+    this.startSampling(GREEDY);
+    return this.sample([]);
+  }
+
+  /** Raise unless the model computes what the native engine computed when the bundle was made. @param {{prompt_ids: number[], greedy_ids: number[], logits_sha256: string}} test */
   async selfTest(test) {
-    this.kernel.selfTest();
     const logits = await this.logits(test.prompt_ids);
     if ((await sha256(new Uint8Array(logits.buffer))) !== test.logits_sha256) throw engineError('the self-test gave other logits than the native engine');
-    this.startSampling({ temperature: 0, topP: 1, minP: 0, repetitionPenalty: 1, topK: 0, seed: 0n });
+    this.startSampling(GREEDY);
     for (const [i, id] of test.greedy_ids.slice(0, DECODED).entries()) {
       if (i) this.decode(test.greedy_ids[i - 1], test.prompt_ids.length + i - 1);
       if (this.sample([]) !== id) throw engineError('the self-test gave other tokens than the native engine');

@@ -40,10 +40,12 @@ export class WasmModelLoader {
   /** @param {string | URL} url of the bundle's folder @param {LoadOptions} [options] @returns {Promise<WasmModel>} */
   async load_quantized_model(url, { onProgress, signal, threads, context, files } = {}) {
     if (signal?.aborted) throw aborted();
+    const begin = performance.timeOrigin + performance.now(), store = new Store(folder(url), files);
     const link = new Link(this.#locate, onProgress), stop = () => link.end(aborted());
     signal?.addEventListener('abort', stop, { once: true });
     try {
-      const info = await link.call('load', [{ base: folder(url).href, threads, context, files }]);
+      const request = store.manifest().then((manifest) => [{ base: store.base.href, begin, manifest, manifestText: store.manifestText, threads, context, files }]); // comes while the workers start
+      const info = await link.call('load', request);
       onProgress?.({ stage: 'ready', loaded: info.total_bytes, total: info.total_bytes, fetched: info.fetched_bytes });
       return new WasmModel(link, info);
     } catch (e) {
@@ -54,6 +56,8 @@ export class WasmModelLoader {
     }
   }
 }
+
+const LOADER = './loader.js', LOADERS = 2; // as load.js wants them
 
 /** The page's end of the wire to the worker. */
 class Link {
@@ -66,6 +70,7 @@ class Link {
   constructor(locate, onProgress) {
     this.start = (file) => new Worker(locate(file), { type: 'module' });
     this.worker = this.start('./worker.js');
+    this.ready = Array.from({ length: LOADERS }, () => this.start(LOADER)); // will be wanted in a moment
     this.worker.onerror = (e) => this.end(engineError(`the engine stopped: ${e.message || 'worker.js could not be started'}: load the model again`));
     this.kept = new Promise((resolve) => { this.settle = resolve; });
     this.worker.onmessage = ({ data }) => {
@@ -81,20 +86,22 @@ class Link {
     };
   }
 
-  /** @param {string} call @param {any[]} args @param {(token: any) => void} [onToken] */
+  /** @param {string} call @param {any[] | Promise<any[]>} args @param {(token: any) => void} [onToken] */
   call(call, args, onToken) {
     const id = ++this.#last;
     const promise = new Promise((resolve, reject) => {
       if (this.#over) return reject(this.#over);
       this.#calls.set(id, { resolve, reject, onToken });
-      this.worker.postMessage({ id, call, args });
+      const post = (all) => this.worker.postMessage({ id, call, args: all });
+      if (args instanceof Promise) args.then(post, reject);
+      else post(args);
     });
     return Object.assign(promise, { id });
   }
 
   /** Start a worker that the engine's worker wants. */
   #spawn({ spawn, file, init, port }) {
-    const helper = this.start(file);
+    const helper = (file === LOADER && this.ready.pop()) || this.start(file);
     helper.onerror = (e) => this.worker.postMessage({ lost: spawn, message: e.message });
     helper.postMessage({ init, port }, [port]);
     this.#helpers.set(spawn, helper);
@@ -112,6 +119,7 @@ class Link {
     this.#over ??= error;
     this.worker.terminate();
     for (const number of this.#helpers.keys()) this.#stop(number);
+    for (const helper of this.ready) helper.terminate();
     this.settle({ kept: false, trouble: error.message });
     for (const { reject } of this.#calls.values()) reject(error);
     this.#calls.clear();
@@ -182,6 +190,9 @@ export class WasmModel {
 
   /** The ids of a text or a conversation. @param {string | import('./text.js').Message[]} prompt @param {{special?: boolean}} [options] @returns {Promise<number[]>} */
   async encode(prompt, options = {}) { return this.#live().call('encode', [prompt, options]); }
+
+  /** The likeliest id after some ids, which are read from a position of the cache on: no text, no sampling. @param {number[]} ids @param {number} [pos] @returns {Promise<number>} */
+  async next(ids, pos = 0) { return this.#live().call('next', [ids, pos]); }
 
   /** Scores after the last of the ids, read from an empty cache. @param {number[]} ids @returns {Promise<Float32Array>} (vocab,) */
   async logits(ids) { return this.#live().call('logits', [ids]); }

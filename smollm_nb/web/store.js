@@ -28,24 +28,35 @@ async function notForever(promise) {
   }
 }
 
-/** Read a stream of a known size into one buffer. @param {ReadableStream<Uint8Array>} stream @param {number} size @param {OnBytes} [onBytes] @param {number} [other] size that it may have too */
-async function readAll(stream, size, onBytes, other = size) {
-  const out = new Uint8Array(Math.max(size, other)), reader = stream.getReader();
-  let at = 0;
+/** Read a stream whose size is known. @param {ReadableStream<Uint8Array>} stream @param {Uint8Array} out at least as long @param {number[]} sizes that it may have @param {OnBytes} [onBytes] @returns {Promise<Uint8Array>} the part of `out` that it filled */
+async function readInto(stream, out, sizes, onBytes) {
+  const reader = stream.getReader(), most = Math.max(...sizes);
+  let at = 0, seen = -1, silent = false;
+  const watch = setInterval(() => { // one for all of the stream: one for each of its pieces would cost more than the pieces
+    silent = at === seen;
+    seen = at;
+    if (silent) reader.cancel().catch(() => {}); // ends the read that waits
+  }, STALL_MS);
   try {
-    for (let r; !(r = await notForever(reader.read())).done; at += r.value.length) {
-      if (at + r.value.length > out.length) throw bundleError(`is longer than the ${size} bytes that the manifest gives it`);
+    for (let r; !(r = await reader.read()).done; at += r.value.length) {
+      if (at + r.value.length > most) throw bundleError(`is longer than the ${sizes[0]} bytes that the manifest gives it`);
       out.set(r.value, at);
       onBytes?.(r.value.length);
     }
-    if (at !== size && at !== other) throw new TypeError(`ended after ${at} of ${size} bytes`);
+    if (silent) throw new TypeError(`silent for ${STALL_MS / 1000} s`);
+    if (!sizes.includes(at)) throw new TypeError(`ended after ${at} of ${sizes[0]} bytes`);
   } catch (e) {
     onBytes?.(-at);
     reader.cancel().catch(() => {});
     throw e;
+  } finally {
+    clearInterval(watch);
   }
-  return at === out.length ? out : out.slice(0, at);
+  return out.subarray(0, at);
 }
+
+/** @param {File} file @returns {number} bytes that may come for it */
+const most = (file) => Math.max(file.bytes, file.stored);
 
 /** @param {string} name @param {Response} response */
 function checkStatus(name, response) {
@@ -71,13 +82,16 @@ async function patiently(name, attempt) {
   }
 }
 
-/** Undo gzip. @param {Uint8Array} stored @param {number} size of the result @returns {Promise<Uint8Array>} (size,) */
-export async function inflate(stored, size) {
-  if (stored[0] !== 0x1f || stored[1] !== 0x8b) return stored; // undone on the way
+/** Undo gzip. @param {Uint8Array} stored @param {number} size of the result @param {Uint8Array} [out] where it goes @returns {Promise<Uint8Array>} (size,) */
+export async function inflate(stored, size, out = new Uint8Array(size)) {
+  if (stored[0] !== 0x1f || stored[1] !== 0x8b) { // undone on the way
+    out.set(stored);
+    return out;
+  }
   const gunzip = new DecompressionStream('gzip'), writer = gunzip.writable.getWriter();
   writer.write(stored).catch(() => {}); // the reader throws the same error
   writer.close().catch(() => {});
-  return readAll(gunzip.readable, size);
+  return readInto(gunzip.readable, out, [size]);
 }
 
 export class Store {
@@ -87,6 +101,8 @@ export class Store {
     this.files = files;
     this.trouble = files ? 'the files were chosen by hand, so the browser keeps nothing' : globalThis.caches ? '' : 'this page is no secure context (HTTPS or localhost), so the browser keeps nothing';
     this.cacheName = `smollm_nb ${base.pathname}`;
+    /** Buffers to read into: fresh memory costs as much as reading. @type {Uint8Array[]} */
+    this.spare = [];
   }
 
   /** @returns {Promise<Cache | null>} */
@@ -103,13 +119,13 @@ export class Store {
   /** @param {string} path @returns {string} */
   url(path) { return new URL(path, this.base).href; }
 
-  /** The bytes of a cached file, if they are there and right; wrong ones are thrown away. @param {string} path @param {string} digest @param {number} size */
-  async #cached(path, digest, size) {
+  /** The bytes of a cached file, if they are there and right; wrong ones are thrown away. @param {string} path @param {string} digest @param {number} size @param {Uint8Array} buffer */
+  async #cached(path, digest, size, buffer) {
     try {
       const hit = await (await this.#open())?.match(this.url(path));
-      if (!hit) return null;
-      const bytes = new Uint8Array(await hit.arrayBuffer());
-      if (bytes.length === size && (await sha256(bytes)) === digest) return bytes;
+      if (!hit?.body) return null;
+      const bytes = await readInto(hit.body, buffer, [size]).catch(() => null);
+      if (bytes && (await sha256(bytes)) === digest) return bytes;
       await (await this.#open())?.delete(this.url(path));
     } catch { /* a cache that cannot be read is as good as none */ }
     return null;
@@ -122,31 +138,37 @@ export class Store {
     return new Response(this.files[path]);
   }
 
-  /** Fetch the bytes that the server holds. @param {File} file @param {OnBytes} [onBytes] */
-  #fetch(file, onBytes) {
+  /** Fetch the bytes that the server holds. @param {File} file @param {Uint8Array} buffer @param {OnBytes} [onBytes] */
+  #fetch(file, buffer, onBytes) {
     return patiently(file.path, async () => {
       const response = await this.#ask(file.path, 'no-store');
       checkStatus(file.path, response);
       const undone = /gzip/.test(response.headers.get('Content-Encoding') ?? ''); // some hosts call a .gz encoded, and then the browser has undone it
-      const got = await readAll(response.body, file.stored, onBytes, undone ? file.bytes : file.stored), digest = await sha256(got);
+      const got = await readInto(response.body, buffer, undone ? [file.stored, file.bytes] : [file.stored], onBytes), digest = await sha256(got);
       if (digest === file.sha256 || (undone && got.length === file.bytes && digest === (file.raw_sha256 ?? digest))) return got;
       onBytes?.(-got.length);
       throw bundleError('its bytes do not match their SHA-256: copy the bundle to the server again');
     });
   }
 
-  /** A chunk of the weights, inflated. @param {File} chunk @param {OnBytes} [onBytes] @returns {Promise<{bytes: Uint8Array, cached: boolean}>} */
-  async chunk(chunk, onBytes) {
-    const hit = await this.#cached(chunk.path, chunk.raw_sha256, chunk.bytes);
+  /** A chunk of the weights, verified and inflated. @param {File} chunk @param {() => Promise<Uint8Array>} place gives (chunk.bytes,) to put it @param {OnBytes} [onBytes] @returns {Promise<{bytes: Uint8Array, cached: boolean}>} */
+  async chunk(chunk, place, onBytes) {
+    const buffer = this.spare.find((b) => b.length >= most(chunk)) ?? new Uint8Array(most(chunk));
+    this.spare = this.spare.filter((b) => b !== buffer);
+    const hit = await this.#cached(chunk.path, /** @type {string} */ (chunk.raw_sha256), chunk.bytes, buffer);
     if (hit) onBytes?.(chunk.stored);
-    return hit ? { bytes: hit, cached: true } : { bytes: await inflate(await this.#fetch(chunk, onBytes), chunk.bytes), cached: false };
+    const stored = hit ?? (await this.#fetch(chunk, buffer, onBytes)), bytes = await place();
+    if (hit) bytes.set(hit);
+    else await inflate(stored, chunk.bytes, bytes);
+    this.spare.push(buffer);
+    return { bytes, cached: Boolean(hit) };
   }
 
   /** Any other file, as it is served. @param {File} file @param {OnBytes} [onBytes] @returns {Promise<{bytes: Uint8Array, cached: boolean}>} */
   async file(file, onBytes) {
-    const hit = await this.#cached(file.path, file.sha256, file.stored);
+    const buffer = new Uint8Array(most(file)), hit = await this.#cached(file.path, file.sha256, file.stored, buffer);
     if (hit) onBytes?.(file.stored);
-    return hit ? { bytes: hit, cached: true } : { bytes: await this.#fetch(file, onBytes), cached: false };
+    return hit ? { bytes: hit, cached: true } : { bytes: await this.#fetch(file, buffer, onBytes), cached: false };
   }
 
   /** Keep bytes that were verified. @param {string} path @param {Uint8Array} bytes @returns {Promise<boolean>} whether they are kept */

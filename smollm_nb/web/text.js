@@ -20,12 +20,18 @@ function exactDigits(p) {
   return { type: 'Split', pattern: { Regex: p.individual_digits ? '\\p{N}' : '\\p{N}+' }, behavior: 'Isolated', invert: false };
 }
 
-/** Undo the bundle's short form: tokens that a merge spells are not listed, they are numbered in the order of the merges. @param {any} json tokenizer.json */
-function wholeVocabulary({ vocab_from_merges: first, ...json }) {
-  if (first === undefined) return json;
-  const vocab = { ...json.model.vocab };
-  json.model.merges.forEach((merge, i) => { vocab[merge.replace(' ', '')] = first + i; });
-  return { ...json, model: { ...json.model, vocab } };
+/**
+ * Undo the bundle's short form: a token that a merge spells is not listed, such tokens are numbered in the order of the merges. They go straight
+ * into the library's tables: by way of the whole `tokenizer.json` it makes each of them out of several copies, which takes twice as long.
+ * @param {{tokens_to_ids: Map<string, number>, vocab: string[], bpe_ranks: Map<string, number>}} model @param {string[]} merges @param {number} first number
+ */
+function addMerges({ tokens_to_ids: ids, vocab, bpe_ranks: ranks }, merges, first) {
+  merges.forEach((merge, i) => {
+    const [a, b] = merge.split(' '), token = a + b;
+    ids.set(token, first + i);
+    vocab[first + i] = token;
+    ranks.set(JSON.stringify([a, b]), i);
+  });
 }
 
 const escape = (s) => s.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
@@ -39,8 +45,11 @@ export class Tokenizer {
     const special = (json.added_tokens ?? []).filter((t) => t.special);
     this.specialIds = new Map(special.map((t) => [t.content, t.id]));
     this.specialTexts = new Map(special.map((t) => [t.id, t.content]));
-    const plain = { ...wholeVocabulary(json), added_tokens: json.added_tokens?.filter((t) => !t.special) ?? [], pre_tokenizer: exactDigits(json.pre_tokenizer) };
+    const { vocab_from_merges: first, ...rest } = json, merges = first === undefined ? [] : rest.model.merges;
+    if (first !== undefined) rest.model = { ...rest.model, merges: [] };
+    const plain = { ...rest, added_tokens: json.added_tokens?.filter((t) => !t.special) ?? [], pre_tokenizer: exactDigits(json.pre_tokenizer) };
     this.library = new Library(plain, config); // knows no special token, so none can slip in
+    addMerges(this.library.model, merges, first);
     this.bos = content(config.bos_token);
     this.eos = content(config.eos_token);
     this.template = template ?? config.chat_template;

@@ -56,6 +56,7 @@ const calls = {
       postMessage({ id, token: value });
     }
   }),
+  next: (id, ids, pos) => alone(() => loaded.model.next(ids, pos)),
   logits: (id, ids) => alone(() => loaded.model.logits(ids)),
   reset: () => alone(async () => loaded.model.reset()),
   encode: async (id, prompt, options) => encode(prompt, options),

@@ -59,7 +59,7 @@ function scatter({ front, ours, peers, now, budget }, width) {
     names.push(s("text", { x: free.x, y: free.y + 10, class: `lab-name ${kind}-name` }, name));
   }
   const shape = { "lab-peer": (a, b) => `M${a} ${b - 5}l5 5l-5 5l-5 -5Z`, "lab-ours": (a, b) => `M${a - 4.5} ${b}a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0Z`, "lab-now": (a, b) => `M${a - 5} ${b}a5 5 0 1 0 10 0a5 5 0 1 0 -10 0Z` };
-  return s("svg", { width: w, height, viewBox: `0 0 ${w} ${height}`, role: "img", "aria-label": `size against error: ${marks.map(([n, a, b]) => `${n} ${short(a)} MB, KL ${nats(b)} nats`).join("; ")}` },
+  return s("svg", { width: w, height, viewBox: `0 0 ${w} ${height}`, role: "img", "aria-label": `KL, nats, against size, MB: ${marks.map(([n, a, b]) => `${n} ${short(a)} MB, KL ${nats(b)} nats`).join("; ")}` },
     decades.map((v) => [s("line", { x1: left, x2: x1, y1: y(v), y2: y(v), class: "lab-grid" }), s("text", { x: left - 5, y: y(v) + 4, class: "lab-tick", "text-anchor": "end" }, String(v))]),
     ticks(low, high, 6).map((v) => s("text", { x: x(v), y: y1 + 14, class: "lab-tick", "text-anchor": "middle" }, short(v))), s("text", { x: (left + x1) / 2, y: height - 3, class: "lab-tick", "text-anchor": "middle" }, "size, MB"),
     s("line", { x1: x(budget), x2: x(budget), y1: top, y2: y1, class: "lab-limit" }), s("text", { x: x(budget), y: top - 4, class: "lab-limit-text", "text-anchor": x(budget) > x1 - 70 ? "end" : "start" }, `budget ${short(budget)} MB`),
@@ -73,7 +73,7 @@ function render({ model, el }) {
   const others = h("span", null, "; ", h("span", { class: "lab-key-peer" }, "◆"), " llama.cpp, measured on another text");
   const about = h("div", { class: "lab-legend" }), said = h("div", { class: "lab-legend lab-said", "aria-live": "polite" }), detail = h("div", { class: "lab-detail" }), plane = h("figure");
   el.classList.add("lab");
-  el.append(h("div", { class: "lab-head" }, status, bar), error, figures, tabs, grid, about, said, detail, h("figure", null, h("figcaption", null, "size against error"), plane, h("div", { class: "lab-legend" }, h("span", { class: "lab-key-front" }, "—"), " the budget's best mixes, predicted; ",
+  el.append(h("div", { class: "lab-head" }, status, bar), error, figures, tabs, grid, about, said, detail, h("figure", null, h("figcaption", null, "KL, nats, against size"), plane, h("div", { class: "lab-legend" }, h("span", { class: "lab-key-front" }, "—"), " the budget's best mixes, predicted; ",
     h("span", { class: "lab-key" }, "●"), " measured; ", h("span", { class: "lab-key" }, "○"), " this recipe, predicted", others)));
   let shown = "", at = [0, 0];
   const id = `lab-${Math.random().toString(36).slice(2)}`;

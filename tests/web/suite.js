@@ -42,6 +42,7 @@ async function parity() {
   for (const threads of [1, 2, 3]) {
     await check(`logits, ${threads} threads`, () => using('bundle', { threads }, async (model) => {
       equal(model.info.threads, shared ? threads : 1, 'threads');
+      equal(model.info.memory.arena, expected.arena[model.info.threads], 'memory as predicted');
       ok(['relaxed', 'simd128'].map((v) => (shared && threads > 1 ? `${v}-threads` : v)).includes(model.info.variant), `the variant is ${model.info.variant}`);
       for (const c of expected.greedy) {
         equal(await hash(await model.logits(c.prompt_ids)), c.logits_sha256, `logits after ${c.prompt}`);

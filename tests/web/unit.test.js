@@ -56,7 +56,11 @@ test('stop strings never leak, however the text is cut', () => {
 // a tokenizer of single bytes: id b + 10 is byte b, ids below are special
 const symbols = Array.from({ length: 256 }, (_, b) => b);
 class Bytes {
-  constructor(json) { this.json = json; }
+  constructor(json) {
+    this.json = json;
+    this.model = { tokens_to_ids: new Map(Object.entries(json.model?.vocab ?? {})), vocab: Object.keys(json.model?.vocab ?? {}), bpe_ranks: new Map() };
+  }
+
   encode(text) { return { ids: [...new TextEncoder().encode(text)].map((b) => b + 10) }; }
   id_to_token(id) {
     const b = id - 10, visible = (b >= 0x21 && b < 0x7f) || (b >= 0xa1 && b < 0xad) || b >= 0xae;
@@ -241,16 +245,20 @@ const sha = (b) => createHash('sha256').update(b).digest('hex');
 const raw = new Uint8Array(5000).map((_, i) => i * 7), gz = new Uint8Array(gzipSync(raw));
 const chunk = { path: 'weights/0.gz', offset: 0, bytes: raw.length, stored: gz.length, sha256: sha(gz), raw_sha256: sha(raw) };
 const at = (path) => `https://x.test/m/${path}`;
+const place = async () => new Uint8Array(raw.length);
 
 test('a chunk: fetched, verified, inflated, kept, and not fetched again', async () => {
   const { store, asked, held } = world({ 'weights/0.gz': gz });
   let counted = 0;
-  const first = await store.chunk(chunk, (n) => { counted += n; });
+  const first = await store.chunk(chunk, place, (n) => { counted += n; });
   assert.deepEqual([first.cached, counted, sha(first.bytes)], [false, gz.length, chunk.raw_sha256]);
   assert.ok(await store.keep(chunk.path, first.bytes));
-  assert.equal((await store.chunk(chunk)).cached, true);
+  assert.equal((await store.chunk(chunk, place)).cached, true);
   held.set(at(chunk.path), raw.slice(1));
-  assert.deepEqual([(await store.chunk(chunk)).cached, asked.length, held.size], [false, 2, 0], 'a damaged one is thrown away and fetched');
+  assert.deepEqual([(await store.chunk(chunk, place)).cached, asked.length, held.size], [false, 2, 0], 'a damaged one is thrown away and fetched');
+  assert.equal(store.spare.length, 1, 'one buffer serves all');
+  const there = new Uint8Array(raw.length + 10), { bytes } = await store.chunk(chunk, async () => there.subarray(10));
+  assert.deepEqual([bytes.buffer === there.buffer, sha(there.subarray(10))], [true, chunk.raw_sha256], 'straight to its place');
   await assert.rejects(inflate(gz.slice(0, 100), raw.length));
   await assert.rejects(inflate(gz, raw.length - 1), /longer/);
 });
@@ -262,13 +270,14 @@ test('a host that undoes gzip on its own', async () => {
     r.headers.set('Content-Encoding', 'gzip');
     return r;
   };
-  assert.equal(sha((await store.chunk(chunk)).bytes), chunk.raw_sha256, 'raw bytes are known by their own hash');
+  assert.equal(sha((await store.chunk(chunk, place)).bytes), chunk.raw_sha256, 'raw bytes are known by their own hash');
   assert.equal((await store.file({ ...chunk, path: 'config.json' })).bytes.length, gz.length, 'what was packed on the way only is as it was');
 });
 
 test('a vocabulary that its merges spell', () => {
   const t = new Tokenizer(Bytes, Template, { ...json, vocab_from_merges: 2, model: { vocab: { a: 0, b: 1 }, merges: ['a b', 'ab a'] } }, {});
-  assert.deepEqual(t.library.json.model.vocab, { a: 0, b: 1, ab: 2, aba: 3 });
+  const { tokens_to_ids: ids, vocab, bpe_ranks: ranks } = t.library.model;
+  assert.deepEqual([Object.fromEntries(ids), vocab, Object.fromEntries(ranks)], [{ a: 0, b: 1, ab: 2, aba: 3 }, ['a', 'b', 'ab', 'aba'], { '["a","b"]': 0, '["ab","a"]': 1 }]);
   assert.equal('vocab_from_merges' in t.library.json, false);
 });
 
@@ -277,12 +286,12 @@ test('patience, and its end', { timeout: 30000 }, async () => {
   flipped[20] ^= 1;
   let counted = 0;
   const count = (n) => { counted += n; };
-  assert.equal((await world({ 'weights/0.gz': [broken, 503, gz.slice(0, 50), gz] }).store.chunk(chunk, count)).bytes.length, raw.length);
+  assert.equal((await world({ 'weights/0.gz': [broken, 503, gz.slice(0, 50), gz] }).store.chunk(chunk, place, count)).bytes.length, raw.length);
   assert.equal(counted, gz.length, 'what was lost is not counted');
-  await assert.rejects(world({ 'weights/0.gz': 404 }).store.chunk(chunk), { name: 'FetchError', message: /^weights\/0.gz: .*404/ });
-  await assert.rejects(world({ 'weights/0.gz': 403 }).store.chunk(chunk), { name: 'FetchError', message: /403/ });
+  await assert.rejects(world({ 'weights/0.gz': 404 }).store.chunk(chunk, place), { name: 'FetchError', message: /^weights\/0.gz: .*404/ });
+  await assert.rejects(world({ 'weights/0.gz': 403 }).store.chunk(chunk, place), { name: 'FetchError', message: /403/ });
   const wrong = world({ 'weights/0.gz': flipped });
-  await assert.rejects(wrong.store.chunk(chunk), { name: 'BundleError', message: /^weights\/0.gz: .*SHA-256/ });
+  await assert.rejects(wrong.store.chunk(chunk, place), { name: 'BundleError', message: /^weights\/0.gz: .*SHA-256/ });
   assert.equal(wrong.asked.length, 2);
   await assert.rejects(world({ 'weights/0.gz': broken }).store.file({ ...chunk }), { name: 'FetchError', message: /no answer after 5 tries \(reset\)/ });
 });
@@ -303,7 +312,7 @@ test('a cache that is missing, full or broken is no reason to stop', async () =>
   const none = world({ 'weights/0.gz': gz }, { cache: false });
   assert.equal(await none.store.keep('a', raw), false);
   assert.match(none.store.trouble, /no secure context/);
-  assert.equal((await none.store.chunk(chunk)).cached, false);
+  assert.equal((await none.store.chunk(chunk, place)).cached, false);
   assert.equal((await none.store.kept(manifest)).size, 0);
   await none.store.settle(manifest);
   const full = world({ 'weights/0.gz': gz });
@@ -312,7 +321,7 @@ test('a cache that is missing, full or broken is no reason to stop', async () =>
   assert.match(full.store.trouble, /no room/);
   const broken = world({ 'weights/0.gz': gz });
   globalThis.caches = { open: async () => { throw new Error('denied'); } };
-  assert.equal((await broken.store.chunk(chunk)).cached, false);
+  assert.equal((await broken.store.chunk(chunk, place)).cached, false);
   assert.match(broken.store.trouble, /denied/);
 });
 
