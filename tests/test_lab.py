@@ -275,9 +275,12 @@ view"""
 
 
 def slowly(route) -> None:
-    "The bundle's loop with 50 ms before each token"
-    response = route.fetch()
-    route.fulfill(response=response, body=response.text().replace("while (!out.finish_reason) {", "while (!out.finish_reason) { await new Promise((go) => setTimeout(go, 50));", 1))
+    "The bundle's loop, as it was written, with 50 ms before each token"
+    from smollm_nb.kernel import PACKAGE
+    loop, slow = "while (!out.finish_reason) {", "while (!out.finish_reason) { await new Promise((go) => setTimeout(go, 50));"
+    source = (PACKAGE/"web"/"generate.js").read_text(encoding="utf-8")
+    assert source.count(loop) == 1
+    route.fulfill(status=200, content_type="text/javascript", body=source.replace(loop, slow))
 
 
 def press_here(page, name:str) -> None: page.get_by_role("button", name=name, exact=True).click()
