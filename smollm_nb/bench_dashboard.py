@@ -237,13 +237,6 @@ class BenchDashboard(Working, W.VBox):
         if self.record is None: raise InvalidStateError("stopped before anything was measured: call .run() again")
         return self.record
 
-    def _begin(self, work) -> None:
-        "Start a job, unless one runs"
-        if self.job and self.job.running: return
-        self.failure, self.box.error = None, ""
-        self._busy(True)
-        self.job = Job(work, self._end, lambda: self._say("waiting for another view's work to end")).start()
-
     def _say(self, text:str, progress:float=-1) -> None: self.box.status, self.box.progress = text, progress
 
     def _busy(self, yes:bool) -> None:

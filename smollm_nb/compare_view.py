@@ -147,13 +147,6 @@ class CompareView(Working, W.VBox):
         watch_interrupts()
         hear_while_busy(self)
 
-    def _begin(self, work) -> None:
-        "Start a job, unless one runs"
-        if self.job and self.job.running: return
-        self.failure, self.box.error = None, ""
-        self._busy(True)
-        self.job = Job(work, self._end, lambda: self._say("waiting for another view's work to end")).start()
-
     def start(self) -> None:
         "Compare, in a thread"
         self._begin(self._work)

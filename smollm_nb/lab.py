@@ -114,8 +114,17 @@ def hear_while_busy(
 
 # %% ../nbs/16_lab.ipynb #dd2c0953
 class Working:
-    "What views with work in a thread share; such a view puts its `Job` into `job`"
+    "What views with work in a thread share; such a view has a `box` with an `error`, `_busy(yes)`, `_say(text)`, and `_end(error)` for when it is over"
     job:Job|None = None
+
+    def _begin(self,
+        work, # called with the `Job`, in its thread
+    ) -> None:
+        "Start a job, unless one runs"
+        if self.job and self.job.running: return
+        self.failure, self.box.error = None, ""
+        self._busy(True)
+        self.job = Job(work, self._end, lambda: self._say("waiting for another view's work to end")).start()
 
     def stop(self) -> None:
         "Stop with the next token or step"

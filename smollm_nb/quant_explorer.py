@@ -195,13 +195,6 @@ class QuantExplorer(Working, W.VBox):
         o = self.outcome
         return look(self.folder, layer, matrix, self.recipe, o.path if o and o.path.exists() else None, row, group)
 
-    def _begin(self, work) -> None:
-        "Start a job, unless one runs"
-        if self.job and self.job.running: return
-        self.failure, self.box.error = None, ""
-        self._busy(True)
-        self.job = Job(work, self._end, lambda: self._say("waiting for another view's work to end")).start()
-
     def predict(self) -> None:
         "Measure how much each part matters, in a thread; remembered for the next time"
         self._begin(self._predict)
