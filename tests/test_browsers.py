@@ -12,9 +12,10 @@ import pytest
 
 import goldens
 from smollm_nb import bundle, engine
-from smollm_nb.browsers import BROWSERS, BrowserError, find, opened
+from smollm_nb.browsers import BROWSERS, BrowserError, ReportHandler, ReportServer, find, opened
 from smollm_nb.chat import encode_chat
 from smollm_nb.generate import generate
+from smollm_nb.lab import module
 from smollm_nb.page import PageSubject
 from smollm_nb.tokenizer import SmolLMTokenizer
 from smollm_nb.vendor import node
@@ -192,6 +193,34 @@ def test_bench_page_answers_as_a_runner(site, tiny_q4, browser):
         said = page.ask("generate", prompt="Hello", max_tokens=20)
         assert said["tokens"] == len(said["itl"]) + 1 == long and page.ask("reload")["seconds"] > 0
         assert page.ask("memory")["peak_rss"] >= page.ask("memory")["rss"] > 1e6
+
+
+class JupyterHandler(ReportHandler):
+    "Hands out files as JupyterLab's server does: below `files/`, in a sandbox, to requests that name the page they come from"
+    def intercept(self, path) -> bool:
+        if not self.path.startswith("/files/") or self.headers.get("Referer", "").startswith(self.server.url): return False
+        self.refuse(403, "Blocking request from unknown origin")
+        return True
+
+    def send_header(self, name:str, value:str) -> None:
+        "Other policies than those of this package's server"
+        if name == "Referrer-Policy": return
+        if name == "Content-Security-Policy": value = "frame-ancestors 'self'; sandbox allow-scripts" if self.path.startswith("/files/") else "frame-ancestors 'self'"
+        super().send_header(name, value)
+
+
+@pytest.mark.parametrize("browser", BROWSERS)
+def test_the_widget_where_scripts_come_sandboxed(site, tmp_path, tiny_q4, browser):
+    "The laboratory's widget in a page like JupyterLab's: its script is a blob, and the bundle's files come from `files/`"
+    need(browser)
+    (tmp_path/"widget.js").write_text(module("runner.js"), encoding="utf-8")
+    shutil.copytree(site/"bundle", tmp_path/"files"/"a b"/"bundle")
+    for name in ("widget.html", "widget_page.js"): shutil.copyfile(WEB/name, tmp_path/name)
+    (tmp_path/"index.html").write_text("")
+    with engine.load(tiny_q4) as e: text = answer(e, SmolLMTokenizer.load(tiny_q4.parent), "Hello there", max_tokens=12)["text"]
+    with ReportServer(tmp_path, False, JupyterHandler) as server, opened(browser, server.url + "widget.html") as process: r = server.report(process, PATIENCE)
+    assert r["error"] == "" and r["answer"] == "Hello there" + text and "one thread: the page is not cross-origin isolated" in r["about"], r
+    assert r["measured"] and len(r["measured"][0]["rates"]) == 2, r
 
 
 def test_bench_page_by_itself(site):

@@ -269,6 +269,150 @@ def test_a_recipe_is_tried_out(browser, server, artefacts):
     assert not lab.errors, lab.errors
 
 
+RUNNER = """from smollm_nb.browser_runner import BrowserRunner
+view = BrowserRunner({model!r}, prompt="Hello there", max_tokens=30)
+view"""
+
+
+def slowly(route) -> None:
+    "The bundle's loop with 50 ms before each token"
+    response = route.fetch()
+    route.fulfill(response=response, body=response.text().replace("while (!out.finish_reason) {", "while (!out.finish_reason) { await new Promise((go) => setTimeout(go, 50));", 1))
+
+
+def press_here(page, name:str) -> None: page.get_by_role("button", name=name, exact=True).click()
+
+
+def test_the_page_runs_the_bundle(browser, server, tiny_q4, artefacts):
+    "Made by the kernel, fetched through JupyterLab, answered and measured by the page; stopped; without the kernel; dark and narrow"
+    import json
+    url, token, d = server
+    (d/"runner.ipynb").write_text(json.dumps(notebook([RUNNER.format(model=str(tiny_q4))])))
+    lab = Lab(browser, url, token, "runner.ipynb")
+    page = lab.page
+    page.route("**/generate.js", slowly)
+    lab.run(0)
+    wait_status(page, "^Generate loads the model")
+    made = list((d/"dist"/"wasm"/"models").iterdir())
+    assert len(made) == 1 and (made[0]/"model_manifest.json").is_file(), "below JupyterLab's root, which nobody named"
+    page.locator(".lab-native").first.wait_for()
+    press_here(page, "Generate")
+    wait_status(page, "^30 tokens: the length")
+    text = page.locator(".lab-answer").text_content()
+    from smollm_nb.api import Model
+    with Model(tiny_q4, backend="native").load() as m: assert text == "Hello there" + m.generate("Hello there", max_tokens=30).finish().text, "the same as natively, to the letter"
+    about = page.locator(".lab-legend").text_content()
+    assert "one thread: the page is not cross-origin isolated" in about and page.locator(".lab-browser").count() == 1
+    # stop in the middle
+    page.get_by_label("most tokens").fill("200")
+    press_here(page, "Generate")
+    page.wait_for_function("Number(document.querySelectorAll('.lab-figure b')[2].textContent) > 3")
+    press_here(page, "Stop")
+    n = int(re.search(r"stopped after (\d+)", wait_status(page, "^stopped after"))[1])
+    assert 3 < n < 200
+    # as the native engine was measured; the kernel hears of it
+    press_here(page, "Measure")
+    wait_status(page, "^measured: ", 120)
+    assert "as fast as the native engine" in page.locator(".lab-legend").text_content() and page.locator(".lab-browser").count() == 2
+    page.locator(".lab").screenshot(path=str(artefacts/"runner_light.png"))
+    press(page, "Save as a page")
+    page.locator(".lab-panel .widget-label", has_text="runner.html").wait_for()
+    traits = json.loads((made[0]/"runner.html").read_text().split('id="traits">')[1].split("</script>")[0])
+    assert len(traits["measured"]) == 1 and len(traits["measured"][0]["rates"]) == 5 and traits["max_tokens"] == 200
+    # the kernel goes, the page answers
+    lab.command("Kernel/Shut Down Kernel")
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status=terminated], .jp-Notebook-ExecutionIndicator[data-status=unknown]").wait_for(state="attached")
+    page.get_by_label("Prompt").fill("<b>Once</b>")
+    page.get_by_label("most tokens").fill("20")
+    press_here(page, "Generate")
+    wait_status(page, "^20 tokens: the length")
+    assert page.locator(".lab-answer").text_content().startswith("<b>Once</b>") and page.locator(".lab-answer b").count() == 0
+    # dark and narrow
+    lab.command("Settings/Theme")
+    page.locator(".lm-Menu-itemLabel", has_text="JupyterLab Dark").last.click()
+    page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
+    page.keyboard.press("Control+b")
+    page.set_viewport_size(dict(width=700, height=1200))
+    page.wait_for_timeout(500)
+    assert page.evaluate("(() => { const p = document.querySelector('.lab-panel'); return p.scrollWidth <= p.clientWidth + 1 })()"), "nothing sticks out"
+    page.locator(".lab").screenshot(path=str(artefacts/"runner_narrow.png"))
+    assert not lab.errors, lab.errors
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_q4, tmp_path_factory):
+    "A page that the view saved, and what natively answers `Hello there`; no kernel is left"
+    from smollm_nb.api import Model
+    from smollm_nb.browser_runner import BrowserRunner
+    d = tmp_path_factory.mktemp("saved")
+    view = BrowserRunner(tiny_q4, output=d/"bundle", root=d, prompt="Hello there", max_tokens=12)
+    view.run()
+    page = view.save_html()
+    view.close()
+    with Model(tiny_q4, backend="native").load() as m: return page, "Hello there" + m.generate("Hello there", max_tokens=12).finish().text
+
+
+def visit(browser, url:str, **how):
+    "A page and what goes wrong in it"
+    page, errors = browser.new_context(**how).new_page(), []
+    page.on("console", lambda m: errors.append(m.text) if m.type in ("error", "warning") else None)
+    page.on("pageerror", lambda e: errors.append(str(e)))
+    page.goto(url)
+    return page, errors
+
+
+def asked(page) -> str:
+    "What a saved page answers; under a strict policy nothing may be evaluated in it"
+    page.locator(".lab-status", has_text=re.compile("^Generate loads the model")).wait_for()
+    press_here(page, "Generate")
+    page.locator(".lab-status", has_text=re.compile("^12 tokens: the length")).wait_for()
+    return page.locator(".lab-answer").text_content()
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_saved_page_answers_without_a_kernel(browser, saved, strict):
+    "From any static server, which sends no headers: one thread; from this package's, under its policy: more"
+    import contextlib
+    import subprocess
+    import sys
+    from lab_page import free_port
+    from smollm_nb.serve import BundleServer
+    path, text = saved
+    with contextlib.ExitStack() as stack:
+        if strict: url = stack.enter_context(BundleServer(path.parent, port=0)).url
+        else:
+            p = stack.enter_context(subprocess.Popen([sys.executable, "-u", "-m", "http.server", str(port := free_port()), "--bind", "127.0.0.1", "--directory", str(path.parent)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
+            stack.callback(p.terminate)
+            p.stdout.readline() # it listens
+            url = f"http://127.0.0.1:{port}/"
+        page, errors = visit(browser, url + "runner.html")
+        assert asked(page) == text
+        about = page.locator(".lab-legend").text_content()
+        assert ("the page is cross-origin isolated" if strict else "one thread: the page is not cross-origin isolated") in about
+        press_here(page, "Measure")
+        page.locator(".lab-status", has_text=re.compile("^measured: ")).wait_for()
+        assert page.locator(".lab-native").count() >= 1 and page.locator(".lab-browser").count() == 2
+        assert not errors, errors
+
+
+def test_a_saved_page_opened_as_a_file(browser, saved, artefacts):
+    "It says what is wrong, and runs from the folder that is chosen"
+    path, text = saved
+    page, errors = visit(browser, path.as_uri(), color_scheme="dark", viewport=dict(width=700, height=900))
+    note = page.locator(".lab-picker")
+    assert "opened as a file" in note.text_content() and page.get_by_role("button", name="Generate", exact=True).is_disabled()
+    page.screenshot(path=str(artefacts/"saved_file.png"))
+    chooser = page.get_by_label("the bundle's folder")
+    chooser.set_input_files(str(path.parent/"kernels"))
+    page.locator(".lab-error", has_text="no model_manifest.json").wait_for()
+    chooser.set_input_files(str(path.parent))
+    assert asked(page) == text and not note.is_visible() and page.locator(".lab-error:visible").count() == 0
+    assert "a page that was opened as a file" in page.locator(".lab-legend").text_content()
+    assert page.evaluate("document.documentElement.scrollWidth <= 700"), "nothing sticks out"
+    page.screenshot(path=str(artefacts/"saved_dark.png"))
+    assert not errors, errors
+
+
 HOSTILE = """from smollm_nb.prompt_panel import AnswerView
 view = AnswerView()
 view.begin()

@@ -10,7 +10,7 @@ import { choices, pickContext, plan } from './variants.js';
 
 const LOADERS = 2; // workers that fetch, hash and inflate, while this one makes the tokenizer; smollm.js has as many ready
 
-/** @typedef {{base: string, begin: number, manifest: import('./store.js').Manifest, manifestText: string | undefined, threads?: number, context?: number}} Request `begin` is on the clock of `now` */
+/** @typedef {{base: string, begin: number, manifest: import('./store.js').Manifest, manifestText: string | undefined, threads?: number, context?: number, files?: Record<string, Blob>}} Request `begin` is on the clock of `now` */
 
 /** The same clock for the page and its workers. */
 const now = () => performance.timeOrigin + performance.now();
@@ -73,8 +73,8 @@ class Session {
 class Weights {
   /** @param {Session} session */
   constructor(session) {
-    const { weights } = session.manifest, base = session.store.base.href;
-    this.loaders = Array.from({ length: LOADERS }, (_, i) => spawn('./loader.js', { base, chunks: weights.filter((_, k) => k % LOADERS === i) }, 'a loader'));
+    const { weights } = session.manifest, { base: { href: base }, files } = session.store;
+    this.loaders = Array.from({ length: LOADERS }, (_, i) => spawn('./loader.js', { base, files, chunks: weights.filter((_, k) => k % LOADERS === i) }, 'a loader'));
     this.missing = weights.length;
     this.all = new Promise((resolve, reject) => {
       for (const loader of this.loaders) {
@@ -157,7 +157,7 @@ async function start(session, choice, request) {
 
 /** @param {Request} request @param {(progress: any) => void} report */
 export async function load(request, report) {
-  const { manifest, manifestText } = request, store = Object.assign(new Store(new URL(request.base)), { manifestText });
+  const { manifest, manifestText } = request, store = Object.assign(new Store(new URL(request.base), request.files), { manifestText });
   const p = await plan(store, manifest, request), ways = choices(manifest, request.threads);
   report({ stage: 'plan', loaded: 0, total: p.total, plan: p });
   let failed = '';

@@ -48,8 +48,8 @@ async function bring(store, chunk, place, begin, port) {
   else port.postMessage({ done, bytes }, { transfer: [bytes.buffer] });
 }
 
-onmessage = async ({ data: { init: { base, chunks }, port } }) => {
-  const begin = performance.now(), store = new Store(new URL(base)), place = places(port);
+onmessage = async ({ data: { init: { base, files, chunks }, port } }) => {
+  const begin = performance.now(), store = new Store(new URL(base), files), place = places(port);
   const lane = async () => {
     for (let chunk; (chunk = chunks.shift());) await bring(store, chunk, place, begin, port);
   };

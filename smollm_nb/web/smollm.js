@@ -15,7 +15,7 @@ import { plan } from './variants.js';
 /**
  * @typedef {import('./generate.js').Options & {signal?: AbortSignal, onToken?: (token: import('./generate.js').Token) => void}} GenerateOptions
  * @typedef {{onProgress?: (p: {stage: 'plan' | 'download' | 'start' | 'ready', loaded: number, total: number, fetched?: number, plan?: any}) => void,
- *   signal?: AbortSignal, threads?: number, context?: number}} LoadOptions
+ *   signal?: AbortSignal, threads?: number, context?: number, files?: Record<string, Blob>}} LoadOptions `files`: the bundle's, by path, where no server has them
  */
 
 /** @param {string | URL} url of the bundle's folder */
@@ -26,20 +26,25 @@ function folder(url) {
 }
 
 export class WasmModelLoader {
+  #locate;
+
+  /** @param {(file: string) => string | URL} [locate] where the script of a worker is, for a page that cannot start those beside this one */
+  constructor(locate = (file) => new URL(file, import.meta.url)) { this.#locate = locate; }
+
   /** What a load would do: bytes to fetch, bytes that are here already, memory, threads and why. @param {string | URL} url @param {LoadOptions} [options] */
   async plan(url, options = {}) {
-    const store = new Store(folder(url));
+    const store = new Store(folder(url), options.files);
     return plan(store, await store.manifest(), { base: store.base.href, ...options });
   }
 
   /** @param {string | URL} url of the bundle's folder @param {LoadOptions} [options] @returns {Promise<WasmModel>} */
-  async load_quantized_model(url, { onProgress, signal, threads, context } = {}) {
+  async load_quantized_model(url, { onProgress, signal, threads, context, files } = {}) {
     if (signal?.aborted) throw aborted();
-    const begin = performance.timeOrigin + performance.now(), store = new Store(folder(url));
-    const link = new Link(onProgress), stop = () => link.end(aborted());
+    const begin = performance.timeOrigin + performance.now(), store = new Store(folder(url), files);
+    const link = new Link(this.#locate, onProgress), stop = () => link.end(aborted());
     signal?.addEventListener('abort', stop, { once: true });
     try {
-      const request = store.manifest().then((manifest) => [{ base: store.base.href, begin, manifest, manifestText: store.manifestText, threads, context }]); // comes while the workers start
+      const request = store.manifest().then((manifest) => [{ base: store.base.href, begin, manifest, manifestText: store.manifestText, threads, context, files }]); // comes while the workers start
       const info = await link.call('load', request);
       onProgress?.({ stage: 'ready', loaded: info.total_bytes, total: info.total_bytes, fetched: info.fetched_bytes });
       return new WasmModel(link, info);
@@ -53,7 +58,6 @@ export class WasmModelLoader {
 }
 
 const LOADER = './loader.js', LOADERS = 2; // as load.js wants them
-const startWorker = (file) => new Worker(new URL(file, import.meta.url), { type: 'module' });
 
 /** The page's end of the wire to the worker. */
 class Link {
@@ -61,10 +65,12 @@ class Link {
   #helpers = new Map(); // number → Worker
   #last = 0;
   #over = null; // the error that ended it
-  #ready = Array.from({ length: LOADERS }, () => startWorker(LOADER)); // will be wanted in a moment
 
-  constructor(onProgress) {
-    this.worker = startWorker('./worker.js');
+  /** @param {(file: string) => string | URL} locate @param {(progress: any) => void} [onProgress] */
+  constructor(locate, onProgress) {
+    this.start = (file) => new Worker(locate(file), { type: 'module' });
+    this.worker = this.start('./worker.js');
+    this.ready = Array.from({ length: LOADERS }, () => this.start(LOADER)); // will be wanted in a moment
     this.worker.onerror = (e) => this.end(engineError(`the engine stopped: ${e.message || 'worker.js could not be started'}: load the model again`));
     this.kept = new Promise((resolve) => { this.settle = resolve; });
     this.worker.onmessage = ({ data }) => {
@@ -95,7 +101,7 @@ class Link {
 
   /** Start a worker that the engine's worker wants. */
   #spawn({ spawn, file, init, port }) {
-    const helper = (file === LOADER && this.#ready.pop()) || startWorker(file);
+    const helper = (file === LOADER && this.ready.pop()) || this.start(file);
     helper.onerror = (e) => this.worker.postMessage({ lost: spawn, message: e.message });
     helper.postMessage({ init, port }, [port]);
     this.#helpers.set(spawn, helper);
@@ -113,7 +119,7 @@ class Link {
     this.#over ??= error;
     this.worker.terminate();
     for (const number of this.#helpers.keys()) this.#stop(number);
-    for (const helper of this.#ready) helper.terminate();
+    for (const helper of this.ready) helper.terminate();
     this.settle({ kept: false, trouble: error.message });
     for (const { reject } of this.#calls.values()) reject(error);
     this.#calls.clear();

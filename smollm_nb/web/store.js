@@ -95,10 +95,11 @@ export async function inflate(stored, size, out = new Uint8Array(size)) {
 }
 
 export class Store {
-  /** @param {URL} base the bundle's folder, with a slash at its end */
-  constructor(base) {
+  /** @param {URL} base the bundle's folder, with a slash at its end @param {Record<string, Blob>} [files] by path, where no server has them */
+  constructor(base, files) {
     this.base = base;
-    this.trouble = globalThis.caches ? '' : 'this page is no secure context (HTTPS or localhost), so the browser keeps nothing';
+    this.files = files;
+    this.trouble = files ? 'the files were chosen by hand, so the browser keeps nothing' : globalThis.caches ? '' : 'this page is no secure context (HTTPS or localhost), so the browser keeps nothing';
     this.cacheName = `smollm_nb ${base.pathname}`;
     /** Buffers to read into: fresh memory costs as much as reading. @type {Uint8Array[]} */
     this.spare = [];
@@ -130,10 +131,17 @@ export class Store {
     return null;
   }
 
+  /** What the server says, or the file that was chosen. A script that came from a blob has no referrer of its own, and JupyterLab wants one. @param {string} path @param {RequestCache} cache @returns {Promise<Response>} */
+  async #ask(path, cache) {
+    if (!this.files) return notForever(fetch(this.url(path), { cache, referrer: this.base.href }));
+    if (!this.files[path]) throw fetchError(`${path} is not in the folder that was chosen: choose the whole bundle`);
+    return new Response(this.files[path]);
+  }
+
   /** Fetch the bytes that the server holds. @param {File} file @param {Uint8Array} buffer @param {OnBytes} [onBytes] */
   #fetch(file, buffer, onBytes) {
     return patiently(file.path, async () => {
-      const response = await notForever(fetch(this.url(file.path), { cache: 'no-store' }));
+      const response = await this.#ask(file.path, 'no-store');
       checkStatus(file.path, response);
       const undone = /gzip/.test(response.headers.get('Content-Encoding') ?? ''); // some hosts call a .gz encoded, and then the browser has undone it
       const got = await readInto(response.body, buffer, undone ? [file.stored, file.bytes] : [file.stored], onBytes), digest = await sha256(got);
@@ -181,7 +189,7 @@ export class Store {
     let text;
     try {
       text = await patiently(MANIFEST, async () => {
-        const response = await notForever(fetch(this.url(MANIFEST), { cache: 'no-cache' }));
+        const response = await this.#ask(MANIFEST, 'no-cache');
         checkStatus(MANIFEST, response);
         return response.text();
       });
