@@ -2,7 +2,7 @@
 import { h, s, short, ticks } from "./common.js";
 
 const ENTRIES = ["smollm.js", "worker.js", "loader.js", "compute.js"]; // what the page and its workers start with
-const IMPORTS = /(\bfrom\s*["'])(\.\/[\w-]+\.js)|(\bimport\(["'])(\.\/vendor\/[\w-]+\.js)/g; // also in small copies; what JSDoc imports is left alone
+const IMPORTS = /(?<!^ \*.*)(\bfrom\s*["'])(\.\/[\w-]+\.js)|(\bimport\(["'])(\.\/vendor\/[\w-]+\.js)/gm; // also in small copies; what JSDoc imports is left alone
 const ENDS = { eos: "the model ended", stop: "a stop string", length: "the length that was asked for" };
 const mb = (bytes) => `${short(bytes / 1e6)} MB`;
 const count = (n, thing) => `${n} ${thing}${n === 1 ? "" : "s"}`;

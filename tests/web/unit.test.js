@@ -328,12 +328,12 @@ test('a cache that is missing, full or broken is no reason to stop', async () =>
 test('files that were chosen by hand: read, verified, not kept; nobody is asked', async () => {
   const { asked } = world({}), files = { 'weights/0.gz': new Blob([gz]), 'model_manifest.json': new Blob([JSON.stringify(manifest)]) };
   const store = new Store(new URL('file:///m/'), files), m = await store.manifest();
-  assert.equal(sha((await store.chunk(chunk)).bytes), chunk.raw_sha256);
+  assert.equal(sha((await store.chunk(chunk, place)).bytes), chunk.raw_sha256);
   assert.deepEqual([m.version, (await store.kept(m)).size, await store.keep('a', raw), asked.length], ['v', 0, false, 0]);
   assert.match(store.trouble, /chosen by hand/);
   await assert.rejects(store.file({ ...chunk, path: 'config.json' }), { name: 'FetchError', message: /^config.json is not in the folder/ });
   files['weights/0.gz'] = new Blob([gz.slice(1)]);
-  await assert.rejects(store.chunk(chunk), { name: 'FetchError' });
+  await assert.rejects(store.chunk(chunk, place), { name: 'FetchError' });
 });
 
 test('the kernel: bits, sampling, limits', { skip: !process.env.SMOLLM_BUNDLE && 'SMOLLM_BUNDLE names no bundle' }, async () => {
