@@ -180,6 +180,21 @@ def test_the_real_model(real_site, browser):
     assert all(got[c]["ok"] for c in REAL.checks), "\n".join(f"{c}: {r['detail']}" for c, r in got.items() if not r["ok"])
 
 
+@pytest.mark.parametrize("browser", BROWSERS)
+def test_bench_page_answers_as_a_runner(site, tiny_q4, browser):
+    "The same questions, answers of the same form, the same tokens behind them; how large the figures are is nobody's business here"
+    need(browser)
+    with engine.load(tiny_q4) as e: long = len(answer(e, SmolLMTokenizer.load(tiny_q4.parent), "Hello", max_tokens=20)["ids"])
+    with PageSubject(f"wasm, {browser}", browser, str(site/"bundle"), "bench.html?asked", dict(context=256), 2).open() as page:
+        assert page.threads == 2 and page.ready_s > 0 and page.facts["fetched_bytes"] > 1e5 and page.facts["kept"]["kept"] and page.facts["file_sha256"] == sha256(tiny_q4.read_bytes()).hexdigest()
+        assert "threads" in page.facts["variant"] and page.facts["variant"].startswith("simd128" if browser == "webkit" else "relaxed") # WebKit has no relaxed SIMD
+        for n in (5, 128, 256): assert len(page.ask("prefill", ids=[9]*n, repeats=2)["seconds"]) == 2
+        for pos in (242, 16): assert len(page.ask("decode", pos=pos, n=12)["seconds"]) == 12 and sum(page.ask("decode", pos=pos, n=12)["seconds"]) > 0
+        said = page.ask("generate", prompt="Hello", max_tokens=20)
+        assert said["tokens"] == len(said["itl"]) + 1 == long and page.ask("reload")["seconds"] > 0
+        assert page.ask("memory")["peak_rss"] >= page.ask("memory")["rss"] > 1e6
+
+
 class JupyterHandler(ReportHandler):
     "Hands out files as JupyterLab's server does: below `files/`, in a sandbox, to requests that name the page they come from"
     def intercept(self, path) -> bool:
@@ -206,21 +221,6 @@ def test_the_widget_where_scripts_come_sandboxed(site, tmp_path, tiny_q4, browse
     with ReportServer(tmp_path, False, JupyterHandler) as server, opened(browser, server.url + "widget.html") as process: r = server.report(process, PATIENCE)
     assert r["error"] == "" and r["answer"] == "Hello there" + text and "one thread: the page is not cross-origin isolated" in r["about"], r
     assert r["measured"] and len(r["measured"][0]["rates"]) == 2, r
-
-
-@pytest.mark.parametrize("browser", BROWSERS)
-def test_bench_page_answers_as_a_runner(site, tiny_q4, browser):
-    "The same questions, answers of the same form, the same tokens behind them; how large the figures are is nobody's business here"
-    need(browser)
-    with engine.load(tiny_q4) as e: long = len(answer(e, SmolLMTokenizer.load(tiny_q4.parent), "Hello", max_tokens=20)["ids"])
-    with PageSubject(f"wasm, {browser}", browser, str(site/"bundle"), "bench.html?asked", dict(context=256), 2).open() as page:
-        assert page.threads == 2 and page.ready_s > 0 and page.facts["fetched_bytes"] > 1e5 and page.facts["kept"]["kept"] and page.facts["file_sha256"] == sha256(tiny_q4.read_bytes()).hexdigest()
-        assert "threads" in page.facts["variant"] and page.facts["variant"].startswith("simd128" if browser == "webkit" else "relaxed") # WebKit has no relaxed SIMD
-        for n in (5, 128, 256): assert len(page.ask("prefill", ids=[9]*n, repeats=2)["seconds"]) == 2
-        for pos in (242, 16): assert len(page.ask("decode", pos=pos, n=12)["seconds"]) == 12 and sum(page.ask("decode", pos=pos, n=12)["seconds"]) > 0
-        said = page.ask("generate", prompt="Hello", max_tokens=20)
-        assert said["tokens"] == len(said["itl"]) + 1 == long and page.ask("reload")["seconds"] > 0
-        assert page.ask("memory")["peak_rss"] >= page.ask("memory")["rss"] > 1e6
 
 
 def test_bench_page_by_itself(site):

@@ -73,7 +73,7 @@ class Session {
 class Weights {
   /** @param {Session} session */
   constructor(session) {
-    const { weights } = session.manifest, { files } = session.store, base = session.store.base.href;
+    const { weights } = session.manifest, { base: { href: base }, files } = session.store;
     this.loaders = Array.from({ length: LOADERS }, (_, i) => spawn('./loader.js', { base, files, chunks: weights.filter((_, k) => k % LOADERS === i) }, 'a loader'));
     this.missing = weights.length;
     this.all = new Promise((resolve, reject) => {

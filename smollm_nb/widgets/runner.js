@@ -2,7 +2,7 @@
 import { h, s, short, ticks } from "./common.js";
 
 const ENTRIES = ["smollm.js", "worker.js", "loader.js", "compute.js"]; // what the page and its workers start with
-const IMPORTS = /\bfrom ?["'](\.\/[\w-]+\.js)["']|\bimport\(["'](\.\/vendor\/[\w-]+\.js)["']\)/g; // also as small copies have them
+const IMPORTS = /(?<!^ \*.*)(\bfrom\s*["'])(\.\/[\w-]+\.js)|(\bimport\(["'])(\.\/vendor\/[\w-]+\.js)/gm; // also in small copies; what JSDoc imports is left alone
 const ENDS = { eos: "the model ended", stop: "a stop string", length: "the length that was asked for" };
 const mb = (bytes) => `${short(bytes / 1e6)} MB`;
 const count = (n, thing) => `${n} ${thing}${n === 1 ? "" : "s"}`;
@@ -16,13 +16,13 @@ const dataUrl = (text) => `data:text/javascript;base64,${btoa(Array.from(new Tex
 async function scripts(read, toUrl) {
   const made = new Map();
   const make = (path) => {
-    if (!made.has(path)) made.set(path, read(path).then((text) => rewrite(path, text)));
+    if (!made.has(path)) made.set(path, read(path).then(rewrite));
     return made.get(path);
   };
-  const rewrite = async (path, text) => {
+  const rewrite = async (text) => {
     const urls = new Map();
-    for (const [, a, b] of text.matchAll(IMPORTS)) if (a !== `./${path}`) urls.set(a ?? b, await make((a ?? b).slice(2))); // a comment may name its own module
-    return toUrl(text.replace(IMPORTS, (line, a, b) => line.replace(a ?? b, urls.get(a ?? b) ?? a)));
+    for (const [, , a, , b] of text.matchAll(IMPORTS)) urls.set(a ?? b, await make((a ?? b).slice(2)));
+    return toUrl(text.replace(IMPORTS, (_, before, a, call, b) => (before ?? call) + urls.get(a ?? b)));
   };
   return new Map(await Promise.all(ENTRIES.map(async (path) => [`./${path}`, await make(path)])));
 }

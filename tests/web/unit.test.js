@@ -328,7 +328,6 @@ test('a cache that is missing, full or broken is no reason to stop', async () =>
 test('files that were chosen by hand: read, verified, not kept; nobody is asked', async () => {
   const { asked } = world({}), files = { 'weights/0.gz': new Blob([gz]), 'model_manifest.json': new Blob([JSON.stringify(manifest)]) };
   const store = new Store(new URL('file:///m/'), files), m = await store.manifest();
-  const place = async () => new Uint8Array(chunk.bytes);
   assert.equal(sha((await store.chunk(chunk, place)).bytes), chunk.raw_sha256);
   assert.deepEqual([m.version, (await store.kept(m)).size, await store.keep('a', raw), asked.length], ['v', 0, false, 0]);
   assert.match(store.trouble, /chosen by hand/);
