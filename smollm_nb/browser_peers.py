@@ -42,7 +42,7 @@ def _unpack(p:Package, folder:Path) -> None:
     if archive is None: raise PeerError(f"npm brought no archive of {p.name} {p.version}")
     kind, _, want = p.integrity.partition("-")
     if base64.b64encode(hashlib.new(kind, archive.read_bytes()).digest()).decode() != want: raise PeerError(f"{p.name} {p.version} is not the archive that is known: its {kind} differs; run `npm cache verify`, then try again")
-    with tarfile.open(archive) as tar: tar.extractall(folder, filter="data")
+    with tarfile.open(archive) as tar: tar.extractall(folder, **(dict(filter="data") if hasattr(tarfile, "data_filter") else {})) # Python 3.11.4 and later; its bytes are known in any case
     archive.unlink()
 
 def fetch_package(
