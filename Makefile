@@ -43,7 +43,7 @@ lab: $(BUILT) ## JupyterLab on the notebooks, the tour open
 
 test: $(BUILT) ## all that CI checks: notebooks, tests, coverage, generated files
 	$(BIN)/nbdev_test --n_workers 2 --timing
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest --cov --cov-report=term --durations=20
 
 notebooks: $(READY) ## export the modules, clean the notebooks, make README.md
 	$(BIN)/nbdev_export

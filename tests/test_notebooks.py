@@ -21,13 +21,16 @@ def code_cells(name:str) -> list[str]:
     return [c.source for c in read_nb(NBS/f"{name}.ipynb").cells if c.cell_type == "code"]
 
 
+REAL = [n for n in NOTEBOOKS if any("slow" in directives(c) for c in code_cells(n))]
+
+
 def exported_module(cells:list[str]):
     "The module that a notebook becomes, or None"
     names = [m[1] for source in cells if (m := re.search(r"^#\|\s*default_exp (\w+)", source, re.M))]
     return importlib.import_module(f"smollm_nb.{names[0]}") if names else None
 
 
-def replay(name:str, slow:bool, monkeypatch) -> int:
+def replay(name:str, monkeypatch) -> int:
     "Run the cells that are not exported; the number run"
     cells = code_cells(name)
     module = exported_module(cells)
@@ -36,23 +39,23 @@ def replay(name:str, slow:bool, monkeypatch) -> int:
     shell, count = CaptureShell(path=str(NBS), mpl_format="png"), 0
     if module: shell.user_ns.update({k: v for k, v in vars(module).items() if not k.startswith("__")})
     for source in cells:
-        words = directives(source)
-        if words & {"export", "exporti", "default_exp", "hide_export", "eval:"} or ("slow" in words and not slow): continue
+        if directives(source) & {"export", "exporti", "default_exp", "hide_export", "eval:"}: continue
         shell.run(source)
         if shell.exc: raise AssertionError(f"{name}: this cell failed:\n{source}") from shell.exc
         count += 1
     return count
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_fast_cells(name, monkeypatch):
-    assert replay(name, False, monkeypatch) > 0
+# cells with the real model are run with the rest of their notebook, once; the rest alone is what nbdev_test runs
+@pytest.mark.parametrize("name", [n for n in NOTEBOOKS if n not in REAL])
+def test_notebook(name, monkeypatch):
+    assert replay(name, monkeypatch) > 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in NOTEBOOKS if any("slow" in directives(c) for c in code_cells(n))])
-def test_with_the_real_model(name, monkeypatch, real_folder):
-    assert replay(name, True, monkeypatch) > 0
+@pytest.mark.parametrize("name", REAL)
+def test_notebook_with_the_real_model(name, monkeypatch, real_folder):
+    assert replay(name, monkeypatch) > 0
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
