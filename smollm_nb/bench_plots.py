@@ -182,24 +182,27 @@ def versus(
     return fig
 
 # %% ../nbs/15e_bench_plots.ipynb #fa6d9fdd
-def _key_cases(record:dict) -> list[str]:
-    "What a first look wants: decoding at the least and the greatest depth, the longest prompt, the first token, a fresh process"
+def _key_cases(record:dict) -> list[tuple[str, list[str]]]: # what a panel is called, its cases
+    "What a first look wants: decoding at the least and the greatest depth, the longest prompt, the first token, a fresh process or page"
     names = list(dict.fromkeys(f["case"] for f in record["results"]))
     number = lambda name: int(re.findall(r"\d+", name)[-1])
     like = lambda pattern: sorted((n for n in names if re.fullmatch(pattern, n)), key=number)
     depths = like(r"decode after \d+")
-    return [*depths[:1], *depths[1:][-1:], *like(r"prefill \d+")[-1:], *like(r"first token after \d+"), *[n for n in names if n == "process start to ready"], *like(r"peak RSS, \d+ tokens")]
+    alone = [*depths[:1], *depths[1:][-1:], *like(r"prefill \d+")[-1:], *like(r"first token after \d+")]
+    ready, held = [n for n in names if n in ("process start to ready", "cold load")], like(r"(?:peak RSS|renderer PSS), \d+ tokens")
+    together = [(" or ".join(sorted(ready, reverse=True)), ready), (held[0] if len(held) == 1 else "memory of the process, or of the page", held)]
+    return [*((n, [n]) for n in alone), *(x for x in together if x[1])]
 
-def _bars(ax, figures:dict, names:list[str], colours:dict) -> None:
-    "One case: a bar for each contestant that has it, the first on top"
-    top, (case, unit) = max(f["max"] for f in figures.values()), next((f["case"], f["unit"]) for f in figures.values())
+def _bars(ax, title:str, figures:dict, names:list[str], colours:dict) -> None:
+    "One panel: a bar for each contestant that has it, the first on top"
+    top, unit = max(f["max"] for f in figures.values()), next(f["unit"] for f in figures.values())
     for y, name in enumerate(names):
         if name not in figures: continue
         f = figures[name]
         ax.barh(y, f["median"], 0.62, color=colours[name], alpha=0.75, xerr=[[f["median"] - f["min"]], [f["max"] - f["median"]]], error_kw=dict(lw=0.9, capsize=2, ecolor=INK))
         ax.annotate(_short(f["median"]), (f["max"], y), (5, 0), textcoords="offset points", va="center", fontsize=8)
     ax.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, 1.25*top))
-    ax.set_title(f"{case}, {unit} {'↑' if unit == 'tokens/s' else '↓'}", loc="left", fontsize=8.5, pad=4)
+    ax.set_title(f"{title}, {unit} {'↑' if unit == 'tokens/s' else '↓'}", loc="left", fontsize=8.5, pad=4)
     ax.set_xticks([]) # each bar says its value
     ax.spines.bottom.set_visible(False)
 
@@ -219,12 +222,12 @@ def side_by_side(
     "Every contestant at the cases that matter most; raises `ParameterError`"
     most, colours = {}, _colours(record)
     for f in record["results"]: most[f["runner"]] = max(f["threads"], most.get(f["runner"], 0))
-    found = [{f["runner"]: f for f in record["results"] if f["case"] == c and f["threads"] == most[f["runner"]]} for c in _key_cases(record)]
-    found = [x for x in found if x]
+    found = [(title, {f["runner"]: f for f in record["results"] if f["case"] in cases and f["threads"] == most[f["runner"]]}) for title, cases in _key_cases(record)]
+    found = [x for x in found if x[1]]
     if not found: raise ParameterError("the run has none of the cases that are shown side by side: measure decoding, prefill or a fresh process")
-    names = [n for n in colours if any(n in x for x in found)]
-    fig, _ = _new(_lead(found[0]), 1.1 + -(-len(found)//2)*(0.62 + 0.21*len(names)), -(-len(found)//2), ncols=2, sharex=False, sharey=True)
-    for ax, figures in zip(fig.axes, found): _bars(ax, figures, names, colours)
+    names = [n for n in colours if any(n in x for _, x in found)]
+    fig, _ = _new(_lead(found[0][1]), 1.1 + -(-len(found)//2)*(0.62 + 0.21*len(names)), -(-len(found)//2), ncols=2, sharex=False, sharey=True)
+    for ax, (title, figures) in zip(fig.axes, found): _bars(ax, title, figures, names, colours)
     for ax in fig.axes: ax.tick_params(colors=QUIET, labelcolor=INK, labelsize=8, labelfontfamily="DejaVu Sans")
     fig.axes[0].set_yticks(range(len(names)), [_who(n, most[n]) for n in names])
     for ax in fig.axes[len(found):]: ax.axis("off")
@@ -250,7 +253,7 @@ def memory_over_time(
     fig, (ax,) = _new("", 4)
     for m in seen:
         s, mb = _broken(m["s"], m["mib"])
-        ax.plot(s, mb, "-" if m["threads"] == most else "--", lw=1.4, color=colours[m["runner"]], marker="." if len(m["s"]) < 9 else "")
+        ax.plot(s, mb, "-" if m["threads"] == most else "--", lw=1.4, color=colours[m["runner"]], marker="." if len(m["s"]) < 150 else "", ms=4)
         peaks[m["runner"]] = max(peaks.get(m["runner"], 0), np.nanmax(mb))
     fig.suptitle(textwrap.fill(f"the plan allows {MEMORY_MB} MB: " + ", ".join(f"{_drawable(n)} holds up to {_short(mb)}" for n, mb in peaks.items()), 76), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
     ax.axhline(MEMORY_MB, color=INK, ls=":", lw=1.2, zorder=0)
