@@ -270,10 +270,11 @@ class BenchDashboard(Working, W.VBox):
         plan, history = self.plan, self.controls["history"].value
         self._say("opening the model …")
         open_history(history).close() # better now than after the measurement
-        with tempfile.TemporaryDirectory(prefix="smollm-bench-") as place, Watch() as watch, job.holding(watch.stop):
+        with tempfile.TemporaryDirectory(prefix="smollm-bench-") as place:
             subjects, file = plan.subjects(place, job, self._told(job, "preparing:", 0.1))
             self._say("starting the contestants …")
-            record = run_bench(subjects, plan.quick, plan.rounds, plan.only, file, on_progress=self._told(job, "measuring:"), watch=watch)
+            with Watch() as watch, job.holding(watch.stop):
+                record = run_bench(subjects, plan.quick, plan.rounds, plan.only, file, on_progress=self._told(job, "measuring:"), watch=watch)
         if not record["results"]: raise Cancelled("stopped") if record["cancelled"] else ParameterError(f"no case has {plan.only!r} in its name: try decode, prefill, first or tokens")
         if not record["cancelled"]: append(history, record)
         self._show(record)
