@@ -48,7 +48,7 @@ class Plan:
     rounds:int|None = None # samples of each figure; default: 5 where quick, else 7
 
     def subjects(self,
-        place, # an empty folder for what browsers need, kept until the run is over
+        place, # a folder for what browsers are given, kept until the run is over
         job:Job|None=None, # that may be stopped
         on_progress=None, # called with (stage, done, total)
     ) -> tuple[list, Path|None]: # subjects of `bench.run`, and the first quantized file among them

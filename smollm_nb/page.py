@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from .browsers import _end, BrowserError, ReportHandler, ReportServer, family, opened, renderer_bytes
+from .browsers import BrowserError, ReportHandler, ReportServer, _end, family, opened, renderer_bytes
 from .runner import BenchError
 from .serve import POLICY, find_file
 
@@ -119,10 +119,6 @@ class Page:
         "Memory of the page's process when it last answered: looking at it more often would slow it"
         return self._held
 
-    def kill(self) -> None:
-        "End the browser from any thread: whoever waits for an answer gets a `BenchError`"
-        _end(self._process)
-
     def cpu_s(self) -> float:
         "Seconds of processor time that the browser's processes have used so far"
         total = 0.0
@@ -131,8 +127,8 @@ class Page:
         return total
 
     def kill(self) -> None:
-        "End the browser, from any thread: whoever waits for an answer hears that it is gone"
-        self._process.kill()
+        "End the browser from any thread: whoever waits for an answer gets a `BenchError`"
+        _end(self._process)
 
     def close(self) -> None:
         "End the browser and the server"
