@@ -11,6 +11,7 @@ import re, textwrap
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.ticker import LogLocator
 
 from .core import ParameterError
 from .plots import INK, PALETTE, QUIET, STYLE, Picture, _count, _drawable, _label_lines, _new, _short
@@ -119,6 +120,13 @@ def memory_by_context(
     return fig
 
 # %% ../nbs/15e_bench_plots.ipynb #41e26398
+def _logarithmic(ax, low:float, high:float) -> None:
+    "A horizontal axis for what differs by more than a digit, with plain numbers"
+    ax.set(xscale="log", xlim=(low, high))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(lambda x, _: _short(x))
+    ax.minorticks_off()
+
 def _shares(ax, runs:list[tuple], colours:dict) -> None:
     "Cumulative distributions of latencies, ms"
     labels = []
@@ -128,7 +136,10 @@ def _shares(ax, runs:list[tuple], colours:dict) -> None:
         labels.append(f"{_drawable(name)}: median {_short(np.median(x))}, p95 {_short(np.percentile(x, 95))} ms")
     last = max(np.percentile(ms, 99) for _, ms in runs)
     ax.axvline(TOKEN_MS, color=INK, ls=":", lw=1.2, zorder=0)
-    ax.set(xlim=(0, 1.1*max(last, TOKEN_MS)), ylim=(0, 101), xlabel=f"latency of a token, ms (dotted: the plan's {TOKEN_MS})", ylabel="tokens that took no longer, %")
+    low, high = min(np.percentile(ms, 1) for _, ms in runs), 1.1*max(last, TOKEN_MS)
+    if high > 15*low: _logarithmic(ax, 0.8*min(low, TOKEN_MS), high)
+    else: ax.set_xlim(0, high)
+    ax.set(ylim=(0, 101), xlabel=f"latency of a token, ms (dotted: the plan's {TOKEN_MS})", ylabel="tokens that took no longer, %")
     for i, (text, (name, _)) in enumerate(zip(labels, runs)):
         ax.text(0.99, 0.06 + 0.08*(len(runs) - 1 - i), text, color=colours[name], fontsize=8, ha="right", transform=ax.transAxes, bbox=dict(fc="white", ec="none", pad=1, alpha=0.85))
 
@@ -182,24 +193,29 @@ def versus(
     return fig
 
 # %% ../nbs/15e_bench_plots.ipynb #fa6d9fdd
-def _key_cases(record:dict) -> list[str]:
-    "What a first look wants: decoding at the least and the greatest depth, the longest prompt, the first token, a fresh process"
+def _key_cases(record:dict) -> list[list[str]]: # the cases of each panel
+    "What a first look wants: decoding at the least and the greatest depth, the longest prompt, the first token, a fresh process or page"
     names = list(dict.fromkeys(f["case"] for f in record["results"]))
     number = lambda name: int(re.findall(r"\d+", name)[-1])
     like = lambda pattern: sorted((n for n in names if re.fullmatch(pattern, n)), key=number)
     depths = like(r"decode after \d+")
-    return [*depths[:1], *depths[1:][-1:], *like(r"prefill \d+")[-1:], *like(r"first token after \d+"), *[n for n in names if n == "process start to ready"], *like(r"peak RSS, \d+ tokens")]
+    alone = [*depths[:1], *depths[1:][-1:], *like(r"prefill \d+")[-1:], *like(r"first token after \d+")]
+    return [*([n] for n in alone), [n for n in names if n in ("process start to ready", "cold load")], like(r"(?:peak RSS|renderer PSS), \d+ tokens")]
+
+def _what(figures:dict) -> str:
+    "The cases of a panel, in words; the number of tokens once"
+    return re.sub(r", \d+ tokens(?= or )", "", " or ".join(dict.fromkeys(f["case"] for f in figures.values())))
 
 def _bars(ax, figures:dict, names:list[str], colours:dict) -> None:
-    "One case: a bar for each contestant that has it, the first on top"
-    top, (case, unit) = max(f["max"] for f in figures.values()), next((f["case"], f["unit"]) for f in figures.values())
+    "One panel: a bar for each contestant that has it, the first on top"
+    top, unit = max(f["max"] for f in figures.values()), next(f["unit"] for f in figures.values())
     for y, name in enumerate(names):
         if name not in figures: continue
         f = figures[name]
         ax.barh(y, f["median"], 0.62, color=colours[name], alpha=0.75, xerr=[[f["median"] - f["min"]], [f["max"] - f["median"]]], error_kw=dict(lw=0.9, capsize=2, ecolor=INK))
         ax.annotate(_short(f["median"]), (f["max"], y), (5, 0), textcoords="offset points", va="center", fontsize=8)
     ax.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, 1.25*top))
-    ax.set_title(f"{case}, {unit} {'↑' if unit == 'tokens/s' else '↓'}", loc="left", fontsize=8.5, pad=4)
+    ax.set_title(f"{_what(figures)}, {unit} {'↑' if unit == 'tokens/s' else '↓'}", loc="left", fontsize=8.5, pad=4)
     ax.set_xticks([]) # each bar says its value
     ax.spines.bottom.set_visible(False)
 
@@ -208,9 +224,9 @@ def _lead(figures:dict) -> str:
     up = next(iter(figures.values()))["unit"] == "tokens/s"
     order = sorted(figures.values(), key=lambda f: -f["median"] if up else f["median"])
     best, *rest = order
-    if not rest: return f"{best['case']}: {_drawable(best['runner'])} {_short(best['median'])} {best['unit']}"
+    if not rest: return f"{_what(figures)}: {_drawable(best['runner'])} {_short(best['median'])} {best['unit']}"
     times = lambda f: best["median"]/f["median"] if up else f["median"]/best["median"]
-    return f"{best['case']}: {_drawable(best['runner'])} is " + ", ".join(f"{_short(times(f))} × as {'fast' if best['unit'] != 'MiB' else 'small'} as {_drawable(f['runner'])}" for f in rest[:3])
+    return f"{_what(figures)}: {_drawable(best['runner'])} is " + ", ".join(f"{_short(times(f))} × as {'fast' if best['unit'] != 'MiB' else 'small'} as {_drawable(f['runner'])}" for f in rest[:3])
 
 @rc_context(STYLE)
 def side_by_side(
@@ -219,11 +235,12 @@ def side_by_side(
     "Every contestant at the cases that matter most; raises `ParameterError`"
     most, colours = {}, _colours(record)
     for f in record["results"]: most[f["runner"]] = max(f["threads"], most.get(f["runner"], 0))
-    found = [{f["runner"]: f for f in record["results"] if f["case"] == c and f["threads"] == most[f["runner"]]} for c in _key_cases(record)]
+    found = [{f["runner"]: f for f in record["results"] if f["case"] in cases and f["threads"] == most[f["runner"]]} for cases in _key_cases(record)]
     found = [x for x in found if x]
     if not found: raise ParameterError("the run has none of the cases that are shown side by side: measure decoding, prefill or a fresh process")
     names = [n for n in colours if any(n in x for x in found)]
-    fig, _ = _new(_lead(found[0]), 1.1 + -(-len(found)//2)*(0.62 + 0.21*len(names)), -(-len(found)//2), ncols=2, sharex=False, sharey=True)
+    across, down = min(len(found), 2), -(-len(found)//2)
+    fig, _ = _new(_lead(found[0]), 1.1 + down*(0.62 + 0.21*len(names)), down, ncols=across, sharex=False, sharey=True)
     for ax, figures in zip(fig.axes, found): _bars(ax, figures, names, colours)
     for ax in fig.axes: ax.tick_params(colors=QUIET, labelcolor=INK, labelsize=8, labelfontfamily="DejaVu Sans")
     fig.axes[0].set_yticks(range(len(names)), [_who(n, most[n]) for n in names])
@@ -250,7 +267,8 @@ def memory_over_time(
     fig, (ax,) = _new("", 4)
     for m in seen:
         s, mb = _broken(m["s"], m["mib"])
-        ax.plot(s, mb, "-" if m["threads"] == most else "--", lw=1.4, color=colours[m["runner"]], marker="." if len(m["s"]) < 9 else "")
+        gap = np.isnan([np.nan, *mb, np.nan])
+        ax.plot(s, mb, "-" if m["threads"] == most else "--", lw=1.4, color=colours[m["runner"]], marker=".", ms=4, markevery=gap[:-2] & ~gap[1:-1] & gap[2:]) # a dot where a lone reading makes no line
         peaks[m["runner"]] = max(peaks.get(m["runner"], 0), np.nanmax(mb))
     fig.suptitle(textwrap.fill(f"the plan allows {MEMORY_MB} MB: " + ", ".join(f"{_drawable(n)} holds up to {_short(mb)}" for n, mb in peaks.items()), 76), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
     ax.axhline(MEMORY_MB, color=INK, ls=":", lw=1.2, zorder=0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from .browsers import BrowserError, ReportHandler, ReportServer, family, opened, renderer_bytes
+from .browsers import BrowserError, ReportHandler, ReportServer, _end, family, opened, renderer_bytes
 from .runner import BenchError
 from .serve import POLICY, find_file
 
@@ -80,7 +80,7 @@ class Page:
     "A runner in a browser"
     ready_case, memory_case = "cold load", "renderer PSS"
     def __init__(self, subject:PageSubject):
-        self.name, self.peer, self.browser, self._peak, self._stack = subject.name, subject.peer, subject.browser, 0, contextlib.ExitStack()
+        self.name, self.peer, self.browser, self._held, self._peak, self._stack = subject.name, subject.peer, subject.browser, 0, 0, contextlib.ExitStack()
         try:
             self._server = self._stack.enter_context(PageServer(subject.folder, subject.beside, subject.policy))
             self._process = self._stack.enter_context(opened(subject.browser, self._server.url + subject.page))
@@ -111,9 +111,13 @@ class Page:
 
     def _look(self) -> int: # bytes
         "Memory of the page's process now; the largest is remembered"
-        held = renderer_bytes(self.browser, self._process)
-        self._peak = max(self._peak, held)
-        return held
+        self._held = renderer_bytes(self.browser, self._process)
+        self._peak = max(self._peak, self._held)
+        return self._held
+
+    def rss_bytes(self) -> int:
+        "Memory of the page's process when it last answered: looking at it more often would slow it"
+        return self._held
 
     def cpu_s(self) -> float:
         "Seconds of processor time that the browser's processes have used so far"
@@ -123,8 +127,8 @@ class Page:
         return total
 
     def kill(self) -> None:
-        "End the browser, from any thread: whoever waits for an answer hears that it is gone"
-        self._process.kill()
+        "End the browser from any thread: whoever waits for an answer gets a `BenchError`"
+        _end(self._process)
 
     def close(self) -> None:
         "End the browser and the server"

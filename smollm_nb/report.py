@@ -132,8 +132,8 @@ def compared(
 ) -> list[list[str]]: # the first one names the columns
     "What `compare` found, as it is read: what has moved stands first"
     lines = sorted(compare(run, earlier), key=lambda r: (not r["verdict"], -abs(math.log(r["ratio"] or 1)) if r["verdict"] else 0))
-    return [["case", "runner", "threads", "unit", "then", "now", "× better", "verdict"],
-            *([r["case"], r["runner"], str(r["threads"]), r["unit"], short(r["then"]), short(r["now"]), short(r["ratio"]), WORDS[r["verdict"]]] for r in lines)]
+    return [["case", "verdict", "× better", "runner", "threads", "unit", "then", "now"],
+            *([r["case"], WORDS[r["verdict"]], short(r["ratio"]), r["runner"], str(r["threads"]), r["unit"], short(r["then"]), short(r["now"])] for r in lines)]
 
 def against(
     run:dict,

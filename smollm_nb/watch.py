@@ -38,13 +38,14 @@ class Watch:
 
     @contextlib.contextmanager
     def over(self,
-        runners, # `runner.Remote`s and the like: those with `kill`; the memory of those with `rss_bytes` is read
+        runners, # `runner.Remote`s, `page.Page`s; what has no `kill` is left out
     ):
-        "While the block runs these are watched; raises `Cancelled` after a stop"
+        "While the block runs these are watched, from a first reading on; raises `Cancelled` after a stop"
         ours = [r for r in runners if hasattr(r, "kill")]
         self._runners = [*self._runners, *ours] # a new list: the thread may be reading the old one
         try:
             if self.stopped: raise Cancelled("stopped")
+            self.look() # however short the block is
             yield
         finally: self._runners = [r for r in self._runners if r not in ours]
 
@@ -55,7 +56,7 @@ class Watch:
 
     def look(self) -> None:
         "One reading of each"
-        for r in (r for r in self._runners if hasattr(r, "rss_bytes")):
+        for r in self._runners:
             with contextlib.suppress(psutil.Error): # it has just ended; for a moment it is there and holds nothing
                 if held := r.rss_bytes(): self._points.setdefault((r.name, r.threads), []).append((time.perf_counter() - self._start, held/2**20))
 
@@ -64,7 +65,7 @@ class Watch:
 
     def series(self) -> list[dict]: # runner, threads, s: seconds (n,), mib: resident memory (n,)
         "What was read, as JSON"
-        few = {k: thin(v) for k, v in self._points.items()}
+        few = {k: thin(sorted(v)) for k, v in self._points.items()} # two threads look
         return [dict(runner=name, threads=threads, s=[round(t, 2) for t, _ in p], mib=[round(v, 1) for _, v in p]) for (name, threads), p in few.items()]
 
     def __enter__(self):

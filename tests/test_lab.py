@@ -502,10 +502,10 @@ def test_a_benchmark_is_run_stopped_and_compared(browser, server, artefacts):
     wait_status(page, "^measuring", 100)
     wait_status(page, "figures in .* noted in runs.jsonl", 200)
     tab(page, "compared")
-    verdicts = set(page.locator(".lab-grid-table tbody td:last-child").all_text_contents())
+    verdicts = set(page.locator(".lab-grid-table tbody td:nth-child(2)").all_text_contents())
     assert verdicts and verdicts <= {"▲ better", "▼ worse", "within the spread"} and len(history.read_text().splitlines()) == 2
     page.locator(".lab-panel").screenshot(path=str(artefacts/"bench_compared.png"))
-    choice = page.locator(".lab-panel .widget-dropdown", has_text="compared with").locator("select")
+    choice = page.locator(".lab-panel .widget-dropdown", has_text="earlier run").locator("select")
     choice.select_option("none")
     page.wait_for_function("![...document.querySelectorAll('.lab-tabs button')].some((b) => b.textContent === 'compared')")
     wait_status(page, "native int8, torch")
@@ -527,7 +527,7 @@ def test_a_benchmark_is_run_stopped_and_compared(browser, server, artefacts):
     page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
     page.keyboard.press("Control+b")
     page.set_viewport_size(dict(width=700, height=1500))
-    page.locator(".lab-panel .widget-dropdown", has_text="compared with").locator("xpath=preceding-sibling::*[1]").locator("select").select_option(index=2)
+    page.locator(".lab-panel .widget-dropdown", has_text="earlier run").locator("xpath=preceding-sibling::*[1]").locator("select").select_option(index=2)
     wait_status(page, "native int8, torch")
     for name in ("memory over time", "every figure", "side by side"):
         tab(page, name)

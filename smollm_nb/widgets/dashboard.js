@@ -5,7 +5,7 @@ function table({ head, rows }) {
   const kind = { "▲": "lab-better", "▼": "lab-worse" };
   return h("div", { class: "lab-scroll", tabindex: "0", role: "region", "aria-label": "table" }, h("table", { class: "lab-grid-table" },
     h("thead", null, h("tr", null, head.map((c) => h("th", { scope: "col" }, c)))),
-    h("tbody", null, rows.map(([first, ...rest]) => h("tr", { class: kind[rest[rest.length - 1]?.[0]] }, h("th", { scope: "row" }, first), rest.map((c) => h("td", null, c)))))));
+    h("tbody", null, rows.map(([first, ...rest]) => h("tr", { class: kind[rest[0]?.[0]] }, h("th", { scope: "row" }, first), rest.map((c) => h("td", null, c)))))));
 }
 
 function render({ model, el }) {
