@@ -331,7 +331,7 @@ def bench(
     model:ModelName=DEFAULT_MODEL,
     backend:Annotated[BackendName, typer.Option("--backend", help="auto: the native engine on the model in four bits; torch: the checkpoint.")]=BackendName.auto,
     threads:Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU threads; default: one, then one for each core.")]=None,
-    peers:Annotated[bool, typer.Option("--peers", help="llama.cpp in turns with ours, and wllama in the browsers; the first time llama.cpp is built from its source: minutes.")]=False,
+    peers:Annotated[bool, typer.Option("--peers", help="llama.cpp in turns with ours, wllama and transformers.js in the browsers; the first time llama.cpp is built from its source: minutes.")]=False,
     browser:Annotated[Optional[list[str]], typer.Option("--browser", metavar="NAME", help="Measure in this browser as well: chromium, firefox, webkit, or all that are installed; may be repeated.")]=None,
     quick:Annotated[bool, typer.Option("--quick", help="Fewer cases, five rounds: about a minute for each number of threads.")]=False,
     only:Annotated[str, typer.Option("--only", help="Only cases whose name holds this, such as decode, prefill or first.")]="",

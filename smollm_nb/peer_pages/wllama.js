@@ -24,7 +24,7 @@ export const verbs = {
     asked = how;
     const ready_s = await load(), { n_vocab, n_ctx } = engine.getLoadedContextInfo(), threads = engine.getNumThreads();
     const variant = `${how.version}, ${engine.isMultithread() ? 'multi-thread' : 'single-thread'}`;
-    return { backend: 'wllama', variant, threads, why: 'its library chose so', context: n_ctx, vocab: n_vocab, bytes_per_token: how.bytes, kv: null, ready_s };
+    return { backend: 'wllama', variant, threads, why: 'its library chose so', context: n_ctx, vocab: n_vocab, kv: null, ready_s };
   },
   async reload() {
     await engine.exit();
@@ -52,8 +52,8 @@ export const verbs = {
   /** Its own loop. It reads the last token of an answer for nothing, which is not counted; a token that ends an answer is, as it is for ours. */
   async generate({ prompt, max_tokens }) {
     const stamps = [], begin = now();
-    await engine.createCompletion(prompt, { nPredict: max_tokens, sampling: GREEDY, onNewToken: () => { stamps.push(now()); } });
+    const text = await engine.createCompletion(prompt, { nPredict: max_tokens, sampling: GREEDY, onNewToken: () => { stamps.push(now()); } });
     if (stamps.length < max_tokens) stamps.push(now());
-    return { seconds: stamps.at(-1) - begin, tokens: stamps.length, ttft: stamps[0] - begin, itl: stamps.slice(1).map((t, i) => t - stamps[i]) };
+    return { seconds: stamps.at(-1) - begin, tokens: stamps.length, ttft: stamps[0] - begin, itl: stamps.slice(1).map((t, i) => t - stamps[i]), text };
   },
 };
