@@ -126,7 +126,7 @@ QUIET_S = 1.0 # seconds between two signs of progress while something is measure
 
 def _control(kind, description:str, tooltip:str, **kw):
     "A control as wide as its cell, with a label that a screen reader finds"
-    return kind(description=description, tooltip=tooltip, style=dict(description_width="96px"), layout=W.Layout(width="auto", min_width="0"), **kw)
+    return kind(description=description, tooltip=tooltip, style=dict(description_width="112px"), layout=W.Layout(width="auto", min_width="0"), **kw)
 
 def bench_controls(model:str, chosen, threads:int|None, quick:bool, only:str, rounds:int|None, history) -> dict: # by what they change
     "What can be set before a run"

@@ -144,6 +144,7 @@ class CompareView(Working, W.VBox):
         grid = W.Layout(grid_template_columns="repeat(auto-fit, minmax(220px, 1fr))", grid_gap="2px 16px", width="100%")
         super().__init__([W.GridBox([self.reference, self.candidate, self.tokens], layout=grid), self.prompt, W.HBox([self.go, self.halt], layout=W.Layout(margin="4px 0")), self.box])
         self.add_class("lab-panel")
+        self._say("Compare lets both answer; the first time it loads them")
         watch_interrupts()
         hear_while_busy(self)
 

@@ -262,6 +262,13 @@ class Generation:
     def _read(self, last:int|None):
         "Scores for the next token: the prompt's rest first, then one token at a time"
         self._check_cancel()
+        if not hasattr(self.backend, "between"): return self._scores(last)
+        self.backend.between = self._check_cancel # a token in PyTorch may take a tenth of a second
+        try: return self._scores(last)
+        finally: self.backend.between = None
+
+    def _scores(self, last:int|None):
+        "What the backend says"
         if last is not None: return self.backend.decode(last, len(self._prompt) + len(self.ids) - 1)
         shared = min(shared_prefix(self.backend.tokens, self._prompt), len(self._prompt) - 1)
         begin = time.perf_counter()

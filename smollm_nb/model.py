@@ -143,10 +143,13 @@ class Llama(nn.Module):
         rope, # cos and sin of these positions, each (n, head_dim)
         cache:KVCache,
         pos:int, # of the first id
+        between=None, # called before each layer; may raise
     ) -> Tensor: # (…, n, hidden), after the last norm
         "Read ids into the cache"
         x = self.model.embed_tokens(ids).to(cache.k.dtype)
-        for i, layer in enumerate(self.model.layers): x = layer(x, rope, cache, i, pos)
+        for i, layer in enumerate(self.model.layers):
+            if between: between()
+            x = layer(x, rope, cache, i, pos)
         return self.model.norm(x)
     def head(self, x:Tensor) -> Tensor: # (…, hidden) → (…, vocab), float32
         "Score every word of the vocabulary"
@@ -200,6 +203,7 @@ PREFILL_TILE = 64 # tokens between two chances to cancel a prefill
 
 class TorchBackend:
     "A Llama in PyTorch with one KV cache"
+    between = None # called before each layer; may raise `Cancelled`, which leaves the cache as it was before those ids
     def __init__(self,
         model:Llama, # on its device, with its dtype
         context:int|None=None, # positions of the cache; default: all that the model knows
@@ -264,7 +268,7 @@ class TorchBackend:
         "Read checked ids; the cache is cut to `pos` first"
         self.tokens[pos:] = []
         rope = [t[pos:pos + len(ids)] for t in self._rope]
-        x = self.model(torch.tensor(ids, device=self.device), rope, self._cache, pos)
+        x = self.model(torch.tensor(ids, device=self.device), rope, self._cache, pos, self.between)
         self.tokens += ids
         return x
 

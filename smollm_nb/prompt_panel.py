@@ -112,10 +112,9 @@ class Feed:
         if self.view.tokens: self.view.stats.update(live_figures(self.itl_ms, self._ttft, mb))
 
     def close(self) -> None:
-        "Send the rest, then everything: whoever looks now sees all of it"
+        "Send the rest"
         self._seen = -math.inf
         self.send()
-        self.view.whole()
 
 # %% ../nbs/16b_prompt_panel.ipynb #85b1cf67
 @dataclass(frozen=True)
@@ -190,6 +189,7 @@ class PromptPanel(Working, W.VBox):
         super().__init__([self._top, self.prompt, self._settings, self._actions, self.view])
         self.add_class("lab-panel")
         self._update()
+        self._say("Generate answers; the first time it loads the model")
         watch_interrupts()
         hear_while_busy(self)
 
@@ -297,6 +297,7 @@ class PromptPanel(Working, W.VBox):
         n, why = len(self.view.tokens), dict(eos="the model ended", length="the length that was asked for", stop="a stop string")
         self._say("" if self.failure else f"stopped after {n} tokens" if stopped else f"{n} tokens: {why[self.answer.finish_reason]}")
         self._busy(False)
+        self.view.whole() # last, for it is long: whoever looks later sees all of it
 
     def _rows(self) -> list[list]:
         "What there is to draw"

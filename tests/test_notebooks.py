@@ -66,6 +66,14 @@ def test_house_rules(name):
     assert first.startswith("# ") and "\n> " in first, "a notebook starts with a title and a promise"
     for c in nb.cells:
         assert not re.search(r"/(root|home|Users)/\w", str(c.get("outputs", ""))), "an output names a folder of somebody's machine"
+        assert "widget-view" not in str(c.get("outputs", "")), "a view without its kernel is an error message: clear that output"
         assert "widgets" not in nb.metadata and not c.get("execution_count"), "run nbdev_clean"
     checks = [c for c in code_cells(name) if "assert" in c and "export" not in directives(c)]
     assert checks or name == "index"
+
+
+def test_the_tour_needs_no_keyboard():
+    "An answer, a file and a bundle in the page: each a view that a cell shows, and the bundle where JupyterLab's page finds it"
+    cells = code_cells("index")
+    for view in ("PromptPanel", "QuantExplorer", "BrowserRunner", "CompareView", "BenchDashboard"): assert any(c.splitlines()[-1].startswith(f"{view}(") for c in cells), view
+    assert any('export(file, "../dist/' in c for c in cells)

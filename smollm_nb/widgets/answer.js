@@ -6,8 +6,9 @@ function makeStore(model) {
   const store = { run: model.get("run"), tokens: [], memory: [], stats: {}, views: new Set() };
   const tell = (fresh) => store.views.forEach((v) => v(fresh));
   const whole = () => {
-    Object.assign(store, { run: model.get("run"), tokens: [...model.get("tokens")], memory: [...model.get("memory")], stats: model.get("stats") });
-    tell(true);
+    const run = model.get("run"), tokens = [...model.get("tokens")], fresh = run !== store.run || tokens.length < store.tokens.length; // tokens never change: what is drawn stays
+    Object.assign(store, { run, tokens, memory: [...model.get("memory")], stats: model.get("stats") });
+    tell(fresh);
   };
   const ask = () => {
     model.set("resync", model.get("resync") + 1);
@@ -143,13 +144,18 @@ function render({ model, el }, store) {
     latency.replaceChildren(h("figcaption", null, "latency of each token, ms"), chart({ title: "latency of each token", note: `${ms.length} tokens`, points: ms, limits: limits.latency.map((v) => [v, `${v} ms`]), kind: "dots", xLabel: "token", xMin: 1, xMax: 16, width }));
     memory.replaceChildren(h("figcaption", null, "memory of this kernel, MB"), chart({ title: "memory of this kernel", note: `${store.memory.length} readings`, points: store.memory, limits: [[limits.memory, `${limits.memory} MB`]], kind: "area", xLabel: "seconds", xMax: 0.5, width }));
   };
-  let waiting = 0, stale = false;
+  let waiting = 0, stale = false, drawn = -Infinity, timer = 0;
   const paint = () => {
     waiting = 0;
     tokens.update(stale);
     stale = false;
+    el.classList.toggle("lab-flows", store.tokens.length > 0);
+    const wait = model.get("busy") ? drawn + 200 - performance.now() : 0; // figures and charts seldom while an answer grows: they would take the time of its tokens, and of a click
+    clearTimeout(timer);
+    if (wait > 0) return (timer = setTimeout(later, wait));
     numbers.replaceChildren(...figures(store.stats));
     draw();
+    drawn = performance.now();
   };
   const later = (fresh) => {
     stale ||= fresh === true;
@@ -160,6 +166,7 @@ function render({ model, el }, store) {
     error.textContent = model.get("error");
     error.hidden = !model.get("error");
     el.classList.toggle("lab-busy", model.get("busy"));
+    later();
   };
   const spend = () => budget.update(model.get("budget"));
   const watch = { "change:status": words, "change:error": words, "change:busy": words, "change:budget": spend };
@@ -175,6 +182,7 @@ function render({ model, el }, store) {
     store.views.delete(later);
     seen.disconnect();
     cancelAnimationFrame(waiting);
+    clearTimeout(timer);
   };
 }
 

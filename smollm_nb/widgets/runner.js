@@ -277,6 +277,7 @@ function render({ model, el }, session) {
     go.disabled = measure.disabled = session.busy || !session.ready;
     halt.disabled = !session.busy;
     el.classList.toggle("lab-busy", session.busy);
+    el.classList.toggle("lab-flows", session.live.tokens > 0);
     given.textContent = session.given;
     said.textContent = session.text;
     answer.replaceChildren(...(session.given || session.text ? [given, said] : []));
