@@ -80,7 +80,7 @@ class Lab:
         "Load the page, wait for the kernel"
         self.page.goto(self.where)
         self.page.locator(".jp-Notebook .jp-Cell").first.wait_for()
-        self.page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+        self.page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(state="attached") # a narrow toolbar hides it
 
     def command(self, name:str) -> None:
         "Choose from the menu"
