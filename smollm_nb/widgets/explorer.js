@@ -3,11 +3,15 @@ import { h, s, short, ticks } from "./common.js";
 
 const nats = (x) => (x >= 0.001 || x === 0 ? short(x) : x.toExponential(1));
 
+// where a map's colours begin and end: costs begin at nothing
+function ends(map) {
+  const all = map.values.flat().filter((v) => v !== null);
+  return [map.bent ? 0 : Math.min(...all), Math.max(...all)];
+}
+
 // a value as a share 0..1 of the map's range; costs by their square root, so that small ones are told apart
 function shares(map) {
-  const all = map.values.flat().filter((v) => v !== null);
-  const bent = map.bent ? Math.sqrt : (v) => v;
-  const low = map.bent ? 0 : bent(Math.min(...all)), high = bent(Math.max(...all));
+  const bent = map.bent ? Math.sqrt : (v) => v, [low, high] = ends(map).map(bent);
   return (v) => (high > low ? (bent(v) - low) / (high - low) : 0);
 }
 
@@ -118,7 +122,8 @@ function render({ model, el }) {
     grid.replaceChildren(...map.values.map((row, r) => h("div", { role: "row" }, h("span", { class: "lab-row", role: "rowheader" }, map.rows[r]), row.map((v, c) => h("span", { role: "gridcell", id: `${id}-${r}-${c}`, "data-at": `${r} ${c}`, "aria-label": say(r, c), title: say(r, c),
       class: `lab-cell${v === null ? " lab-unknown" : ""}${place.layer === c && place.matrix === map.keys[r] ? " lab-chosen-cell" : ""}`, style: v === null ? null : `--share:${(100 * share(v)).toFixed(0)}%` })))),
     h("div", { class: "lab-layers", "aria-hidden": "true" }, h("span"), map.values[0].map((_, c) => h("span", null, c % Math.ceil(count / 12) ? "" : String(c)))));
-    about.replaceChildren(...[`${map.low} `, h("i", { class: map.kind }), ` ${map.high}. ${map.note}`]);
+    const [low, high] = ends(map);
+    about.replaceChildren(`${map.low}, ${nats(low)} `, h("i", { class: map.kind }), ` ${nats(high)} ${map.unit}, ${map.high}. ${map.note}`);
   };
   const inspect = () => {
     const k = model.get("look");
