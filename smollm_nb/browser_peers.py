@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from .core import cache_dir
+from .core import LlamaConfig, cache_dir
 from .gguf_import import BUNDLED_ID, bundled_gguf
 from .kernel import PACKAGE
 from .page import PageSubject
@@ -80,12 +80,12 @@ def build_onnx(
         sys.argv[1:] = ["-i", checkpoint, "-o", made, "-c", made, "-p", "fp32", "-e", "cpu", "--extra_options", "prune_lm_head=true", "shared_embeddings=false"]
         runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
         model = onnx.load(f"{made}/model.onnx")
-    size = json.loads((source/"config.json").read_text(encoding="utf-8"))["head_dim"]
+    size = LlamaConfig.from_folder(source).head_dim
     for x in model.graph.input: # transformers.js makes an empty cache in the shape that is written there, and takes names for zeros
         if x.name.startswith("past_key_values"): x.type.tensor_type.shape.dim[3].dim_value = size
     (output/"onnx").mkdir()
     quantize_dynamic(model, output/"onnx"/"model_quantized.onnx", weight_type=QuantType.QUInt8, op_types_to_quantize=["MatMul", "Gather"])
-    for name in _BESIDE: shutil.copyfile(source/name, output/name)
+    for path in (p for name in _BESIDE if (p := source/name).is_file()): shutil.copyfile(path, output/path.name)
 
 def onnx_folder(
     checkpoint:Path, # folder of the model
