@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.text import Text
 from matplotlib.textpath import TextPath
+from PIL import Image
 
 from .core import ParameterError
 
@@ -31,8 +32,9 @@ STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False,
 class Picture(Figure):
     "A figure that any notebook shows as a PNG and that pyplot never holds"
     def _repr_png_(self) -> bytes:
-        out = io.BytesIO()
-        self.savefig(out, format="png", dpi=self.dpi)
+        drawn, out = io.BytesIO(), io.BytesIO()
+        self.savefig(drawn, format="png", dpi=self.dpi)
+        Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
         return out.getvalue()
 
 def _new(
