@@ -1,5 +1,7 @@
 "Shared fixtures: a tiny model for everyone, the real one for tests marked slow"
+import os
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -42,7 +44,6 @@ def four_bits():
 def tiny_q4(tiny_folder, tmp_path_factory, four_bits, kernel_built):
     "The tiny model in four bits, its embedding partly in eight; not to be changed"
     from dataclasses import replace
-    from pathlib import Path
     from smollm_nb.recipes import quantize
     return Path(quantize(tiny_folder, tmp_path_factory.mktemp("tiny_q4"), replace(four_bits, frequent_rows=128))["path"])
 
@@ -50,9 +51,28 @@ def tiny_q4(tiny_folder, tmp_path_factory, four_bits, kernel_built):
 @pytest.fixture(scope="session")
 def real_q4(real_folder, tmp_path_factory, four_bits, kernel_built):
     "The real model in four bits, rounded to nearest"
-    from pathlib import Path
     from smollm_nb.recipes import quantize
     return Path(quantize(real_folder, tmp_path_factory.mktemp("real_q4"), four_bits)["path"])
+
+
+@pytest.fixture(scope="module")
+def artefacts(tmp_path_factory):
+    "Where screenshots go"
+    d = Path(os.environ.get("SMOLLM_SHOTS") or tmp_path_factory.mktemp("shots"))
+    d.mkdir(parents=True, exist_ok=True)
+    return d
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "Chromium; one for each file of tests, since its driver's event loop lives as long"
+    from lab_page import ARGS, CHROMIUM
+    if not CHROMIUM: (pytest.fail if os.environ.get("CI") else pytest.skip)("there is no Chromium here (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        b = p.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        yield b
+        b.close()
 
 
 @pytest.fixture(autouse=True)

@@ -105,3 +105,6 @@ class Lab:
     def shot(self, path:Path) -> None:
         "What a person sees, kept for looking at"
         self.page.screenshot(path=str(path))
+
+
+def press_here(page, name:str) -> None: page.get_by_role("button", name=name, exact=True).click()
