@@ -8,6 +8,7 @@
 #include "fixedmath.h"
 
 enum { KEY_MAX = 4095, QUERY_MAX = 8191, VALUE_MAX = 4095, WEIGHT_MAX = 16383, PAIRS = SM_DIM/2 };
+enum { NEAR = 1 }; // what is asked for goes as near as the second cache: more of it can be under way than to the first
 
 void sm_angles(double log_theta, int32_t pos, float *turn) { // float32 steps as PyTorch takes them: position over theta^(i/32)
     for (int i = 0; i < SM_DIM/2; i++) {
@@ -65,7 +66,7 @@ void sm_query(const float *q, int32_t heads, const float *turn, int32_t *query, 
 SM_INLINE void score_block(const int16_t *key, const int16_t *value, const float *kscale, const int32_t *query, const float *scale, const int heads, i32x16 mask, float *weight) {
     i32x16 acc[4] = {0};
     for (int d = 0; d < PAIRS; d++) {
-        __builtin_prefetch(value + d*32);
+        __builtin_prefetch(value + d*32, 0, NEAR);
         const i16x32 k = *(const i16x32 *)(key + d*SM_BLOCK*2);
         for (int h = 0; h < heads; h++) acc[h] = sm_pairs(acc[h], k, sm_alli(query[h*PAIRS + d]));
     }
@@ -104,7 +105,7 @@ SM_INLINE void add_values(const int16_t *value, const int16_t *next, const int32
     i32x16 acc[4][2] = {0};
     for (int p = 0; p < SM_STRETCH/2; p++)
         for (int i = 0; i < 2; i++) {
-            __builtin_prefetch(next + (2*p + i)*32);
+            __builtin_prefetch(next + (2*p + i)*32, 0, NEAR);
             const i16x32 v = *(const i16x32 *)(value + (p*SM_DIM + 16*i)*2);
             for (int h = 0; h < heads; h++) acc[h][i] = sm_pairs(acc[h][i], v, sm_alli(share[h*(SM_CHUNK/2) + p]));
         }

@@ -15,7 +15,8 @@
 enum { SM_AMAX = 32639 }; // 127·256 + 127: both planes stay within ±127
 
 // Each header defines SM_VARIANT, SM_QUADS, SM_BIAS, SM_TOKENS (tokens that a prefill multiplies at once,
-// at most 8), where it pays SM_FEW (at most 8: so many take their weights straight from registers, nothing is laid aside), and
+// at most 8), where it pays SM_FEW (at most 8: so many take their weights straight from registers, nothing is laid aside) and
+// SM_ASK 0 (the processor reads one vector's weights ahead better than it is told to), and
 //   u8x64 sm_lookup(u8x64 table, u8x64 index)              table[index], the table's 16 entries repeated in every 16 bytes
 //   f32x16 sm_lookup_float(const float *table, i32x16 j)   table[j], table (16)
 //   i32x16 sm_pairs(i32x16 acc, i16x32 w, i32x16 pair)     acc[i] + w[2i]·lo + w[2i+1]·hi, lo and hi the halves of pair[i]
@@ -33,6 +34,9 @@ enum { SM_AMAX = 32639 }; // 127·256 + 127: both planes stay within ±127
 #endif
 #ifndef SM_FEW
 #define SM_FEW 1
+#endif
+#ifndef SM_ASK
+#define SM_ASK 1
 #endif
 #ifndef SM_LOW_BITS
 #define SM_LOW_BITS 15   // of every byte

@@ -5,6 +5,7 @@
 #define SM_BIAS 128
 #define SM_TOKENS 8
 #define SM_FEW 8
+#define SM_ASK 0
 
 #ifdef SMOLLM_EMULATE
 SM_INLINE u8x64 sm_lookup(u8x64 table, u8x64 index) {

@@ -3,7 +3,7 @@
 #include "model.h"
 #include "dot.h"
 
-enum { AHEAD = 4096 }; // bytes that are asked for before they are needed: a page, since processors stop at its end by themselves
+enum { AHEAD = 4096 }; // bytes that are asked for before they are needed: a page, since many processors stop at its end by themselves
 
 static const float POWER12[16] = { // 2^(-j/12), the float32 nearest
     0x1p+0f, 0x1.e3437ep-1f, 0x1.c823e0p-1f, 0x1.ae89fap-1f, 0x1.965feap-1f, 0x1.7f910ep-1f,
@@ -62,7 +62,7 @@ SM_INLINE i32x16 dot_group(const sm_piece *p, const uint8_t *codes, int32_t step
     sm_acc acc[SM_CHAINS] = {0};
     for (int32_t s = 0; s < steps; s += SM_CHAINS)
         for (int c = 0; c < SM_CHAINS; c++, codes += step, word += 4) {
-            __builtin_prefetch(codes + AHEAD);
+            if (SM_ASK) __builtin_prefetch(codes + AHEAD);
             if (int4) dot_int4(&acc[c], p, codes, word);
             else dot_int8(&acc[c], codes, word);
         }
