@@ -116,10 +116,10 @@ ptrdiff_t sm_arena_bytes(const sm_shape *s) {
 }
 
 // Structs in WebAssembly, bytes: whoever makes a folder for the browser says how much memory the kernel will take there
-enum { WASM_MODEL = 4608, WASM_MATRIX = 4928, WASM_LAYER = 34560, WASM_CACHE = 16, WASM_SCRATCH = 64, WASM_SYSTEM = 4 };
+enum { WASM_MODEL = 4608, WASM_MATRIX = 4928, WASM_LAYER = 34560, WASM_CACHE = 16, WASM_SCRATCH = 64, WASM_SYSTEM = 4, WASM_PANEL = 128 };
 #ifdef __wasm__
 _Static_assert(sizeof(sm_model) == WASM_MODEL && sizeof(sm_matrix) == WASM_MATRIX && sizeof(sm_layer) == WASM_LAYER, "sizes of structs changed");
-_Static_assert(sizeof(sm_cache) == WASM_CACHE && sizeof(sm_scratch) == WASM_SCRATCH, "sizes of structs changed");
+_Static_assert(sizeof(sm_cache) == WASM_CACHE && sizeof(sm_scratch) == WASM_SCRATCH && SM_PANEL == WASM_PANEL, "sizes of structs changed");
 #else
 static ptrdiff_t more(int32_t count, size_t there, size_t here) { // bytes that an array of structs takes more there
     return (ptrdiff_t)(((size_t)count*there + 63)/64*64) - (ptrdiff_t)(((size_t)count*here + 63)/64*64);
@@ -130,7 +130,8 @@ ptrdiff_t sm_wasm_arena_bytes(const sm_shape *s) {
     if (here < 0) return here;
     return here + more(1, WASM_MODEL, sizeof(sm_model)) + more(1, WASM_SYSTEM, sm_system_bytes())
         + (s->tied ? 1 : 2)*more(1, WASM_MATRIX, sizeof(sm_matrix)) + more(s->layers, WASM_LAYER, sizeof(sm_layer))
-        + more(s->layers, WASM_CACHE, sizeof(sm_cache)) + more(s->threads, WASM_SCRATCH, sizeof(sm_scratch));
+        + more(s->layers, WASM_CACHE, sizeof(sm_cache)) + more(s->threads, WASM_SCRATCH, sizeof(sm_scratch))
+        + (ptrdiff_t)s->threads*32*(WASM_PANEL - SM_PANEL);
 }
 #endif
 
