@@ -119,7 +119,7 @@ def compare(
         if f["peer"] or (o := old.get(key(f))) is None: continue
         up = f["unit"] in HIGHER
         ratio = f["median"]/o["median"] if up else o["median"]/f["median"]
-        apart = f["min"] > o["max"] or f["max"] < o["min"]
+        apart = (f["min"] > o["max"] or f["max"] < o["min"]) and round(ratio, 2) != 1 # no verdict beside a "× 1"
         out.append(dict(case=f["case"], runner=f["runner"], threads=f["threads"], unit=f["unit"], now=f["median"], then=o["median"], ratio=round(ratio, 3),
                         verdict=("better" if ratio > 1 else "worse") if apart else ""))
     return out
