@@ -284,6 +284,7 @@ def test_the_page_runs_the_bundle(browser, server, tiny_q4, artefacts):
     # stop in the middle
     page.get_by_label("most tokens").fill("200")
     press_here(page, "Generate")
+    wait_status(page, "^answering") # until then the figures are those of the answer before
     page.wait_for_function("Number(document.querySelectorAll('.lab-figure b')[2].textContent) > 3")
     press_here(page, "Stop")
     n = int(re.search(r"stopped after (\d+)", wait_status(page, "^stopped after"))[1])
