@@ -15,7 +15,7 @@
 #endif
 #define SM_QUADS 0
 #define SM_BIAS 128
-#define SM_TOKENS 1
+#define SM_TOKENS 2
 
 #define SM_QUARTER(x, k) __builtin_shufflevector((i32x16)(x), (i32x16)(x), 4*k, 4*k + 1, 4*k + 2, 4*k + 3)
 #define SM_JOIN2(a, b) __builtin_shufflevector((i32x8)(a), (i32x8)(b), 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)

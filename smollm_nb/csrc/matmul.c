@@ -2,6 +2,9 @@
 // exact, and float sums run over the groups in rising order, sum = sum + dot·(weight scale · activation scale).
 #include "model.h"
 #include "dot.h"
+#ifdef __wasm__
+#include "loops_wasm.h"
+#endif
 
 enum { AHEAD = 4096 }; // bytes that are asked for before they are needed: a page, since many processors stop at its end by themselves
 
@@ -59,6 +62,12 @@ SM_INLINE void dot_int8(sm_acc *acc, const uint8_t *codes, const int32_t *word) 
 // Steps in turn go to different sums where an instruction's result takes long to come; integers add up the same in any order
 SM_INLINE i32x16 dot_group(const sm_piece *p, const uint8_t *codes, int32_t steps, const int int4, const int32_t *word, int32_t bias) {
     const size_t step = int4 ? 64 : 128;
+#ifdef __wasm__
+    if (int4) {
+        const sm_acc all = int4_by_one(p->book, codes, steps, word);
+        return sm_total(&all, bias);
+    }
+#endif
     sm_acc acc[SM_CHAINS] = {0};
     for (int32_t s = 0; s < steps; s += SM_CHAINS)
         for (int c = 0; c < SM_CHAINS; c++, codes += step, word += 4) {
@@ -119,6 +128,12 @@ SM_INLINE void unpack_group(const sm_piece *p, const uint8_t *codes, int32_t ste
 
 // `count` vectors side by side
 SM_INLINE void panel_by_vectors(const uint8_t *panel, int32_t steps, const int count, const int32_t *word, sm_acc *acc) {
+#ifdef __wasm__
+    if (count == 2) {
+        panels_by_two(panel, 4*steps, word, acc);
+        return;
+    }
+#endif
     for (int32_t s = 0; s < 2*steps; s++)
         for (int t = 0; t < count; t++) sm_panel_dot(&acc[t], panel + s*SM_PANEL, word + t*64 + s*2);
 }

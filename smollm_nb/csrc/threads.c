@@ -17,11 +17,12 @@
 
 enum {
 #if defined(__wasm__)
-    SPINS = 200000,    // looks at a barrier before giving way: some 0.2 ms; there is no pause between them, and waking takes long
+    SPINS = 200000,      // looks at a barrier before giving way: some 0.2 ms; there is no pause between them, and waking takes long
+    IDLE_SPINS = 100000  // looks for the next call before going to sleep: while a token is chosen and shown
 #else
-    SPINS = 4000,      // some 50 µs
+    SPINS = 4000,        // some 50 µs
+    IDLE_SPINS = 2000
 #endif
-    IDLE_SPINS = 2000  // looks for the next call before going to sleep
 };
 
 SM_INLINE void relax(void) {
