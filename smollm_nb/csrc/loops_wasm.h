@@ -22,25 +22,31 @@ SM_INLINE sm_acc int4_by_one(u8x64 table, const uint8_t *codes, int32_t steps, c
     v128_t sum[4] = {0}, bytes[4];
     for (const uint8_t *end = codes + 64*(size_t)steps; codes != end; codes += 64, word += 4) {
         const uint8_t *line = fresh(codes);
+        const int32_t *words = fresh(word);
         SM_EACH bytes[k] = SM_LOOKUP(book, wasm_v128_and(wasm_v128_load(line + 16*k), low_bits));
         keep(bytes);
-        add_bytes(sum, bytes, low_byte, word);
+        add_bytes(sum, bytes, low_byte, words);
         line = fresh(codes); // read twice: there are no registers to hold it
         SM_EACH bytes[k] = SM_LOOKUP(book, wasm_v128_and(wasm_u16x8_shr(wasm_v128_load(line + 16*k), 4), low_bits));
         keep(bytes);
-        add_bytes(sum, bytes, low_byte, word + 2);
+        add_bytes(sum, bytes, low_byte, words + 2);
     }
     return sm_acc_of(sum);
 }
 
-// Halves of panels, 16 rows × 2 weights each, times two vectors, the second's words 64 behind the first's
-SM_INLINE void panels_by_two(const uint8_t *panel, int32_t halves, const int32_t *word, sm_acc acc[2]) {
+// Two panels, 16 rows × 4 weights each, a step, times two vectors, the second's words 64 behind the first's
+SM_INLINE void panels_by_two(const uint8_t *panel, int32_t steps, const int32_t *word, sm_acc acc[2]) {
     v128_t a[4] = {0}, b[4] = {0};
-    for (int32_t i = 0; i < halves; i++, panel += SM_PANEL/2, word++) {
-        const v128_t x = wasm_v128_load32_splat(word), y = wasm_v128_load32_splat(word + 64);
-        SM_EACH {
-            const v128_t w = wasm_v128_load(panel + 16*k);
-            a[k] = wasm_i32x4_add(a[k], wasm_i32x4_dot_i16x8(w, x)), b[k] = wasm_i32x4_add(b[k], wasm_i32x4_dot_i16x8(w, y));
+    for (int32_t s = 0; s < steps; s++, panel += 2*SM_PANEL, word += 4) {
+        const uint8_t *here = fresh(panel);
+        const int32_t *words = fresh(word);
+        _Pragma("clang loop unroll(full)") for (int pair = 0; pair < 4; pair++) {
+            const v128_t x = wasm_v128_load32_splat(words + pair), y = wasm_v128_load32_splat(words + 64 + pair);
+            SM_EACH {
+                const v128_t w = wasm_v128_load(here + 64*pair + 16*k);
+                a[k] = wasm_i32x4_add(a[k], wasm_i32x4_dot_i16x8(w, x)), b[k] = wasm_i32x4_add(b[k], wasm_i32x4_dot_i16x8(w, y));
+            }
+            keep(a), keep(b);
         }
     }
     acc[0] = sm_acc_of(a), acc[1] = sm_acc_of(b);

@@ -130,7 +130,7 @@ SM_INLINE void unpack_group(const sm_piece *p, const uint8_t *codes, int32_t ste
 SM_INLINE void panel_by_vectors(const uint8_t *panel, int32_t steps, const int count, const int32_t *word, sm_acc *acc) {
 #ifdef __wasm__
     if (count == 2) {
-        panels_by_two(panel, 4*steps, word, acc);
+        panels_by_two(panel, steps, word, acc);
         return;
     }
 #endif
