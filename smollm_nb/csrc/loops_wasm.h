@@ -3,8 +3,10 @@
 // The compiler before them would choose the latter, which takes fewer registers; `keep` and `fresh` forbid it.
 #define SM_EACH _Pragma("clang loop unroll(full)") for (int k = 0; k < 4; k++)
 
-SM_INLINE void keep(v128_t x[4]) { __asm__ volatile("" : "+r"(x[0]), "+r"(x[1]), "+r"(x[2]), "+r"(x[3])); } // worked out before what follows
-SM_INLINE const void *fresh(const void *p) { __asm__ volatile("" : "+r"(p)); return p; }                    // nothing read from p before counts
+// All four are worked out before what follows
+SM_INLINE void keep(v128_t x[4]) { __asm__ volatile("" : "+r"(x[0]), "+r"(x[1]), "+r"(x[2]), "+r"(x[3])); }
+// Nothing that was read from p is known any more, and offsets from it become a part of the instructions that read
+SM_INLINE const void *fresh(const void *p) { __asm__ volatile("" : "+r"(p)); return p; }
 
 SM_INLINE sm_acc sm_acc_of(const v128_t x[4]) { return (sm_acc){{SM_JOIN4((sm_i32x4)x[0], (sm_i32x4)x[1], (sm_i32x4)x[2], (sm_i32x4)x[3])}}; }
 
