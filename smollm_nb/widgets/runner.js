@@ -49,13 +49,15 @@ function whereIs(model) {
   return new URL(`${JSON.parse(config.textContent).baseUrl}files/${path}/`, location.href);
 }
 
+const PAINT_MS = 100; // between two paintings, each of which takes a core from the model where no graphics card does it
+
 // ids that look like text as little as any others: no figure depends on them
 const someIds = (n, from) => Array.from({ length: n }, (_, i) => 300 + ((from + 37 * i) % 150));
 
 // what all views of one widget share: the loaded model, the answer, the figures
 class Session {
   constructor(model) {
-    Object.assign(this, { model, views: new Set(), engine: null, answer: null, loading: null, files: null, busy: false, status: "", error: "", progress: -1, text: "", live: {}, given: "", waiting: 0 });
+    Object.assign(this, { model, views: new Set(), engine: null, answer: null, loading: null, files: null, busy: false, status: "", error: "", progress: -1, text: "", live: {}, given: "", waiting: 0, drawn: -Infinity });
   }
 
   get(name) { return this.model.get(name); }
@@ -68,8 +70,9 @@ class Session {
   }
 
   tell() {
-    this.waiting ||= requestAnimationFrame(() => {
+    this.waiting ||= setTimeout(requestAnimationFrame, this.drawn + PAINT_MS - performance.now(), () => {
       this.waiting = 0;
+      this.drawn = performance.now();
       this.views.forEach((draw) => draw());
     });
   }
