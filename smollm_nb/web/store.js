@@ -126,7 +126,7 @@ export class Store {
       if (!hit?.body) return null;
       const bytes = await readInto(hit.body, buffer, [size]).catch(() => null);
       if (bytes && (await sha256(bytes)) === digest) return bytes;
-      await (await this.#open())?.delete(this.url(path));
+      for (const gone of [MANIFEST, path]) await (await this.#open())?.delete(this.url(gone)); // the manifest says that all is kept
     } catch { /* a cache that cannot be read is as good as none */ }
     return null;
   }
@@ -196,14 +196,14 @@ export class Store {
     } catch (e) {
       const kept = e.name === 'FetchError' && (await (await this.#open())?.match(this.url(MANIFEST)));
       if (!kept) throw e;
-      return readManifest(await kept.text());
+      text = await kept.text();
     }
     const manifest = readManifest(text);
     this.manifestText = text;
     return manifest;
   }
 
-  /** Keep the manifest, drop what it does not name: the version before. @param {Manifest} manifest */
+  /** Keep the manifest, as the sign that all it names is kept, and drop what it does not name: the version before. @param {Manifest} manifest */
   async settle(manifest) {
     const cache = await this.#open();
     if (!cache) return;
@@ -214,9 +214,12 @@ export class Store {
 
   /** @param {Manifest} manifest @returns {Promise<Set<string>>} paths that are kept; their bytes are looked at when they are used */
   async kept(manifest) {
+    const files = [...manifest.weights, ...manifest.files].map((f) => f.path);
     try {
-      const urls = new Set((await (await this.#open())?.keys())?.map((r) => r.url));
-      return new Set([...manifest.weights, ...manifest.files].map((f) => f.path).filter((p) => urls.has(this.url(p))));
+      const cache = await this.#open(), last = await cache?.match(this.url(MANIFEST));
+      if (last && (await last.text()) === this.manifestText) return new Set(files); // quick: WebKit reads everything to list the keys
+      const urls = new Set((await cache?.keys())?.map((r) => r.url));
+      return new Set(files.filter((p) => urls.has(this.url(p))));
     } catch {
       return new Set();
     }
