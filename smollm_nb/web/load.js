@@ -43,7 +43,7 @@ class Session {
   arrived(path, cached, kept, kernel) {
     const chunk = this.manifest.weights.find((c) => c.path === path);
     if (!cached) this.fetched += chunk.stored;
-    if (!kept) this.unkept.push({ path, bytes: () => kernel.weights.slice(chunk.offset, chunk.offset + chunk.bytes) });
+    if (!kept) this.unkept.push({ path, bytes: () => kernel.weights.subarray(chunk.offset, chunk.offset + chunk.bytes) });
     this.add(0);
   }
 

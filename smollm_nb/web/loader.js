@@ -42,7 +42,7 @@ async function bring(store, chunk, place, begin, port) {
   });
   if (unsaid) port.postMessage({ progress: unsaid });
   const shared = !(bytes.buffer instanceof ArrayBuffer);
-  const kept = cached || (performance.now() - begin > EAGER_MS && (await store.keep(chunk.path, shared ? bytes.slice() : bytes)));
+  const kept = cached || (performance.now() - begin > EAGER_MS && (await store.keep(chunk.path, bytes)));
   const done = { path: chunk.path, offset: chunk.offset, cached, kept, trouble: store.trouble };
   if (shared) port.postMessage({ done });
   else port.postMessage({ done, bytes }, { transfer: [bytes.buffer] });

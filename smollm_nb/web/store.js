@@ -103,6 +103,7 @@ export class Store {
     this.cacheName = `smollm_nb ${base.pathname}`;
     /** Buffers to read into: fresh memory costs as much as reading. @type {Uint8Array[]} */
     this.spare = [];
+    this.outside = new Uint8Array();
   }
 
   /** @returns {Promise<Cache | null>} */
@@ -171,12 +172,20 @@ export class Store {
     return hit ? { bytes: hit, cached: true } : { bytes: await this.#fetch(file, buffer, onBytes), cached: false };
   }
 
+  /** Bytes that may go into a response, out of shared memory; the same buffer each time. @param {Uint8Array} bytes */
+  #unshared(bytes) {
+    if (bytes.buffer instanceof ArrayBuffer) return bytes;
+    if (this.outside.length < bytes.length) this.outside = new Uint8Array(bytes.length);
+    this.outside.set(bytes);
+    return this.outside.subarray(0, bytes.length);
+  }
+
   /** Keep bytes that were verified. @param {string} path @param {Uint8Array} bytes @returns {Promise<boolean>} whether they are kept */
   async keep(path, bytes) {
     try {
       const cache = await this.#open();
       if (!cache) return false;
-      await cache.put(this.url(path), new Response(bytes, { headers: { 'Content-Length': String(bytes.length) } }));
+      await cache.put(this.url(path), new Response(this.#unshared(bytes), { headers: { 'Content-Length': String(bytes.length) } }));
       return true;
     } catch (e) { // by now the memory holds all there is: go on without
       this.trouble = e.name === 'QuotaExceededError' ? 'the browser has no room for the model: it will be fetched again next time' : `the browser keeps nothing here (${e.message})`;
