@@ -34,7 +34,7 @@ FAULTS = ["progress, then nothing to fetch", "a damaged cache is repaired", "the
           "what came before a failure is kept", "a chunk always arrives damaged", "a wrong hash in the manifest", "a manifest cut short", "a web page instead of the manifest", "a file that is not there",
           "no bundle at all", "no server", "a slow link, cancelled, then resumed", "no room in the cache", "threads that do not start", "a build that computes something else", "a new version replaces the old",
           "the server goes, the model stays", "two tabs at once", "reloaded during the download"]
-PAGE = ["isolated by the service worker, with one reload", "what a load takes is said before", "a chat of two turns", "figures and chart", "stopped by Escape",
+PAGE = ["isolated by the service worker, with one reload", "what a load takes is said before", "a chat of two turns", "figures and chart", "stopped by Escape", "painted ten times a second",
         "what is wrong is shown, and the text comes back", "narrow and accessible", "no rule of the policy is broken", "back and forward", "offline, the server killed"]
 LAN = ["plain HTTP in a local network"]
 

@@ -54,6 +54,17 @@ async function first() {
     ok(messages('text')[0].startsWith('Once upon a time'), messages('text')[0]);
     return messages('text')[0].endsWith('stopped') ? 'stopped' : 'it was done before';
   });
+  await check('painted ten times a second', async () => {
+    let paintings = 0;
+    const seen = new MutationObserver(() => { paintings++; }), begin = performance.now();
+    seen.observe($('chart'), { childList: true });
+    await send('Once upon a time');
+    await idle();
+    seen.disconnect();
+    const ms = performance.now() - begin, most = 3 + ms / 100; // the first, the last and the finished chart besides
+    ok(paintings > 0 && paintings <= most, `${paintings} paintings in ${ms} ms`);
+    return `${paintings} paintings in ${ms.toFixed(0)} ms`;
+  });
   await check('what is wrong is shown, and the text comes back', async () => {
     $('topP').value = '7';
     await send('again');
