@@ -122,7 +122,7 @@ const PAINT_MS = 100; // where no graphics card paints, each time takes a core f
 /** Put tokens on the page ten times a second, not once a token. @param {HTMLElement} out */
 function painter(out) {
   const text = out.appendChild(document.createElement('span')), begin = performance.now(), times = [];
-  let unseen = '', due = false, first = 0, last = -PAINT_MS;
+  let unseen = '', due = false, first = 0, last = -Infinity;
   const paint = () => {
     due = false;
     last = performance.now();

@@ -1,6 +1,7 @@
 /**
  * Workers that help the engine's worker. The page starts them for it: Safari gives the scripts of a worker's own workers
- * to no service worker, so that they would be missing offline. What they say to each other goes over a port of their own.
+ * to no service worker, so that they would be missing offline. What they say to each other
+ * goes over a port of their own: the page would hold on to the memory in it.
  */
 import { engineError } from './errors.js';
 
@@ -10,8 +11,8 @@ import { engineError } from './errors.js';
 const helpers = new Map();
 let last = 0;
 
-/** @param {string} file beside this one @param {any} init its first message @param {string} what it is for @returns {Helper} */
-export function spawn(file, init, what) {
+/** @param {string} file beside this one @param {string} what it is for @returns {Helper} */
+export function spawn(file, what) {
   const { port1, port2 } = new MessageChannel(), number = ++last;
   const helper = {
     what, onerror: () => {}, postMessage: (data, transfer = []) => port1.postMessage(data, transfer),
@@ -23,7 +24,7 @@ export function spawn(file, init, what) {
     },
   };
   helpers.set(number, /** @type {any} */ (helper));
-  postMessage({ spawn: number, file, init, port: port2 }, { transfer: [port2] });
+  postMessage({ spawn: number, file, port: port2 }, { transfer: [port2] });
   return /** @type {any} */ (helper);
 }
 

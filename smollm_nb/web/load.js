@@ -74,7 +74,8 @@ class Weights {
   /** @param {Session} session */
   constructor(session) {
     const { weights } = session.manifest, { base: { href: base }, files } = session.store;
-    this.loaders = Array.from({ length: LOADERS }, (_, i) => spawn('./loader.js', { base, files, chunks: weights.filter((_, k) => k % LOADERS === i) }, 'a loader'));
+    this.loaders = Array.from({ length: LOADERS }, () => spawn('./loader.js', 'a loader'));
+    this.loaders.forEach((loader, i) => loader.postMessage({ base, files, chunks: weights.filter((_, k) => k % LOADERS === i) }));
     this.missing = weights.length;
     this.all = new Promise((resolve, reject) => {
       for (const loader of this.loaders) {

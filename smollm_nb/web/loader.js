@@ -48,7 +48,8 @@ async function bring(store, chunk, place, begin, port) {
   else port.postMessage({ done, bytes }, { transfer: [bytes.buffer] });
 }
 
-onmessage = async ({ data: { init: { base, files, chunks }, port } }) => {
+/** @param {{base: string, files?: Record<string, Blob>, chunks: import('./store.js').File[]}} share @param {MessagePort} port */
+async function bringAll({ base, files, chunks }, port) {
   const begin = performance.now(), store = new Store(new URL(base), files), place = places(port);
   const lane = async () => {
     for (let chunk; (chunk = chunks.shift());) await bring(store, chunk, place, begin, port);
@@ -59,4 +60,8 @@ onmessage = async ({ data: { init: { base, files, chunks }, port } }) => {
     chunks.length = 0;
     port.postMessage({ error: toPlain(e) });
   }
+}
+
+onmessage = ({ data: { port } }) => {
+  port.onmessage = ({ data }) => bringAll(data, port); // what comes after it is about places
 };

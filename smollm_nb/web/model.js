@@ -13,8 +13,8 @@ const DECODED = 3; // tokens of the self-test that are decoded: the hash of the 
 /** Start the kernel's threads 1..n-1 as far as they get without a model. @param {import('./kernel.js').Kernel} kernel @returns {{all: Helper[], ready: Promise<any>}} */
 export function startThreads(kernel) {
   const { module, memory } = kernel;
-  const all = Array.from({ length: kernel.threads - 1 }, (_, i) => spawn('./compute.js', null, `thread ${i + 1}`));
-  all.forEach((thread, i) => thread.postMessage({ module, memory, stackTop: kernel.stackTop(i + 1), index: i + 1 })); // not by way of the page, which would hold the memory
+  const all = Array.from({ length: kernel.threads - 1 }, (_, i) => spawn('./compute.js', `thread ${i + 1}`));
+  all.forEach((thread, i) => thread.postMessage({ module, memory, stackTop: kernel.stackTop(i + 1), index: i + 1 }));
   const ready = Promise.all(all.map((thread) => new Promise((resolve, reject) => {
     thread.onerror = reject;
     thread.onmessage = ({ data }) => (data.error ? thread.onerror(engineError(`a thread did not start: ${data.error.message}`)) : resolve(thread));

@@ -100,10 +100,10 @@ class Link {
   }
 
   /** Start a worker that the engine's worker wants. */
-  #spawn({ spawn, file, init, port }) {
+  #spawn({ spawn, file, port }) {
     const helper = (file === LOADER && this.ready.pop()) || this.start(file);
     helper.onerror = (e) => this.worker.postMessage({ lost: spawn, message: e.message });
-    helper.postMessage({ init, port }, [port]);
+    helper.postMessage({ port }, [port]);
     this.#helpers.set(spawn, helper);
   }
 

@@ -103,6 +103,7 @@ export class Store {
     this.cacheName = `smollm_nb ${base.pathname}`;
     /** Buffers to read into: fresh memory costs as much as reading. @type {Uint8Array[]} */
     this.spare = [];
+    /** What goes from shared memory into the cache. @type {Uint8Array} */
     this.outside = new Uint8Array();
   }
 
@@ -123,11 +124,11 @@ export class Store {
   /** The bytes of a cached file, if they are there and right; wrong ones are thrown away. @param {string} path @param {string} digest @param {number} size @param {Uint8Array} buffer */
   async #cached(path, digest, size, buffer) {
     try {
-      const hit = await (await this.#open())?.match(this.url(path));
+      const cache = await this.#open(), hit = await cache?.match(this.url(path));
       if (!hit?.body) return null;
       const bytes = await readInto(hit.body, buffer, [size]).catch(() => null);
       if (bytes && (await sha256(bytes)) === digest) return bytes;
-      for (const gone of [MANIFEST, path]) await (await this.#open())?.delete(this.url(gone)); // the manifest says that all is kept
+      for (const gone of [MANIFEST, path]) await cache.delete(this.url(gone)); // a kept manifest says that all it names is kept
     } catch { /* a cache that cannot be read is as good as none */ }
     return null;
   }
