@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['MAX_DIM', 'SmolLMError', 'ConfigError', 'FetchError', 'TokenizerError', 'QuantFileError', 'ParameterError',
-           'UnknownModelError', 'InvalidStateError', 'ContextOverflowError', 'Cancelled', 'CheckpointError',
-           'LlamaConfig', 'read_json', 'cache_dir', 'atomic_file', 'replace_folder', 'sha256_file', 'Backend',
-           'rss_bytes', 'peak_rss_bytes', 'MemoryTrace', 'machine', 'percentile', 'Timings']
+           'UnknownModelError', 'InvalidStateError', 'ContextOverflowError', 'NonFiniteError', 'Cancelled',
+           'CheckpointError', 'as_int', 'as_number', 'as_ids', 'LlamaConfig', 'read_json', 'cache_dir',
+           'remove_leftovers', 'atomic_file', 'staged_folder', 'replace_folder', 'sha256_file', 'Backend', 'rss_bytes',
+           'peak_rss_bytes', 'MemoryTrace', 'machine', 'percentile', 'Timings']
 
 # %% ../nbs/00_core.ipynb #b61fba9d
-import contextlib, dataclasses, hashlib, json, math, os, platform, shutil, statistics, sys, threading, time
+import contextlib, dataclasses, glob, hashlib, json, math, numbers, os, platform, re, shutil, statistics, sys, threading, time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +27,7 @@ class ParameterError(SmolLMError, ValueError): "A parameter outside its range"
 class UnknownModelError(SmolLMError, LookupError): "No model of that name"
 class InvalidStateError(SmolLMError): "The call needs something that has not happened yet, such as `load`"
 class ContextOverflowError(SmolLMError): "More positions asked for than the context holds"
+class NonFiniteError(SmolLMError): "A model gave scores that hold NaN or an infinity: no token can be chosen"
 class Cancelled(SmolLMError): "Stopped on request"
 
 # %% ../nbs/00_core.ipynb #801ad086
@@ -39,6 +41,47 @@ class CheckpointError(SmolLMError):
         n = len(self.problems)
         super().__init__(f"{folder}: " + "; ".join(self.problems) if n == 1 else
                          f"{folder}: {n} problems: " + "; ".join(self.problems))
+
+# %% ../nbs/00_core.ipynb #a7c01a11
+def as_int(
+    name:str, # of the parameter, for the message
+    value, # an `int` or an integer of numpy
+    low:int=0, # smallest value allowed
+    high:int|None=None, # largest value allowed; None is no limit
+) -> int:
+    "`value` as an `int`; raises `ParameterError` for any other type and outside of `low`..`high`"
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        limit = f"in {low}..{high}" if high is not None else f", {low} or more"
+        raise ParameterError(f"{name}={_shown(value)} must be a whole number {limit}".replace(" ,", ","))
+    return int(value)
+
+def as_number(
+    name:str, # of the parameter, for the message
+    value, # an `int`, a `float` or a number of numpy
+    low:float, # smallest value allowed
+    high:float, # largest value allowed
+) -> float|int:
+    "`value` as a Python number; raises `ParameterError` for any other type, NaN, and outside of `low`..`high`"
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not low <= value <= high:
+        raise ParameterError(f"{name}={_shown(value)} must be a number in {low}..{high}")
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+def as_ids(
+    name:str, # of the parameter, for the message
+    value, # a sequence or array (n,) of whole numbers
+) -> list[int]:
+    "Token ids as a list; raises `ParameterError` for text, single numbers, fractions and nested lists"
+    if isinstance(value, (str, bytes, bytearray, dict)) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) != 1:
+        raise ParameterError(f"{name}={_shown(value)} must be token ids: a flat list of whole numbers")
+    values = value.tolist() if hasattr(value, "tolist") else value # arrays of numpy and tensors of PyTorch
+    return [as_int(f"{name}[{i}]", v) for i, v in enumerate(values)]
+
+def _shown(value) -> str:
+    "A value for an error message, shortened"
+    text = repr(value).replace("\n", " ")
+    return text if len(text) <= 80 else text[:77] + "…"
 
 # %% ../nbs/00_core.ipynb #5209a9b3
 MAX_DIM = 1 << 24 # no axis of a Llama comes near this: a larger one is a damaged file
@@ -190,19 +233,55 @@ def _sync_folder(folder:Path) -> None:
     try: os.fsync(fd)
     finally: os.close(fd)
 
+def _temporary(path:Path, ending:str) -> Path:
+    "The name under which this thread writes `path`"
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}@{platform.node()}.{ending}")
+
+def remove_leftovers(
+    path, # a file or folder that is about to be written
+) -> None:
+    "Remove the temporary files and folders that dead processes of this machine left beside `path`"
+    path = Path(path)
+    for p in path.parent.glob(f".{glob.escape(path.name)}.*@{glob.escape(platform.node())}.*"):
+        m = re.fullmatch(r"(\d+)-\d+@.*\.(part|old)", p.name.removeprefix(f".{path.name}."))
+        if not m or _is_running(int(m[1])): continue
+        if p.is_dir(): shutil.rmtree(p, ignore_errors=True)
+        else: p.unlink(missing_ok=True)
+
+def _is_running(pid:int) -> bool:
+    "Whether a process of this machine is alive"
+    import psutil
+    return psutil.pid_exists(pid)
+
 @contextlib.contextmanager
 def atomic_file(
     path, # the file to make or replace
 ):
     "A temporary path to write to; it becomes `path` if the block ends well, and is gone if not"
     path = Path(path)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    remove_leftovers(path)
+    tmp = _temporary(path, "part")
     try:
         yield tmp
         with open(tmp, "rb+") as f: os.fsync(f.fileno())
         os.replace(tmp, path)
         _sync_folder(path.parent)
     finally: tmp.unlink(missing_ok=True)
+
+@contextlib.contextmanager
+def staged_folder(
+    path, # the folder to make or replace; its parent is made if it is not there
+):
+    "An empty temporary folder to fill; it becomes `path` if the block ends well, and is gone if not"
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
+    staged = _temporary(path, "part")
+    staged.mkdir()
+    try:
+        yield staged
+        replace_folder(staged, path)
+    finally: shutil.rmtree(staged, ignore_errors=True)
 
 def replace_folder(
     staged, # a complete folder beside `path`
@@ -213,7 +292,7 @@ def replace_folder(
     for f in staged.rglob("*"):
         if f.is_file():
             with open(f, "rb+") as h: os.fsync(h.fileno())
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    old = _temporary(path, "old")
     if path.exists(): os.replace(path, old)
     os.replace(staged, path)
     _sync_folder(path.parent)

@@ -9,9 +9,16 @@ from hypothesis import settings
 from smollm_nb.kernel import build
 from smollm_nb.tiny import write_tiny
 
+FUZZ = int(os.environ.get("SMOLLM_FUZZ", "1")) # how many times as many cases as in `make test` the tests marked fuzz try
 settings.register_profile("steady", deadline=None) # no test fails on a timing
 settings.load_profile("steady")
 signal.signal(signal.SIGINT, signal.default_int_handler) # a shell that starts this in the background has it ignored, and so would every process that the tests interrupt
+
+
+@pytest.fixture(scope="session")
+def fuzz():
+    "A factor for the number of cases: 1 in `make test`, more in `make fuzz`"
+    return FUZZ
 
 
 @pytest.fixture(scope="session")
