@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import ConfigError, ContextOverflowError, InvalidStateError, LlamaConfig, ParameterError, QuantFileError, SmolLMError
+from .core import (InvalidStateError, LlamaConfig, ParameterError, QuantFileError, SharedBackend, SmolLMError,
+                   as_int, as_path, as_text)
+from .generate import as_history, as_scores, finite_best
 from .kernel import Choice, KernelError, choose, this_system, variants
 from .q4file import Q4File, read_q4
 
@@ -65,6 +67,7 @@ _TENSORS = {"model.embed_tokens.weight": 0, "model.norm.weight": 1, "lm_head.wei
             "self_attn.q_proj.weight": 4, "self_attn.k_proj.weight": 5, "self_attn.v_proj.weight": 6, "self_attn.o_proj.weight": 7,
             "post_attention_layernorm.weight": 8, "mlp.gate_proj.weight": 9, "mlp.up_proj.weight": 10, "mlp.down_proj.weight": 11} # SM_EMBED …
 MAX_PARTS = 4 # row ranges of one tensor
+_NO_SCORES = -15 # SM_E_SCORES
 _WAY_OUT = "run it with --backend torch, or quantize again with a recipe such as small or fast"
 
 def _tensor_number(name:str) -> tuple[int, int]: # SM_…, layer
@@ -99,6 +102,45 @@ def _table(
             out.append(_Part(*_tensor_number(name), *p.rows, _FORMATS[p.format.name], 0, p.offset, p.nbytes))
     return (_Part*len(out))(*out)
 
+# %% ../nbs/12_engine.ipynb #5525750a
+def _cpu_groups(
+    root:Path, # of the file system
+) -> list[Path]: # folders, the process's own groups before those above them
+    "The control groups that may bound this process's processor time, of version 1 and 2"
+    own, out = {}, []
+    for line in (root/"proc/self/cgroup").read_text().splitlines(): # such as 4:cpu,cpuacct:/docker/0123
+        _, controllers, path = line.split(":", 2)
+        own |= dict.fromkeys(controllers.split(","), path) # version 2 has no controllers here: ""
+    for line in (root/"proc/self/mountinfo").read_text().splitlines():
+        place, _, kind = line.partition(" - ") # 33 31 0:30 /docker/0123 /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu
+        mounted, point = place.split()[3:5]
+        system, _, options = kind.split(" ", 2)
+        controller = {"cgroup": "cpu", "cgroup2": ""}.get(system)
+        if controller not in own or system == "cgroup" and "cpu" not in options.split(","): continue
+        inside = Path(own[controller])
+        # a container may see the group of the host under a name of its own: then the mount is the group
+        steps = inside.relative_to(mounted).parts if inside.is_relative_to(mounted) and ".." not in inside.parts else ()
+        out += [root.joinpath(point.lstrip("/"), *steps[:n]) for n in range(len(steps), -1, -1)]
+    return out
+
+def _group_quota(
+    group:Path, # its folder
+) -> float|None: # processors; None where it has no quota
+    "The CPU quota of one control group"
+    try:
+        if (group/"cpu.max").exists(): quota, period = (group/"cpu.max").read_text().split()
+        else: quota, period = ((group/f"cpu.cfs_{x}_us").read_text() for x in ("quota", "period"))
+        return int(quota)/int(period) if int(quota) > 0 else None # "max" and -1 are no quota
+    except (OSError, ValueError, ZeroDivisionError): return None
+
+def _cpu_quota(
+    root:Path=Path("/"), # of the file system
+) -> float|None: # processors; None where nothing bounds it
+    "The smallest CPU quota of this process's control groups"
+    try: groups = _cpu_groups(root)
+    except (OSError, ValueError): return None # no Linux, or a /proc that tells nothing
+    return min((q for g in groups if (q := _group_quota(g)) is not None), default=None)
+
 # %% ../nbs/12_engine.ipynb #5525750d
 MAX_THREADS, MAX_CONTEXT, CONTEXT, TILE = 64, 65536, 2048, 64
 
@@ -108,29 +150,41 @@ def _cores() -> int|None: # None where nobody says
     import psutil # late: on Linux it would take longer to load than to answer
     return psutil.cpu_count(logical=False)
 
-def default_threads() -> int:
-    "Physical cores that this process may use"
+def _thread_limits() -> dict[str, float]: # what → processors
+    "All that bounds how many threads are of use here"
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(allowed, _cores() or allowed, MAX_THREADS)
+    known = {"physical cores": _cores(), "processors that this process may use": allowed,
+             "CPU quota of the control group": _cpu_quota(),
+             "most that the engine runs": MAX_THREADS}
+    return {what: n for what, n in known.items() if n is not None}
 
-def _whole(name:str, value, high:int) -> int:
-    "`value` if it is a whole number in 1..high, or `ParameterError`"
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= high: raise ParameterError(f"{name}={value!r} must be a whole number in 1..{high}")
-    return value
+def default_threads() -> int:
+    "Physical cores that this process may use; with a CPU quota, no more than it pays for; at least 1"
+    return max(1, int(min(_thread_limits().values())))
 
 def _pick_context(context:int|None, config:LlamaConfig) -> int:
     "Positions of the cache; raises `ParameterError`"
     limit = min(config.max_position_embeddings, MAX_CONTEXT)
-    return min(limit, CONTEXT) if context is None else _whole("context", context, limit)
+    return min(limit, CONTEXT) if context is None else as_int("context", context, 1, limit)
 
 # %% ../nbs/12_engine.ipynb #1bc20d5b
-def _give_back(getpid, pid:int, lib:ctypes.CDLL, model, arena:mmap.mmap, file:Q4File) -> None:
-    "Stop the kernel's threads, unless they are those of the parent process; unmap arena and file"
-    if getpid() == pid: lib.sm_close(model)
-    arena.close()
-    file.close()
+def _give_back(
+    engine:weakref.ref,
+    pid:int, # of the process that made it
+    close, # stops the kernel's threads
+    held, # objects with a method `close`: what the kernel writes to and reads from
+    getpid=os.getpid, # kept: at the end of a process modules are emptied
+) -> None:
+    "Stop the kernel's threads, unless they are those of the parent process; unmap memory and file"
+    e = engine()
+    if e is not None and not e.closed:
+        # the process ends, and a daemon thread may still compute: the memory goes with the process
+        for x in held: ctypes.pythonapi.Py_IncRef(ctypes.py_object(x))
+        return
+    if getpid() == pid: close()
+    for x in held: x.close()
 
-class Engine:
+class Engine(SharedBackend):
     "A quantized Llama in the native kernel, with one KV cache; a `core.Backend`"
     name = "native" # of the backend
     def __init__(self,
@@ -140,11 +194,9 @@ class Engine:
         context:int, # positions of the KV cache
         tile:int=TILE, # tokens that a prefill reads between two chances to cancel
     ):
-        self.load_s, self._start = float("nan"), time.perf_counter()
-        self._model, self._file, self._pid = None, file, os.getpid()
-        self._lock, self._owner = threading.Lock(), None
-        self.config, self.path, self.choice, self.context, self.threads, self.tile = file.config, file.path, choice, context, threads, tile
-        self.tokens:list[int] = []
+        super().__init__(file.config, context)
+        self.load_s, self._model, self._file = float("nan"), None, file
+        self.path, self.choice, self.threads, self.tile = file.path, choice, threads, tile
         self._lib = self._bind(choice.library)
         self._create(_table(file))
 
@@ -174,11 +226,21 @@ class Engine:
         "Give the kernel its memory and the file"
         lib, shape = self._lib, self._shape()
         self._measure(size := lib.sm_arena_bytes(shape), lib.sm_kv_bytes(shape), parts)
-        arena, first, model = mmap.mmap(-1, size), self._file.parts(self._file.names()[0])[0], ctypes.c_void_p()
+        try: arena = mmap.mmap(-1, size)
+        except (OSError, ValueError, OverflowError): raise self._no_memory(size) from None
+        first, model = self._file.parts(self._file.names()[0])[0], ctypes.c_void_p()
         base = first.data.ctypes.data - first.offset
-        code = lib.sm_create(shape, parts, len(parts), base, self._file.bytes, ctypes.addressof(ctypes.c_char.from_buffer(arena)), size, ctypes.byref(model))
+        at = ctypes.addressof(ctypes.c_char.from_buffer(arena))
+        code = lib.sm_create(shape, parts, len(parts), base, self._file.bytes, at, size, ctypes.byref(model))
         self._check_start(code)
-        self._model, self._free = model, weakref.finalize(self, _give_back, os.getpid, self._pid, lib, model, arena, self._file)
+        self._model = model
+        close, held = lambda: lib.sm_close(model), (arena, self._file)
+        self._free = weakref.finalize(self, _give_back, weakref.ref(self), self._pid, close, held)
+
+    def _no_memory(self, size:int) -> "EngineError":
+        "What to say where the system does not give that many bytes"
+        need = f"{size/1e6:,.0f} MB that the engine needs for a context of {self.context}"
+        return EngineError(f"{self.path}: the system does not give the {need}: load with a smaller context")
 
     def _check_start(self, code:int) -> None:
         "Raise `EngineError` unless the kernel started"
@@ -188,26 +250,12 @@ class Engine:
         "What the kernel says to an error code"
         return self._lib.sm_error(code).decode()
 
-    @contextlib.contextmanager
-    def _alone(self):
-        "One call at a time, from the process that made the engine, and not after `close`"
-        if os.getpid() != self._pid: raise InvalidStateError("the process forked after the engine was loaded; load another one in the child")
-        if self._owner == threading.get_ident(): raise InvalidStateError("the engine is in use by this very thread; `on_progress` must not call it")
-        with self._lock:
-            self._owner = threading.get_ident()
-            try:
-                if self._model is None: raise InvalidStateError("the engine is closed; load the model again")
-                yield
-            finally: self._owner = None
-
-    def _check(self, ids, pos) -> np.ndarray: # (n,) int32
-        "The ids as an array, or an error that names the limit"
-        ids = [int(i) for i in ids]
-        if not ids: raise ParameterError("no token ids given; a prompt needs at least one")
-        if bad := [i for i in ids if not 0 <= i < self.config.vocab_size]: raise ParameterError(f"token id {bad[0]} is not in 0..{self.config.vocab_size - 1}")
-        if not 0 <= pos <= len(self.tokens): raise ParameterError(f"pos={pos} leaves a gap: the cache holds {len(self.tokens)} tokens")
-        if pos + len(ids) > self.context: raise ContextOverflowError(f"{pos + len(ids)} tokens do not fit a context of {self.context}; shorten the prompt{self._more()}")
-        return np.array(ids, np.int32)
+    @property
+    def lock(self):
+        "What every call takes; raises `InvalidStateError` in the child of a fork, which has no kernel's threads"
+        if self._pid != os.getpid():
+            raise InvalidStateError("the process forked after the engine was loaded; load another one in the child")
+        return self._lock
 
     def _more(self) -> str:
         "How to get a longer context, where the model knows one"
@@ -216,7 +264,7 @@ class Engine:
 
     def _read(self, ids:np.ndarray, pos:int, want:int, out) -> None:
         "One tile through the kernel; the cache is cut to `pos` first"
-        self.tokens[pos:] = []
+        self._cut(pos)
         code = self._prefill(ids, pos, want, out)
         if code: raise EngineError(f"the kernel refused a call: {self._words(code)}")
         self.tokens += ids.tolist()
@@ -228,8 +276,8 @@ class Engine:
     def prefill(self, ids, pos=0, on_progress=None): # (n,) → (vocab,) float32
         "Read a prompt in tiles; logits after its last token"
         out = np.empty(self.config.vocab_size, np.float32)
-        with self._alone():
-            ids = self._check(ids, pos)
+        with self.lock, self._alone():
+            ids = np.array(self._check(ids, pos), np.int32)
             for i in range(0, len(ids), self.tile):
                 last = i + self.tile >= len(ids)
                 self._read(ids[i:i + self.tile], pos + i, int(last), out if last else None)
@@ -239,15 +287,16 @@ class Engine:
     def decode(self, id, pos): # → (vocab,) float32
         "Read one token; logits after it"
         out = np.empty(self.config.vocab_size, np.float32)
-        with self._alone(): self._read(self._check([id], pos), pos, 1, out)
+        with self.lock, self._alone(): self._read(np.array(self._check([id], pos), np.int32), pos, 1, out)
         return out
 
     def logits(self, ids): # (n,) → (n, vocab) float32
         "Read ids from an empty cache; logits after each"
-        with self._alone():
-            self.tokens = []
-            ids = self._check(ids, 0)
-            out = np.empty((len(ids), self.config.vocab_size), np.float32)
+        with self.lock, self._alone():
+            ids = np.array(self._check(ids, 0), np.int32)
+            try: out = np.empty((len(ids), self.config.vocab_size), np.float32)
+            except MemoryError:
+                raise EngineError(f"no memory for the scores of {len(ids)} tokens: read fewer at a time") from None
             for i in range(0, len(ids), self.tile): self._read(ids[i:i + self.tile], i, 2, out[i:])
         return out
 
@@ -257,13 +306,21 @@ class Engine:
         rng, # `generate.PCG32`, advanced by one draw, unless greedy
         history=(), # ids that the repetition penalty counts
     ) -> int: # token id
-        "Choose a token by the rule of `generate.sample`, in C"
-        x, seen = self._scores(logits), np.ascontiguousarray(history, np.int32)
-        if params.temperature == 0 and params.repetition_penalty == 1: return int(x.argmax()) # no draw, no copy
-        how = _Sampling(params.temperature, params.top_p, params.min_p, params.repetition_penalty, min(params.top_k, len(x)), 0)
+        "Choose a token by the rule of `generate.sample`, in C; raises `NonFiniteError`"
+        x = self._scores(logits)
+        if params.temperature == 0 and params.repetition_penalty == 1: # no draw, no copy
+            id = int(x.argmax()) # of the first NaN, where there is one
+            finite_best(x[id])
+            return id
+        seen = as_history(() if params.repetition_penalty == 1 else history, len(x))
+        top_k = min(params.top_k, len(x))
+        how = _Sampling(params.temperature, params.top_p, params.min_p, params.repetition_penalty, top_k, 0)
+        if rng is None and params.temperature:
+            raise ParameterError("a temperature above 0 draws a random number: pass rng=PCG32(seed)")
         r = None if rng is None else _Random(rng.state, rng.inc)
-        with self._alone(): id = self._sample(x, how, r, seen)
-        if id < 0: raise ParameterError(self._words(id))
+        with self.lock, self._alone(): id = self._sample(x, how, r, seen)
+        if id == _NO_SCORES: finite_best(x.max())
+        if id < 0: raise EngineError(f"the kernel refused a call: {self._words(id)}")
         if r is not None: rng.state = r.state
         return id
 
@@ -276,28 +333,27 @@ class Engine:
         id:int, # of a token
     ) -> float:
         "The natural logarithm of a token's probability; what `generate.log_softmax` says, in a tenth of the time"
-        x = self._scores(logits)
-        if not 0 <= id < len(x): raise ParameterError(f"token id {id} is not in 0..{len(x) - 1}")
-        with self._alone(): return self._logprob(x, id)
+        x, id = self._scores(logits), as_int("id", id)
+        if id >= len(x): raise ParameterError(f"token id {id} is not in 0..{len(x) - 1}")
+        with self.lock, self._alone(): return self._logprob(x, id)
 
     def _logprob(self, x:np.ndarray, id:int) -> float: return self._lib.sm_log_probability(self._model, x.ctypes.data, id)
 
     def _scores(self, logits) -> np.ndarray: # (vocab,) float32
         "Logits as the kernel takes them, or an error that names their shape"
-        x = np.ascontiguousarray(logits, np.float32)
-        if x.shape != (self.config.vocab_size,): raise ParameterError(f"logits must have shape ({self.config.vocab_size},), not {x.shape}")
-        return x
+        with np.errstate(over="ignore"): # a number too large for 32 bits becomes an infinity, which `sample` refuses
+            return np.ascontiguousarray(as_scores(logits, self.config.vocab_size), np.float32)
 
-    def reset(self):
-        "Forget all tokens"
-        with self._alone(): self.tokens = []
-
-    def close(self):
+    def close(self) -> None:
         "Stop the kernel's threads and give its memory back"
-        if self._owner == threading.get_ident(): raise InvalidStateError("the engine is in use by this very thread; `on_progress` must not close it")
-        with self._lock if os.getpid() == self._pid else contextlib.nullcontext(): # in a child another thread may hold the lock for ever
-            self._model, self.tokens = None, []
-            self._free()
+        if self._pid == os.getpid(): super().close()
+        elif not self.closed: # in the child of a fork nobody else uses what it inherited
+            self.closed, self.tokens = True, []
+            self._release()
+
+    def _release(self) -> None:
+        self._free()
+        self._model = None
 
     def describe(self) -> dict:
         "Facts for `Timings`"
@@ -305,7 +361,9 @@ class Engine:
 
     def __enter__(self): return self
     def __exit__(self, *exc): self.close()
-    def __repr__(self): return f"Engine({str(self.path)!r}, {self.choice.variant}, {self.threads} threads, {'closed' if self._model is None else f'{len(self.tokens)} of {self.context} positions'})"
+    def __repr__(self):
+        state = "closed" if self.closed else f"{len(self.tokens)} of {self.context} positions"
+        return f"Engine({str(self.path)!r}, {self.choice.variant}, {self.threads} threads, {state})"
 
 # %% ../nbs/12_engine.ipynb #70d0e8fb
 def load(
@@ -317,8 +375,10 @@ def load(
     tile:int=TILE, # tokens that a prefill reads at a time
 ) -> Engine:
     "Load a quantized file into the native kernel; raises `QuantFileError`, `ParameterError` or `EngineError`"
-    start = time.perf_counter()
-    threads, tile = _whole("threads", default_threads() if threads is None else threads, MAX_THREADS), _whole("tile", tile, 512)
+    start, path, tile = time.perf_counter(), as_path("path", path), as_int("tile", tile, 1, 512)
+    threads = default_threads() if threads is None else as_int("threads", threads, 1, MAX_THREADS)
+    if context is not None: as_int("context", context, 1, MAX_CONTEXT) # before the file is read
+    if variant is not None: as_text("variant", variant)
     try: choice = choose(variant)
     except KernelError as e: raise EngineError(f"the native engine is not usable here: {e}") from None
     file = read_q4(path, verify)
@@ -342,7 +402,10 @@ def _state(name:str) -> str:
 
 def survey() -> dict:
     "The engine on this machine, as plain JSON"
-    out = dict(variant=None, why="", library=None, variants={}, threads=default_threads(), kv_bytes_2048=None)
+    limits = _thread_limits()
+    tightest = min(limits, key=limits.get)
+    out = dict(variant=None, why="", library=None, variants={}, threads=default_threads(),
+               threads_why=f"{limits[tightest]:g} {tightest}", kv_bytes_2048=None)
     try:
         c = choose()
         out |= dict(variant=c.variant, why=c.why, library=c.path.name, variants={v.name: _state(v.name) for v in variants(this_system())})

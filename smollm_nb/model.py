@@ -7,15 +7,15 @@ __all__ = ['DTYPES', 'PREFILL_TILE', 'RMSNorm', 'rope_table', 'rotate', 'KVCache
            'Layer', 'Llama', 'pick_device', 'read_weights', 'read_model', 'return_memory', 'TorchBackend', 'load']
 
 # %% ../nbs/04_model.ipynb #7594303f
-import ctypes, gc, sys, time
+import ctypes, gc, sys, time, warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .checkpoint import read_provenance, validate, weight_files
-from .core import CheckpointError, ContextOverflowError, InvalidStateError, LlamaConfig, ParameterError
+from .checkpoint import read_provenance, unused_tensors, validate, weight_files
+from .core import LlamaConfig, ParameterError, SharedBackend, as_int, as_path
 
 # %% ../nbs/04_model.ipynb #0c924124
 class RMSNorm(nn.Module):
@@ -163,10 +163,12 @@ def pick_device(
     device:str="auto", # "auto", or anything PyTorch knows: "cpu", "cuda", "cuda:1", "mps"
 ) -> torch.device:
     "The best device there is, or the one asked for; raises `ParameterError`"
+    if not isinstance(device, (str, torch.device)) or str(device) == "meta": # which has shapes and no numbers
+        raise ParameterError(f"device={device!r} must be text such as 'auto', 'cpu' or 'cuda:1'")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try: return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as e:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as e:
         raise ParameterError(f"device {device!r} is not usable here ({str(e).splitlines()[0]}); try 'auto' or 'cpu'") from None
 
 def read_weights(
@@ -177,7 +179,7 @@ def read_weights(
     "Every tensor of a checkpoint, mapped from the file where device and dtype allow"
     from safetensors import safe_open
     out = {}
-    for path in weight_files(folder):
+    for path in weight_files(as_path("folder", folder)):
         with safe_open(path, framework="pt", device=str(device)) as f:
             out |= {k: t if dtype is None else t.to(dtype) for k in f.keys() for t in (f.get_tensor(k),)}
     return out
@@ -188,7 +190,11 @@ def read_model(
     dtype:torch.dtype|None=None, # of the weights; default: as stored
 ) -> Llama:
     "A checkpoint as a module, mapped from the file where device and dtype allow"
+    folder = as_path("folder", folder)
     config, weights = LlamaConfig.from_folder(folder), read_weights(folder, device, dtype)
+    if unused := [n for n in unused_tensors(weights, config) if n != "lm_head.weight"]: # a head of its own is refused
+        more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
+        warnings.warn(f"{folder}: the model does not use {', '.join(unused[:5])}{more}", stacklevel=2)
     with torch.device("meta"): model = Llama(config)
     model.load_state_dict({k: weights[k] for k in config.tensor_shapes()}, assign=True)
     return model.eval().requires_grad_(False)
@@ -201,7 +207,7 @@ def return_memory() -> None:
 
 PREFILL_TILE = 64 # tokens between two chances to cancel a prefill
 
-class TorchBackend:
+class TorchBackend(SharedBackend):
     "A Llama in PyTorch with one KV cache"
     between = None # called before each layer; may raise `Cancelled`, which leaves the cache as it was before those ids
     def __init__(self,
@@ -210,42 +216,54 @@ class TorchBackend:
         load_s:float=float("nan"), # what loading took, seconds
         file_sha256:str="", # of the weights, where known
     ):
-        self.model, self.config = model.eval().requires_grad_(False), model.config
-        limit = model.config.max_position_embeddings
-        self.context = limit if context is None else context
-        if not 0 < self.context <= limit: raise ParameterError(f"context={context} must be in 1..{limit}, the model's own")
-        w = model.model.embed_tokens.weight
+        limit, w = model.config.max_position_embeddings, model.model.embed_tokens.weight
+        super().__init__(model.config, limit if context is None else as_int("context", context, 1, limit))
+        self.model = model.eval().requires_grad_(False)
         self.device, self.dtype, self.load_s, self.file_sha256 = w.device, w.dtype, load_s, file_sha256
-        self.tokens:list[int] = []
-        self._cache = KVCache(self.config, self.context, w.device, w.dtype)
+        self.passes:list[tuple[int, int]] = [] # for each token the pass that read it: first position, number of tokens
+        try: self._cache = KVCache(self.config, self.context, w.device, w.dtype)
+        except (RuntimeError, MemoryError): # PyTorch raises the first, for a device too
+            size = self.config.kv_bytes(self.context, w.dtype.itemsize)/1e6
+            raise ParameterError(f"context={self.context} takes a KV cache of {size:,.0f} MB, "
+                                 f"which {w.device} does not give: load with a smaller context") from None
         self._rope = [t.to(w.device, w.dtype) for t in rope_table(self.config, self.context)]
 
     def prefill(self, ids, pos=0, on_progress=None): # (n,) → (vocab,) float32 numpy
         "Read a prompt in tiles; logits after its last token"
-        ids, x = self._check(ids, pos), None
-        for i in range(0, len(ids), PREFILL_TILE):
-            x = self._forward(ids[i:i + PREFILL_TILE], pos + i)
-            if on_progress: on_progress(min(i + PREFILL_TILE, len(ids)), len(ids))
-        return self._head(x[-1])
+        with self.lock, self._alone():
+            ids = self._check(ids, pos)
+            for i in range(0, len(ids), PREFILL_TILE):
+                x = self._forward(ids[i:i + PREFILL_TILE], pos + i)
+                if on_progress: on_progress(min(i + PREFILL_TILE, len(ids)), len(ids))
+            return self._head(x[-1])
 
     def decode(self, id, pos): # → (vocab,) float32 numpy
         "Read one token; logits after it"
-        return self._head(self._forward(self._check([id], pos), pos)[-1])
+        with self.lock, self._alone(): return self._head(self._forward(self._check([id], pos), pos)[-1])
 
     def logits(self, ids): # (n,) → (n, vocab) float32 numpy
         "Read ids from an empty cache; logits after each"
-        self.reset()
-        return self._head(self._forward(self._check(ids, 0), 0))
+        with self.lock, self._alone(): return self._head(self._forward(self._check(ids, 0), 0))
 
-    def reset(self):
-        "Forget all tokens"
-        self.tokens = []
-
-    def close(self):
-        "Let go of weights and cache; the memory returns to the system"
-        self.model = self._cache = self._rope = None
-        self.tokens = []
-        return_memory()
+    def repeat(self,
+        ids, # (n,) all tokens that the cache is to hold
+        passes, # (n,) for each the pass that reads it, as in the backend's `passes`
+        on_progress=None, # called with (tokens read, of all) after each pass; may raise `Cancelled`
+    ): # → (vocab,) float32 numpy
+        "Read ids in given passes, but for those that the cache holds from just these; logits after the last to the bit"
+        with self.lock, self._alone():
+            ids, at = self._check(ids, 0), 0
+            most = min(len(ids) - 1, len(self.tokens)) # the last one is read in any case: its scores are wanted
+            while at < most and (self.tokens[at], self.passes[at]) == (ids[at], passes[at]): at += 1
+            while at < len(ids):
+                start, count = passes[at]
+                row = ids[start:start + count]
+                row += row[-1:]*(count - len(row)) # whatever stood here was cut off later
+                x = self._forward(row, start)
+                while at < len(ids) and passes[at] == (start, count): at += 1
+                if on_progress: on_progress(at, len(ids))
+            del self.tokens[at:], self.passes[at:]
+            return self._head(x[at - 1 - start])
 
     def describe(self) -> dict:
         "Facts for `Timings`"
@@ -253,23 +271,23 @@ class TorchBackend:
         variant = f"{self.device} {str(self.dtype).removeprefix('torch.')}"
         return dict(backend="torch", variant=variant, threads=torch.get_num_threads(), load_s=self.load_s, bytes_per_token=size, file_sha256=self.file_sha256)
 
-    def _check(self, ids, pos) -> list[int]:
-        "The ids as a list, or an error that names the limit"
-        if self.model is None: raise InvalidStateError("the backend is closed; load the model again")
-        ids = [int(i) for i in ids]
-        if not ids: raise ParameterError("no token ids given; a prompt needs at least one")
-        if bad := [i for i in ids if not 0 <= i < self.config.vocab_size]: raise ParameterError(f"token id {bad[0]} is not in 0..{self.config.vocab_size - 1}")
-        if not 0 <= pos <= len(self.tokens): raise ParameterError(f"pos={pos} leaves a gap: the cache holds {len(self.tokens)} tokens")
-        if pos + len(ids) > self.context: raise ContextOverflowError(f"{pos + len(ids)} tokens do not fit a context of {self.context}; shorten the prompt")
-        return ids
+    def _release(self) -> None:
+        "Let go of weights and cache; the memory returns to the system"
+        self.model = self._cache = self._rope = None
+        return_memory()
+
+    def _cut(self, pos:int) -> None:
+        super()._cut(pos)
+        del self.passes[pos:]
 
     @torch.inference_mode()
     def _forward(self, ids:list[int], pos:int) -> Tensor: # → (n, hidden)
         "Read checked ids; the cache is cut to `pos` first"
-        self.tokens[pos:] = []
+        self._cut(pos)
         rope = [t[pos:pos + len(ids)] for t in self._rope]
         x = self.model(torch.tensor(ids, device=self.device), rope, self._cache, pos, self.between)
         self.tokens += ids
+        self.passes += [(pos, len(ids))]*len(ids)
         return x
 
     @torch.inference_mode()
@@ -286,7 +304,9 @@ def load(
 ) -> TorchBackend:
     "Load a checkpoint, checked first; raises `CheckpointError`, `ConfigError` or `ParameterError`"
     start = time.perf_counter()
-    if dtype not in DTYPES: raise ParameterError(f"dtype {dtype!r} must be one of {', '.join(DTYPES)}")
+    folder = as_path("folder", folder)
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ParameterError(f"dtype {dtype!r} must be one of {', '.join(DTYPES)}")
     validate(folder, changed_only=True)
     model = read_model(folder, pick_device(device), DTYPES[dtype])
     files = read_provenance(folder).get("files", {})

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .core import SmolLMError
-from .engine import CONTEXT, TILE, Engine, EngineError, UnsupportedModelError, _Part, _pick_context, _Random, _Sampling, _Shape, _whole, check_shape
+from .core import SmolLMError, as_int, as_path, as_text
+from .engine import (MAX_CONTEXT, TILE, Engine, EngineError, UnsupportedModelError, _give_back, _pick_context,
+                     _Random, _Sampling, _Shape, check_shape)
 from .kernel import NATIVE, Choice, KernelError, library, variants
 from .q4file import read_q4
 
@@ -28,7 +29,9 @@ class Host:
         import wasmtime as w
         (engine, module), pages = compiled, -(-nbytes//PAGE)
         self.store = w.Store(engine)
-        memory = w.Memory(self.store, w.MemoryType(w.Limits(pages, pages)))
+        try: memory = w.Memory(self.store, w.MemoryType(w.Limits(pages, pages)))
+        except w.WasmtimeError:
+            raise KernelError(f"the system gives WebAssembly no {pages*PAGE/1e6:,.0f} MB of memory") from None
         self._exports = w.Instance(self.store, module, [memory]).exports(self.store)
         self.base = -(-self._exports["__heap_base"].value(self.store)//64)*64 # where the host may begin
         self.bytes = np.ctypeslib.as_array(memory.data_ptr(self.store), (pages*PAGE,)) # (pages·PAGE,) uint8
@@ -39,6 +42,7 @@ class Host:
         raw = np.frombuffer(data, np.uint8)
         self.bytes[at:at + len(raw)] = raw
         return at
+    def close(self) -> None: "Nothing: the memory goes with the last reference"
     def text(self, at:int) -> str:
         "The C string at an address"
         return bytes(self.bytes[at:at + 200]).split(b"\0")[0].decode()
@@ -79,12 +83,15 @@ class WasmEngine(Engine):
         self._at, end = {}, host.base
         for name, n in sizes.items(): self._at[name], end = end, end + -(-n//64)*64
         if end >= 1 << 32: raise UnsupportedModelError(f"{self.path}: {end/1e9:.1f} GB do not fit a memory of 32-bit addresses; run it with --backend native")
-        self._lib, at = Host(self.choice.library, end), self._at
+        try: self._lib, at = Host(self.choice.library, end), self._at
+        except KernelError: raise self._no_memory(end) from None
         first = self._file.parts(self._file.names()[0])[0]
         self._lib.put(at["weights"], (ctypes.c_char*self._file.bytes).from_address(first.data.ctypes.data - first.offset))
         for name, data in (("shape", shape), ("parts", parts)): self._lib.put(at[name], data)
         self._check_start(self._lib.sm_create(at["shape"], at["parts"], len(parts), at["weights"], self._file.bytes, at["arena"], arena, at["model"]))
-        self._model, self._free = int(self._lib.bytes[at["model"]:][:4].view(np.uint32)[0]), weakref.finalize(self, self._file.close)
+        self._model = int(self._lib.bytes[at["model"]:][:4].view(np.uint32)[0])
+        held = (self._lib, self._file)
+        self._free = weakref.finalize(self, _give_back, weakref.ref(self), self._pid, lambda: None, held)
 
     def _words(self, code:int) -> str: return self._lib.text(self._lib.sm_error(code))
 
@@ -104,9 +111,8 @@ class WasmEngine(Engine):
 
     def _logprob(self, x, id) -> float: return self._lib.sm_log_probability(self._model, self._lib.put(self._at["logits"], x), id)
 
-    def close(self):
-        "Give the memory back"
-        super().close()
+    def _release(self) -> None:
+        super()._release()
         self._lib = None
 
 def load(
@@ -117,7 +123,9 @@ def load(
     tile:int=TILE, # tokens that a prefill reads at a time
 ) -> WasmEngine:
     "Load a quantized file into the kernel's WebAssembly build; raises `QuantFileError`, `ParameterError` or `EngineError`"
-    start, tile = time.perf_counter(), _whole("tile", tile, 512)
+    start, path, tile = time.perf_counter(), as_path("path", path), as_int("tile", tile, 1, 512)
+    if context is not None: as_int("context", context, 1, MAX_CONTEXT) # before the file is read
+    if variant is not None: as_text("variant", variant)
     try: choice = choose(variant)
     except KernelError as e: raise EngineError(f"the engine cannot run as WebAssembly here: {e}") from None
     file = read_q4(path, verify)

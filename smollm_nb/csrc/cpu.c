@@ -55,7 +55,8 @@ const char *sm_error(int32_t code) {
         "a tensor reaches outside the file, or has the wrong size", "the arena is too small", "threads could not be started",
         "a token id is outside the vocabulary", "a position leaves a gap or lies past the context", "a count is out of range",
         "a sampling parameter is out of range", "another call is running on this model",
-        "the process forked after the model was made", "this build computes wrong results on this machine"};
+        "the process forked after the model was made", "this build computes wrong results on this machine",
+        "the scores hold NaN or infinity"};
     const int32_t n = sizeof line/sizeof *line;
     return code <= 0 && -code < n ? line[-code] : "an unknown error";
 }

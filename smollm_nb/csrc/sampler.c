@@ -1,5 +1,7 @@
 // Choosing a token by generate.py's rule, step by step, in double precision. Nothing is put in order that need not be: top-k
 // keeps a small heap while it walks over the vocabulary, and top-p orders only the likeliest few.
+#include <float.h>
+
 #include "model.h"
 #include "fixedmath.h"
 
@@ -33,7 +35,8 @@ static double largest(const double *x, int32_t n) {
     for (int k = 0; k < 8; k++) most[k] = x[k < n ? k : 0];
     f64x8 m = sm_load8(most);
     for (; i + 8 <= n; i += 8) m = sm_pick8(sm_load8(x + i) > m, sm_load8(x + i), m);
-    sm_store8(most, m), all = most[0];
+    sm_store8(most, m);
+    all = most[0];
     for (int k = 1; k < 8; k++) all = most[k] > all ? most[k] : all;
     for (; i < n; i++) all = x[i] > all ? x[i] : all;
     return all;
@@ -51,11 +54,11 @@ static double sum(const double *x, int32_t n) {
     return v[0];
 }
 
-static void softmax(draw *d) { // the likeliest has 1
-    const double most = largest(d->odds, d->count);
+// exp((x - most)/temperature): the likeliest has 1. A tiny temperature makes the quotients -infinity, and their odds 0
+static void softmax(draw *d, double most, double temperature) {
     int32_t i = 0;
-    for (; i + 8 <= d->count; i += 8) sm_store8(d->odds + i, sm_exp8(sm_load8(d->odds + i) - most));
-    for (; i < d->count; i++) d->odds[i] = sm_exp_double(d->odds[i] - most);
+    for (; i + 8 <= d->count; i += 8) sm_store8(d->odds + i, sm_exp8((sm_load8(d->odds + i) - most)/temperature));
+    for (; i < d->count; i++) d->odds[i] = sm_exp_double((d->odds[i] - most)/temperature);
 }
 
 // ---- choosing some ------------------------------------------------------------------------------------------------------
@@ -113,7 +116,6 @@ static void top_p(draw *d, double p) {
         for (int32_t i = 0; i < d->count; i++)
             if (d->odds[i] >= least) d->heap[n++] = i, have += d->odds[i];
     } while (have < need && n < d->count);
-    if (!n) return; // nothing but NaN
     heapify(d, n, 1);
     have = 0;
     int32_t low = d->count, high = -1;
@@ -135,9 +137,12 @@ static int32_t walk_by_id(const draw *d, double u) { // u in 0..1, 1 excluded
         const int32_t n = sm_least(BLOCK, d->count - i);
         const double next = run + sum(d->odds + i, n);
         if (next > u*total) {
-            for (int32_t j = i; j < i + n - 1; j++)
-                if ((run += d->odds[j]) > u*total) return d->ids[j];
-            return d->ids[i + n - 1];
+            int32_t last = i; // that has any odds: the sum of the block may be rounded otherwise than the running one
+            for (int32_t j = i; j < i + n; j++) {
+                if (d->odds[j] > 0) last = j;
+                if ((run += d->odds[j]) > u*total) break;
+            }
+            return d->ids[last];
         }
         run = next;
     }
@@ -154,17 +159,26 @@ static void penalize(draw *d, double penalty, const int32_t *history, int32_t n)
     for (int32_t i = 0; i < n; i++) d->mark[history[i]] = 0;
 }
 
-static int32_t greedy(const draw *d) {
-    const double most = largest(d->odds, d->count);
+// Scores as doubles, each with its id; 1 if all of them are numbers or -infinity
+static int32_t copy_scores(draw *d, const float *from) {
+    int32_t good = 1;
+    for (int32_t i = 0; i < d->count; i++) {
+        good &= from[i] <= FLT_MAX; // NaN is not
+        d->odds[i] = from[i];
+        d->ids[i] = i;
+    }
+    return good;
+}
+
+static int32_t greedy(const draw *d, double most) {
     int32_t i = 0;
     while (i < d->count - 1 && d->odds[i] != most) i++;
     return i;
 }
 
-static int32_t choose(draw *d, const sm_sampling *how, sm_rng *rng) {
+static int32_t choose(draw *d, double most, const sm_sampling *how, sm_rng *rng) {
     top_k(d, how->top_k);
-    for (int32_t i = 0; i < d->count; i++) d->odds[i] /= how->temperature;
-    softmax(d);
+    softmax(d, most, how->temperature);
     if (how->min_p > 0) min_p(d, how->min_p);
     top_p(d, how->top_p);
     return walk_by_id(d, sm_rng_next(rng)/4294967296.0);
@@ -189,11 +203,12 @@ int32_t sm_sample(sm_model *m, const float *logits, const sm_sampling *how, sm_r
     if (!(code = check(m, how, rng, history, n_history))) {
         draw d = {m->odds, m->ids, m->heap, m->mark, m->shape.vocab};
         const sm_fpu before_call = sm_fpu_enter();
-        const float *from = logits ? logits : m->logits;
-        for (int32_t i = 0; i < d.count; i++) d.odds[i] = from[i], d.ids[i] = i;
+        const int32_t good = copy_scores(&d, logits ? logits : m->logits);
         __builtin_memset(d.mark, 0, (size_t)d.count);
         if (how->repetition_penalty != 1) penalize(&d, how->repetition_penalty, history, n_history);
-        code = how->temperature == 0 ? greedy(&d) : choose(&d, how, rng);
+        const double most = largest(d.odds, d.count);
+        if (!good || most < -FLT_MAX) code = SM_E_SCORES; // the second: nothing but -infinity
+        else code = how->temperature == 0 ? greedy(&d, most) : choose(&d, most, how, rng);
         sm_fpu_leave(before_call);
     }
     sm_leave(m);

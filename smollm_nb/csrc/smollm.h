@@ -36,7 +36,8 @@ enum {
     SM_E_PARAM = -11,    // a sampling parameter is outside its range
     SM_E_BUSY = -12,     // another call is running on this model
     SM_E_FORKED = -13,   // the process forked after sm_create: the child has no workers and must make its own model
-    SM_E_SELF_TEST = -14 // this build computes something else than plain C on this machine
+    SM_E_SELF_TEST = -14, // this build computes something else than plain C on this machine
+    SM_E_SCORES = -15    // scores hold NaN or +infinity, or nothing but -infinity
 };
 SM_API const char *sm_error(int32_t code); // one English line, for any number
 
