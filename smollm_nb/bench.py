@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROMPTS', 'NEW_TOKENS', 'WARM', 'DECODED', 'PAUSE', 'MEMORY_TOKENS', 'LENGTHS', 'READER', 'HIGHER', 'FRESH', 'Case',
-           'cases', 'measure', 'read_speed', 'OthersShare', 'ratios', 'run']
+           'cases', 'measure', 'read_speed', 'OthersShare', 'ratios', 'as_record', 'losses', 'run']
 
 # %% ../nbs/14_bench.ipynb #032256e2
 import contextlib, json, mmap, os, random, statistics, time
@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 
 from . import __version__
-from .core import Cancelled, machine, sha256_file
+from .core import Cancelled, ParameterError, SmolLMError, as_flag, as_ids, as_int, machine, sha256_file
 from .page import PageSubject
 from .runner import BenchError, Subject
 
@@ -49,6 +49,7 @@ def cases(
     quick:bool=False, # only what the project promises
 ) -> list[Case]:
     "What fits a context"
+    as_int("context", context, 1)
     last = context - DECODED - 2 # what else a sweep ends with
     prefill, depths = ((128, 512), (16, 512, 1900)) if quick else ((16, 32, 64, 128, 256, 512, 1024), (16, 64, 128, 256, 512, 1024, 1536, 1900, last))
     out = [Case("answer", prompt=p) for p in PROMPTS] + [Case("ttft", WARM)]
@@ -61,6 +62,9 @@ def measure(
     ids, # token ids, at least as many as the prompt
 ) -> tuple[float, dict]: # in the case's unit, what else was said
     "One case, once; for \"decode\" the cache holds as many tokens already"
+    if not isinstance(case, Case): raise ParameterError(f"case={case!r} must be a `Case`, such as `cases` gives")
+    if len(as_ids("ids", ids)) < case.n and case.kind != "decode":
+        raise ParameterError(f"{len(ids)} ids are too few for {case.name!r}")
     if case.kind == "decode":
         got = runner.ask("decode", pos=case.n, n=DECODED)
         return DECODED/sum(got["seconds"]), got
@@ -78,6 +82,8 @@ def read_speed(
     threads:int, # that read, each its own share
 ) -> float: # GB/s
     "How fast the file's bytes can be read through memory, nothing computed but a maximum; the better of three"
+    as_int("threads", threads, 1, 1024)
+    if not os.path.isfile(file) or os.path.getsize(file) < 4: raise ParameterError(f"{file}: must be a file of weights")
     with open(file, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m, ThreadPoolExecutor(threads) as pool:
         words = np.frombuffer(m, np.int32, len(m)//4)
         shares, seconds = np.array_split(words, threads), []
@@ -113,9 +119,10 @@ class OthersShare:
 class _Session:
     "Samples of one run, and what a run needs to know on the way"
     def __init__(self, rounds:int, rng:random.Random, turn, on_progress, total:int, watch):
-        self.rounds, self.rng, self._turn, self._on_progress, self._total, self._done = rounds, rng, turn, on_progress, total, 0
-        self.over = watch.over if watch else contextlib.nullcontext
-        self.samples, self.latencies, self.others = {}, {}, OthersShare()
+        self.rounds, self.rng, self._turn, self._on_progress = rounds, rng, turn, on_progress
+        self.total, self._done = total, 0 # signs of progress
+        self.over, self._watch = watch.over if watch else contextlib.nullcontext, watch
+        self.samples, self.latencies, self.lost, self.others = {}, {}, [], OthersShare()
 
     @contextlib.contextmanager
     def turn(self):
@@ -129,7 +136,35 @@ class _Session:
     def step(self, what:str) -> None:
         "Some progress"
         self._done += 1
-        if self._on_progress: self._on_progress(what, self._done, max(self._total, self._done))
+        if self._on_progress is None: return
+        try: self._on_progress(what, self._done, max(self.total, self._done))
+        except OSError: self._on_progress = None # the terminal that showed it is gone; the measurement goes on
+
+    @contextlib.contextmanager
+    def attempt(self,
+        contestant, # a subject, or what was opened of it
+        during:str, # what is done in the block
+    ):
+        "Where a contestant fails in the block, that is noted, and the run goes on; raises `Cancelled` after a stop"
+        try: yield
+        except Cancelled: raise
+        except (SmolLMError, OSError, ArithmeticError, LookupError, TypeError, ValueError) as e: # or an odd answer
+            if self._watch and self._watch.stopped: raise Cancelled("stopped") from None # it was ended for that
+            self._lose(contestant, during, e)
+
+    def _lose(self, contestant, during:str, error:Exception) -> None:
+        "Note that a contestant failed, and end what is left of it: it shall disturb nobody"
+        text = str(error) if isinstance(error, SmolLMError) else f"{type(error).__name__}: {error}"
+        for begin in (f"{contestant.name}: ", f"{contestant.name} "): text = text.removeprefix(begin)
+        browser = getattr(contestant, "browser", "")
+        who = dict(runner=contestant.name, threads=contestant.threads, peer=contestant.peer, browser=browser)
+        self.lost.append(who | dict(during=during, error=text))
+        if hasattr(contestant, "kill"): contestant.kill()
+
+    def left(self, contestants) -> list:
+        "Those that have not failed"
+        lost = {(x["runner"], x["threads"]) for x in self.lost}
+        return [c for c in contestants if (c.name, c.threads) not in lost]
 
     def ids(self, n:int, vocab:int) -> list[int]: # (n,)
         "Random tokens, the first few (the special ones) left out"
@@ -139,16 +174,22 @@ class _Session:
         "One case, once for each runner, in random order"
         with self.turn():
             for r in self.rng.sample(runners, len(runners)):
-                value, got = measure(r, case, ids)
-                self.put(case.name, case.unit, r, value)
-                if case.kind == "answer": self.latencies.setdefault((r.name, r.threads), []).extend(got["itl"])
+                if self.left([r]):
+                    with self.attempt(r, case.name): self._one(r, case, ids)
                 self.step(case.name)
-                time.sleep(PAUSE)
+
+    def _one(self, r, case:Case, ids) -> None:
+        "One case of one runner"
+        value, got = measure(r, case, ids)
+        self.put(case.name, case.unit, r, value)
+        if case.kind == "answer": self.latencies.setdefault((r.name, r.threads), []).extend(got["itl"])
+        time.sleep(PAUSE)
 
 def _from_nothing(s:_Session, runners, todo:list[Case]) -> None:
     "Rounds of prompts and prefills"
     vocab = min(r.facts["vocab"] for r in runners)
     for _ in range(s.rounds):
+        if not s.left(runners): return
         for case in s.rng.sample(todo, len(todo)): s.each(runners, case, s.ids(max(case.n, WARM), vocab))
 
 def _at_depth(s:_Session, runners, todo:list[Case], file) -> None:
@@ -157,18 +198,21 @@ def _at_depth(s:_Session, runners, todo:list[Case], file) -> None:
     todo = sorted(todo, key=lambda c: -c.n)
     with s.turn():
         ids = s.ids(todo[0].n, min(r.facts["vocab"] for r in runners))
-        for r in runners: r.ask("prefill", ids=ids)
+        for r in s.left(runners):
+            with s.attempt(r, f"prefill {len(ids)}"): r.ask("prefill", ids=ids)
     for case in todo:
         for _ in range(s.rounds):
+            if not s.left(runners): return
             s.each(runners, case, ids)
             if file and case is todo[-1]: _roof(s, runners, case, file)
 
 def _roof(s:_Session, runners, case:Case, file) -> None:
     "The speed of reading the file, and what part of it each decoder of that file has just reached"
-    reader = runners[0]
-    with s.turn(): limit = read_speed(file, reader.threads)
-    s.samples.setdefault(("read the file", "GB/s", READER, reader.threads, False, ""), []).append(limit)
-    for r in runners:
+    if not s.left(runners): return
+    threads = runners[0].threads
+    with s.turn(): limit = read_speed(file, threads)
+    s.samples.setdefault(("read the file", "GB/s", READER, threads, False, ""), []).append(limit)
+    for r in s.left(runners):
         rate = s.samples[case.name, case.unit, r.name, r.threads, r.peer, r.browser][-1]
         if not r.peer: s.put(f"{case.name}, of the speed of reading", "%", r, 100*1e-9*rate*r.facts["bytes_per_token"]/limit)
 
@@ -177,15 +221,23 @@ def _fresh(s:_Session, subjects, lengths=()) -> None:
     "Time to ready and peak memory of new processes; memory again at each of `lengths` positions of context"
     for _ in range(s.rounds):
         for subject in s.rng.sample(subjects, len(subjects)):
-            with s.turn(), subject.open() as r, s.over([r]): _first_steps(s, r)
-            s.step("fresh process")
+            _anew(s, subject, "fresh process", _first_steps)
     for n, subject in ((n, x) for n in lengths for x in subjects):
-        with s.turn(), replace(subject, options=subject.options | dict(context=n)).open() as r, s.over([r]):
-            _fill(s, r, n)
-            m = r.ask("memory")
-            s.put(f"{r.memory_case}, context {n} full", "MiB", r, m["peak_rss"]/2**20)
-            if m["kv"]: s.put(f"KV cache, context {n}", "MiB", r, m["kv"]/2**20)
-        s.step("memory")
+        filled = replace(subject, options=subject.options | dict(context=n))
+        _anew(s, filled, "memory", lambda s, r, n=n: _full(s, r, n))
+
+def _anew(s:_Session, subject, what:str, ask) -> None:
+    "A new process or browser of a subject, which is asked for something"
+    if s.left([subject]):
+        with s.turn(), s.attempt(subject, what), subject.open() as r, s.over([r]): ask(s, r)
+    s.step(what)
+
+def _full(s:_Session, r, n:int) -> None:
+    "Memory when all n positions are taken"
+    _fill(s, r, n)
+    m = r.ask("memory")
+    s.put(f"{r.memory_case}, context {n} full", "MiB", r, m["peak_rss"]/2**20)
+    if m["kv"]: s.put(f"KV cache, context {n}", "MiB", r, m["kv"]/2**20)
 
 def _first_steps(s:_Session, r) -> None:
     "What a process that was just started is asked"
@@ -235,14 +287,34 @@ def _summary(s:_Session, started:float, about:dict, subjects:list[dict]) -> dict
     here = machine() | dict(load_average=[round(x, 2) for x in psutil.getloadavg()], others_share=s.others.share)
     latencies = [dict(runner=name, threads=threads, ms=[round(1e3*t, 3) for t in itl]) for (name, threads), itl in sorted(s.latencies.items(), key=lambda x: (x[0][1], names.index(x[0][0])))]
     return dict(date=datetime.now(timezone.utc).isoformat(timespec="seconds"), seconds=round(time.time() - started, 1), **about, machine=here,
-                versions=dict(smollm_nb=__version__, numpy=np.__version__), subjects=subjects, results=results, ratios=ratios(results), latencies=latencies)
+                versions=dict(smollm_nb=__version__, numpy=np.__version__), subjects=subjects, lost=s.lost,
+                results=results, ratios=ratios(results), latencies=latencies)
+
+def as_record(
+    record, # of a run, as `run` gives it or a history has it
+) -> dict:
+    "The record; raises `ParameterError` where it is something else"
+    if not isinstance(record, dict) or not {"machine", "subjects", "results", "ratios"} <= record.keys():
+        raise ParameterError(f"record={record!r:.60} must be a record of a run, such as `benchmark` gives")
+    return record
+
+def losses(
+    record:dict, # of a run
+) -> list[str]: # a line each
+    "Which contestants of a run failed, at what, and why: their figures are those until then"
+    say = "{runner}, {threads} thread{s}, failed at {during!r}: {error}".format
+    return [say(**x, s="s"*(x["threads"] != 1)) for x in record.get("lost", ())]
 
 _OPENED = (Subject, PageSubject) # what is opened for a run; a `Runner` is measured as it is
 
 def _side_by_side(s:_Session, subjects, todo:list[Case], file, facts:list) -> None:
     "All cases of the subjects that use as many threads"
     with contextlib.ExitStack() as stack:
-        runners = [stack.enter_context(x.open()) if isinstance(x, _OPENED) else x for x in subjects]
+        runners = []
+        for x in subjects:
+            with s.attempt(x, "start"): runners.append(stack.enter_context(x.open()) if isinstance(x, _OPENED) else x)
+        s.total -= s.rounds*len(todo)*(len(subjects) - len(runners))
+        if not runners: return
         facts += [dict(name=r.name) | r.facts for r in runners]
         s.others.watch(runners)
         stack.enter_context(s.over(runners))
@@ -251,6 +323,12 @@ def _side_by_side(s:_Session, subjects, todo:list[Case], file, facts:list) -> No
             _at_depth(s, runners, [c for c in todo if c.kind == "decode"], file)
         finally: s.others.watch(())
 
+def _steps(subjects, todo:list[Case], rounds:int, fresh:bool, lengths) -> int:
+    "How many signs of progress a run gives if nobody fails"
+    most, anew = max(x.threads for x in subjects), fresh*sum(isinstance(x, _OPENED) for x in subjects)
+    full = fresh*sum(isinstance(x, _OPENED) and x.threads == most for x in subjects)
+    return rounds*(len(todo)*len(subjects) + anew) + len(lengths)*full
+
 def _all(s:_Session, subjects, todo:list[Case], file, fresh:bool, lengths, facts:list) -> None:
     "Everything, one number of threads after the other"
     most = max(x.threads for x in subjects)
@@ -258,6 +336,18 @@ def _all(s:_Session, subjects, todo:list[Case], file, fresh:bool, lengths, facts
         group = [x for x in subjects if x.threads == threads]
         _side_by_side(s, group, todo, file, facts)
         if fresh: _fresh(s, [x for x in group if isinstance(x, _OPENED)], lengths if threads == most else ())
+
+def _context(x) -> int: # positions
+    "Of something that is measured; raises `ParameterError` where it is nothing of the kind"
+    held = getattr(x, "options", None) if isinstance(x, _OPENED) else getattr(x, "facts", None)
+    if not isinstance(held, dict) or "context" not in held:
+        raise ParameterError(f"{x!r:.80} cannot be measured: give a Subject, PageSubject or Runner with a context")
+    return held["context"]
+
+def _rounds(quick:bool, rounds:int|None) -> int:
+    "Samples of each figure"
+    if rounds is None: return 5 if as_flag("quick", quick) else 7
+    return as_int("rounds", rounds, 1)
 
 def run(
     subjects, # `Subject`s, each measured in a process of its own, `PageSubject`s, in a browser of its own, or `Runner`s, measured here; all with a context
@@ -269,19 +359,26 @@ def run(
     on_progress=None, # called with (what, done, total); may raise `Cancelled`
     seed:int=0, # of every order and every prompt
     watch=None, # a `watch.Watch`: memory over time, and a stop that does not wait for the case
-) -> dict: # as JSON: machine, versions, subjects, results, ratios, latencies, whether it was cancelled; `memory` if it was watched
-    "Measure in turns; Ctrl-C ends it early and keeps what there is"
-    rounds, started, facts = rounds or (5 if quick else 7), time.time(), []
-    context = min(x.options["context"] if isinstance(x, _OPENED) else x.facts["context"] for x in subjects)
+) -> dict: # as JSON: machine, versions, subjects, lost, results, ratios, latencies, cancelled; memory if it was watched
+    "Measure in turns; Ctrl-C or a failure keeps what was measured; raises `BenchError` where that is nothing"
+    subjects, rounds, started, facts = list(subjects), _rounds(quick, rounds), time.time(), []
+    if not subjects: raise ParameterError("there is nothing to measure: give one subject at least")
+    if not isinstance(only, str): raise ParameterError(f"only={only!r} must be a word")
+    if on_progress is not None and not callable(on_progress):
+        raise ParameterError(f"on_progress={on_progress!r} must be a function")
+    context, names = min(map(_context, subjects)), [(x.name, x.threads) for x in subjects]
+    if len(set(names)) < len(names): raise ParameterError(f"two of {names} cannot be told apart: give them names")
     todo, lengths = [c for c in cases(context, quick) if only in c.name], () if quick else tuple(n for n in LENGTHS if n <= context)
     fresh = only in FRESH
-    s = _Session(rounds, random.Random(seed), turn, on_progress, len(subjects)*(rounds*(len(todo) + fresh) + fresh*len(lengths)), watch)
+    if not (todo or fresh):
+        raise ParameterError(f"no case has {only!r} in its name: try decode, prefill, first or tokens")
+    total = _steps(subjects, todo, rounds, fresh, lengths)
+    s = _Session(rounds, random.Random(as_int("seed", seed)), turn, on_progress, total, watch)
     about = dict(quick=quick, only=only, rounds=rounds, cancelled=False)
+    if file and not os.path.isfile(file): raise ParameterError(f"file={str(file)!r} must be a file of weights")
     if file: about |= dict(file=str(file), bytes=os.path.getsize(file), file_sha256=sha256_file(file))
     try: _all(s, subjects, todo, file, fresh, lengths, facts)
     except (KeyboardInterrupt, Cancelled): about["cancelled"] = True
-    except BenchError:
-        if not (watch and watch.stopped): raise
-        about["cancelled"] = True
+    if s.lost and not (s.samples or about["cancelled"]): raise BenchError("; ".join(losses(dict(lost=s.lost))))
     if watch: about["memory"] = watch.series()
     return _summary(s, started, about, facts)

@@ -15,16 +15,17 @@ import anywidget
 import ipywidgets as W
 import traitlets as T
 
-from .bench import run as run_bench
+from .bench import losses, run as run_bench
 from .bench_plots import latencies, memory_by_context, memory_over_time, side_by_side, speed_by_context, speed_by_prompt, versus
 from .browsers import BROWSERS, installed
 from .core import Cancelled, InvalidStateError, ParameterError
 from .engine import default_threads
 from .hub import fetch
 from .lab import CHOICES, Job, Working, choices, error_line, hear_while_busy, module, prepared, style, watch_interrupts
-from .peers import _bundle, own_subjects, page_subjects
+from .peers import _bundle, note_run, own_subjects, page_subjects
 from .plots import Picture
-from .report import about, against, append, compared, earlier, history_file, markdown, open_history, read_history, rows, table
+from .report import (
+    about, against, compared, earlier, history_file, markdown, open_history, read_history, rows, table)
 from .watch import Watch
 
 # %% ../nbs/16g_bench_dashboard.ipynb #96c9fdac
@@ -204,7 +205,7 @@ class BenchDashboard(Working, W.VBox):
         "Offer the runs of the history; the one that is shown stays"
         try: self._runs = read_history(self.controls["history"].value)
         except OSError as e: self._runs, self.box.error = [], f"{self.controls['history'].value} cannot be read ({e.strerror}): name another file"
-        if self.record is not None and self.record not in self._runs: self._runs.append(self.record) # a stopped one is not noted
+        if self.record is not None and self.record not in self._runs: self._runs.append(self.record) # of another file
         names = [(run_label(r), i) for i, r in enumerate(self._runs)]
         self._setting = True
         for d in (self.seen, self.before): d.options = [("none", -1), *reversed(names)]
@@ -275,18 +276,23 @@ class BenchDashboard(Working, W.VBox):
             self._say("starting the contestants …")
             with Watch() as watch, job.holding(watch.stop):
                 record = run_bench(subjects, plan.quick, plan.rounds, plan.only, file, on_progress=self._told(job, "measuring:"), watch=watch)
-        if not record["results"]: raise Cancelled("stopped") if record["cancelled"] else ParameterError(f"no case has {plan.only!r} in its name: try decode, prefill, first or tokens")
-        if not record["cancelled"]: append(history, record)
-        self._show(record)
+        if not record["results"]: raise Cancelled("stopped")
+        self._show(record, note_run(history, record))
 
-    def _show(self, record:dict) -> None:
-        "A run that has just ended"
+    def _show(self,
+        record:dict, # of a run that has just ended
+        unnoted:str, # why it is not in the history
+    ) -> None:
+        "Look at it, and say how it went"
         self.record = record
         self.read_history()
         self._match()
         self._draw()
         n = len(record["results"])
-        self._say(f"stopped: the {n} figures measured so far, not noted in the history" if record["cancelled"] else f"{n} figures in {record['seconds']:.0f} s, noted in {Path(self.controls['history'].value).name}")
+        what = f"{n} figures in {record['seconds']:.0f} s"
+        if record["cancelled"]: what = f"stopped: the {n} figures measured so far"
+        where = f"not noted: {unnoted}" if unnoted else f"noted in {Path(self.controls['history'].value).name}"
+        self._say("; ".join([f"{what}, {where}", *losses(record)]))
 
     def _end(self, error) -> None:
         "Say how it ended"

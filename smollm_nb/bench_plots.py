@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.ticker import LogLocator
 
-from .core import ParameterError
+from .bench import as_record, losses
+from .core import ParameterError, as_int
 from .plots import INK, PALETTE, QUIET, STYLE, Picture, _count, _drawable, _label_lines, _new, _short
 
 # %% ../nbs/15e_bench_plots.ipynb #e8d60837
@@ -24,9 +25,11 @@ def _caption(fig, record:dict, key:str="") -> None:
     "Machine, file and repeats, below everything; before them how the picture is read"
     m = record["machine"]
     kinds = "; ".join(dict.fromkeys(f"{s['name']}: {s['variant']}" for s in record["subjects"]))
-    parts = [key, f"{m['cpu']}, {m['cores']} cores, {m['system']}", kinds, f"{record['bytes']/1e6:.1f} MB file" if record.get("file") else "",
-             f"medians and ranges of {_count(record['rounds'], 'round')}, {record['date'][:10]}",
-             "" if m.get("others_share") is None else f"other programs used {100*m['others_share']:.0f} % of the processors meanwhile"]
+    file = f"{record['bytes']/1e6:.1f} MB file" if record.get("file") else ""
+    share = m.get("others_share")
+    busy = "" if share is None else f"other programs used {100*share:.0f} % of the processors meanwhile"
+    parts = [key, f"{m['cpu']}, {m['cores']} cores, {m['system']}", kinds, file,
+             f"medians and ranges of {_count(record['rounds'], 'round')}, {record['date'][:10]}", busy, *losses(record)]
     fig.supxlabel(textwrap.fill(_drawable("; ".join(p for p in parts if p)), 132), x=0.01, ha="left", fontsize=7, color=QUIET)
 
 def _series(
@@ -36,7 +39,7 @@ def _series(
 ) -> dict: # (runner, threads) → lengths (n,), median (n,), min (n,), max (n,)
     "Figures of growing work; raises `ParameterError` where there are none"
     out = {}
-    for f in record["results"]:
+    for f in as_record(record)["results"]:
         n = f["case"].removeprefix(before).removesuffix(after)
         if f["case"] == f"{before}{n}{after}" and n.isdigit(): out.setdefault((f["runner"], f["threads"]), []).append((int(n), f["median"], f["min"], f["max"]))
     if not out: raise ParameterError(f"the run has no case {before}N{after}: measure it first")
@@ -67,10 +70,11 @@ def _who(name:str, threads:int) -> str:
 
 # %% ../nbs/15e_bench_plots.ipynb #193d3cb7
 def _falls(series:dict) -> str:
-    "How much of its speed each contestant keeps with the most threads, for a title"
+    "How much of its speed each contestant keeps with the most threads, for a title; who failed on the way has no share"
     most = max(threads for _, threads in series)
-    kept = [f"{_drawable(name)} keeps {100*mid[-1]/mid[0]:.0f} %" for (name, threads), (_, mid, *_) in series.items() if threads == most]
-    (x, *_), *_ = series.values()
+    x = max((x for x, *_ in series.values()), key=len)
+    whole = {name: mid for (name, threads), (n, mid, *_) in series.items() if threads == most and len(n) == len(x)}
+    kept = [f"{_drawable(name)} keeps {100*mid[-1]/mid[0]:.0f} %" for name, mid in whole.items()]
     return f"from {x[0]:,.0f} to {x[-1]:,.0f} tokens " + ", ".join(kept) if len(x) > 1 else ", ".join(f"{_drawable(n)}: {_short(v[1][0])} tokens/s" for (n, t), v in series.items() if t == most)
 
 def _speeds(record:dict, series:dict, title:str, across:str) -> Picture:
@@ -105,14 +109,15 @@ def memory_by_context(
 ) -> Picture:
     "Peak memory of a fresh process, and the KV cache in it, against the context that it was started with; raises `ParameterError`"
     whole, cache = _series(record, "peak RSS, context ", " full"), _series(record, "KV cache, context ")
-    colours, ends = _colours(record), [f"{_drawable(n)} {_short(v[1][-1])} MiB" for (n, _), v in whole.items()]
-    fig, (ax,) = _new(f"memory at {int(next(iter(whole.values()))[0][-1]):,} tokens: {', '.join(ends)}", 4)
+    colours, lengths = _colours(record), max((x for x, *_ in whole.values()), key=len)
+    ends = [f"{_drawable(n)} {_short(v[1][-1])} MiB" for (n, _), v in whole.items() if v[0][-1] == lengths[-1]]
+    fig, (ax,) = _new(f"memory at {int(lengths[-1]):,} tokens: {', '.join(ends)}", 4)
     labels = []
     for series, style, word in ((whole, "-", "whole process"), (cache, ":", "KV cache")):
         for (name, _), (x, mid, *_) in series.items():
             ax.plot(x, mid, style, marker="o", ms=3.5, lw=1.4, color=colours[name])
             labels.append((mid[-1], f"{_drawable(name)}, {word}", colours[name]))
-    ticks = [int(n) for n in next(iter(whole.values()))[0]]
+    ticks = [int(n) for n in lengths]
     ax.set(xlabel="context, all of it filled, tokens", ylabel="MiB", ylim=(0, 1.08*max(v[3].max() for v in whole.values())))
     ax.set_xticks(ticks, [f"{t:,}" for t in ticks])
     _label_lines(ax, labels)
@@ -149,7 +154,8 @@ def latencies(
     threads:int|None=None, # default: the most that was measured
 ) -> Picture:
     "How per-token latencies are spread over the plan's prompts, and the time to the first token; raises `ParameterError`"
-    threads = threads or max((x["threads"] for x in record["latencies"]), default=0)
+    most = max((x["threads"] for x in as_record(record)["latencies"]), default=0)
+    threads = most if threads is None else as_int("threads", threads, 1)
     runs = [(x["runner"], np.array(x["ms"])) for x in record["latencies"] if x["threads"] == threads and x["ms"]]
     if not runs: raise ParameterError(f"the run has no latencies with {_count(threads, 'thread')}: measure the prompts first")
     colours, first = _colours(record), [f for f in record["results"] if f["case"].startswith("first token") and f["threads"] == threads]
@@ -172,7 +178,7 @@ def versus(
     record:dict, # of a run with peers
 ) -> Picture:
     "Ours against each peer, case by case, with the range over the rounds; raises `ParameterError`"
-    if not record["ratios"]: raise ParameterError("the run has no peers: measure with peers=True")
+    if not as_record(record)["ratios"]: raise ParameterError("the run has no peers: measure with peers=True")
     rows = list(dict.fromkeys((r["case"], r["threads"]) for r in record["ratios"]))
     colours, measured = _colours(record), {r["peer"] for r in record["ratios"]}
     peers = [n for n in colours if n in measured]
@@ -188,7 +194,7 @@ def versus(
     ax.set_yticks(range(len(rows)), [f"{_drawable(case)}, {_count(t, 'thread')}" for case, t in rows])
     ax.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, 1.12*max(r["max"] for r in record["ratios"])), xlabel="times the peer (median and range of the rounds; dot: the better peer)")
     for k, name in enumerate(peers): ax.plot([], [], "o", ms=5, color=colours[name], label=_drawable(name))
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(peers), frameon=False, fontsize=8)
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=min(len(peers), 2), frameon=False, fontsize=8)
     _caption(fig, record)
     return fig
 
@@ -233,7 +239,7 @@ def side_by_side(
     record:dict, # of a run
 ) -> Picture:
     "Every contestant at the cases that matter most; raises `ParameterError`"
-    most, colours = {}, _colours(record)
+    most, colours = {}, _colours(as_record(record))
     for f in record["results"]: most[f["runner"]] = max(f["threads"], most.get(f["runner"], 0))
     found = [{f["runner"]: f for f in record["results"] if f["case"] in cases and f["threads"] == most[f["runner"]]} for cases in _key_cases(record)]
     found = [x for x in found if x]
@@ -261,7 +267,7 @@ def memory_over_time(
     record:dict, # of a run that was watched
 ) -> Picture:
     "Resident memory of every process while the benchmark ran; raises `ParameterError`"
-    seen = [m for m in record.get("memory", ()) if m["s"]]
+    seen = [m for m in as_record(record).get("memory", ()) if m["s"]]
     if not seen: raise ParameterError("nobody watched the memory of this run: measure with watch=Watch()")
     colours, most, peaks = _colours(record), max(m["threads"] for m in seen), {}
     fig, (ax,) = _new("", 4)

@@ -7,16 +7,16 @@ __all__ = ['ONNX_BUILDER', 'WLLAMA', 'TRANSFORMERS_JS', 'PEERS', 'Package', 'fet
            'PagePeer', 'peer_subjects']
 
 # %% ../nbs/14d_browser_peers.ipynb #ae8e422c
-import base64, hashlib, json, runpy, shutil, sys, tarfile, tempfile
+import base64, hashlib, runpy, shutil, sys, tarfile, tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from .core import LlamaConfig, cache_dir
+from .core import LlamaConfig, cache_dir, code_command
 from .gguf_import import BUNDLED_ID, bundled_gguf
 from .kernel import PACKAGE
 from .page import PageSubject
-from .peers import PeerError, Wheels, follow, install, made_once, same_model
+from .peers import PINS, PeerError, Wheels, digest, follow, install, made_once, same_model
 from .vendor import VendorError, npm, run_node
 
 # %% ../nbs/14d_browser_peers.ipynb #85aaa46e
@@ -62,8 +62,7 @@ def fetch_package(
     return made_once(p.home, fill)/"package"
 
 # %% ../nbs/14d_browser_peers.ipynb #5c1f7d0e
-ONNX_BUILDER = Wheels("ONNX Runtime's model builder", ("onnxruntime-genai==0.18.0", "onnxruntime==1.32.0", "onnx==1.23.2", "onnx-ir==1.1.0", "ml_dtypes==0.6.0", "protobuf==7.36.2", "flatbuffers==25.12.19",
-                                                       "transformers==5.23.0", "regex==2026.11.15"), "onnxruntime_genai")
+ONNX_BUILDER = Wheels("ONNX Runtime's model builder", PINS/"onnx_builder.txt", "onnxruntime_genai")
 _BESIDE = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
 def build_onnx(
@@ -76,7 +75,7 @@ def build_onnx(
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     source, output = Path(checkpoint), Path(output)
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory(dir=output) as made: # what a killed build leaves goes with the rest
         sys.argv[1:] = ["-i", checkpoint, "-o", made, "-c", made, "-p", "fp32", "-e", "cpu", "--extra_options", "prune_lm_head=true", "shared_embeddings=false"]
         runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
         model = onnx.load(f"{made}/model.onnx")
@@ -93,11 +92,12 @@ def onnx_folder(
 ) -> Path: # what transformers.js calls a model
     "The ONNX file of a checkpoint and what belongs to it, built unless that was done; raises `PeerError`"
     from smollm_nb.recipes import source_of
-    facts = json.dumps([source_of(checkpoint)["sha256"], ONNX_BUILDER.pins], sort_keys=True)
+    facts = [source_of(checkpoint)["sha256"], ONNX_BUILDER.pins.read_text(encoding="utf-8")]
     def fill(staged:Path) -> None:
-        run = "import sys; from smollm_nb.browser_peers import build_onnx; build_onnx(*sys.argv[1:])"
-        follow([sys.executable, "-c", run, str(install(ONNX_BUILDER, on_progress)), str(checkpoint), str(staged)], "the model for transformers.js", on_progress)
-    return made_once(cache_dir()/"peers"/f"onnx-{hashlib.sha256(facts.encode()).hexdigest()[:16]}", fill)
+        run = "from smollm_nb.browser_peers import build_onnx; build_onnx(*sys.argv[1:])"
+        cmd = code_command(run, install(ONNX_BUILDER, on_progress), checkpoint, staged)
+        follow(cmd, "the model for transformers.js", on_progress)
+    return made_once(cache_dir()/"peers"/f"onnx-{digest(facts)}", fill)
 
 # %% ../nbs/14d_browser_peers.ipynb #166aa5bd
 @dataclass(frozen=True)

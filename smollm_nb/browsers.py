@@ -11,7 +11,7 @@ import contextlib, json, os, queue, shutil, signal, subprocess, sys, tempfile, t
 from dataclasses import dataclass
 from pathlib import Path
 
-from .core import SmolLMError
+from .core import ParameterError, SmolLMError, as_choice, as_number, exit_reason
 from .serve import BundleServer, Handler
 
 # %% ../nbs/13c_browsers.ipynb #9a507581
@@ -35,7 +35,7 @@ def find(
     name:str, # of `BROWSERS`
 ) -> str: # its program; raises `BrowserError` with the way to get it
     "Where a browser is"
-    if name not in BROWSERS: raise BrowserError(f"browser {name!r} must be one of {', '.join(BROWSERS)}")
+    as_choice("browser", name, BROWSERS)
     if sys.platform != "linux": raise BrowserError(f"{name} can be opened by this package on Linux only")
     b = BROWSERS[name]
     found = next(filter(None, map(shutil.which, b.programs)), None)
@@ -51,9 +51,11 @@ def installed() -> list[str]:
     return out
 
 def chosen(
-    names, # of `BROWSERS`, or "all" for those that are installed
+    names, # one or several of `BROWSERS`, or "all" for those that are installed
 ) -> list[str]: # each once; raises `BrowserError` where one is missing
     "The browsers that somebody asks for"
+    if isinstance(names, str): names = [names]
+    if not isinstance(names, (list, tuple, set)): raise ParameterError(f"browsers={names!r} must be names of browsers")
     here = installed()
     if "all" in names and not here: raise BrowserError(f"no browser is installed: on Debian, apt-get install {BROWSERS['chromium'].package}")
     out = list(dict.fromkeys(n for name in names for n in (here if name == "all" else [name])))
@@ -172,10 +174,11 @@ class ReportServer(BundleServer):
         timeout:float=60, # seconds
     ) -> dict:
         "The next report; raises `BrowserError` if none comes"
-        end = time.monotonic() + timeout
+        end = time.monotonic() + as_number("timeout", timeout, 0, 1e6)
         while time.monotonic() < end:
             with contextlib.suppress(queue.Empty): return self.reports.get(timeout=0.2)
-            if process.poll() is not None: raise BrowserError(f"the browser ended with code {process.returncode} before its page reported")
+            if (code := process.poll()) is not None:
+                raise BrowserError(f"the browser ended before its page reported: {exit_reason(code)}")
         raise BrowserError(f"the page reported nothing within {timeout:.0f} s")
 
 # %% ../nbs/13c_browsers.ipynb #c51edc8f

@@ -8,7 +8,7 @@ __all__ = ['COLUMNS', 'headline_table', 'headline']
 # %% ../nbs/15f_headline.ipynb #c305690d
 from matplotlib import rc_context
 
-from .bench import HIGHER, MEMORY_TOKENS, WARM
+from .bench import HIGHER, MEMORY_TOKENS, WARM, as_record
 from .bench_plots import _caption, _colours, _who
 from .core import ParameterError
 from .plots import INK, PALETTE, QUIET, STYLE, Picture, _drawable, _new, _short
@@ -24,7 +24,8 @@ def _most(record:dict, runner:str) -> int: # threads
 
 def _found(record:dict, *cases:str) -> dict[str, dict]: # runner → figure
     "The figures of some cases at the most threads of each contestant, ours first; raises `ParameterError` where there are none"
-    found = {f["runner"]: f for f in record["results"] if f["case"] in cases and f["threads"] == _most(record, f["runner"])}
+    measured = [f for f in as_record(record)["results"] if f["case"] in cases]
+    found = {f["runner"]: f for f in measured if f["threads"] == _most(record, f["runner"])}
     if not found: raise ParameterError(f"the run has no case {cases[0]!r}: measure it first")
     return {n: found[n] for n in _colours(record) if n in found}
 
@@ -33,6 +34,7 @@ def headline_table(
     columns:dict=COLUMNS, # what a column is called → the cases it shows
 ) -> str: # markdown
     "The cases people ask for first, a row for each contestant; ours in bold"
+    as_record(record)
     measured, peers = {f["case"] for f in record["results"]}, {f["runner"] for f in record["results"] if f["peer"]}
     have = {name: _found(record, *cases) for name, cases in columns.items() if measured & set(cases)}
     names = [n for n in _colours(record) if any(n in found for found in have.values())]

@@ -97,7 +97,9 @@ def command(
     sources=None, # C files; default: all of `CSRC`
 ) -> list[str]: # lacks `-o FILE`
     "How a build is compiled"
-    return [sys.executable, "-m", "ziglang", "cc", "-target", TARGETS[system][0], f"-mcpu={variant.cpu}", *level, *FLAGS,
+    # -P: nothing of the working folder is imported. `core.python_command` is not there: setup.py runs this module alone
+    zig = [sys.executable, "-P", "-m", "ziglang", "cc"]
+    return [*zig, "-target", TARGETS[system][0], f"-mcpu={variant.cpu}", *level, *FLAGS,
             *map(str, sorted(CSRC.glob("*.c")) if sources is None else sources), *_kind(system, variant)]
 
 # %% ../nbs/11_kernel.ipynb #18a21a96

@@ -7,12 +7,12 @@ __all__ = ['ACTIVE', 'CHOICES', 'WIDGETS', 'Job', 'stop_all', 'watch_interrupts'
            'elsewhere', 'prepared', 'choices', 'open_model', 'module', 'style']
 
 # %% ../nbs/16_lab.ipynb #1098a94f
-import contextlib, json, re, subprocess, sys, threading, warnings, weakref
+import contextlib, json, re, subprocess, tempfile, threading, warnings, weakref
 from pathlib import Path
 
 from IPython import get_ipython
 
-from .core import Cancelled, InvalidStateError, ParameterError, SmolLMError
+from .core import Cancelled, InvalidStateError, ParameterError, SmolLMError, code_command, exit_reason
 from .hub import fetch
 from .kernel import PACKAGE
 
@@ -163,15 +163,24 @@ def elsewhere(
     way_out:str="try again", # what to do where it fails
 ) -> str: # what it returned, as text
     "Call a function in another process, which leaves this one its speed and its memory; raises `InvalidStateError` or `Cancelled`"
-    call = [sys.executable, "-c", _ELSEWHERE, module, name, *map(str, args)]
-    with subprocess.Popen(call, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as p:
-        with job.holding(p.terminate) if job else contextlib.nullcontext():
-            for stage, done, total in map(json.loads, p.stdout):
-                if stage == "done": return done
-                if on_progress: on_progress(stage, done, total)
-            why = p.stderr.read().strip().splitlines()
-        if job: job.check()
-    raise InvalidStateError(f"{why[-1] if why else 'the process ended'}; {way_out}")
+    call = code_command(_ELSEWHERE, module, name, *args)
+    pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    with tempfile.TemporaryFile() as errors: # not a pipe: a child that warns a lot would wait until somebody reads it
+        with subprocess.Popen(call, stderr=errors, start_new_session=True, **pipes) as p:
+            try:
+                with job.holding(p.terminate) if job else contextlib.nullcontext():
+                    for stage, done, total in map(json.loads, p.stdout):
+                        if stage == "done": return done
+                        if on_progress: on_progress(stage, done, total)
+            except BaseException: # Ctrl-C does not reach its session
+                p.terminate()
+                p.wait()
+                raise
+            if job: job.check()
+        errors.seek(0)
+        said = errors.read().decode(errors="replace").strip().splitlines()
+    why = said[-1] if said and p.returncode > 0 else f"the process ended: {exit_reason(p.returncode)}"
+    raise InvalidStateError(f"{why}; {way_out}")
 
 def prepared(
     folder, # a checkpoint folder

@@ -80,7 +80,8 @@ class Page:
     "A runner in a browser"
     ready_case, memory_case = "cold load", "renderer PSS"
     def __init__(self, subject:PageSubject):
-        self.name, self.peer, self.browser, self._held, self._peak, self._stack = subject.name, subject.peer, subject.browser, 0, 0, contextlib.ExitStack()
+        self.name, self.peer, self.browser, self.threads = subject.name, subject.peer, subject.browser, subject.threads
+        self._held, self._peak, self._cpu_s, self._stack = 0, 0, 0.0, contextlib.ExitStack()
         try:
             self._server = self._stack.enter_context(PageServer(subject.folder, subject.beside, subject.policy))
             self._process = self._stack.enter_context(opened(subject.browser, self._server.url + subject.page))
@@ -91,7 +92,7 @@ class Page:
         except BaseException:
             self.close()
             raise
-        self.ready_s, self.threads = facts.pop("ready_s"), facts["threads"]
+        self.ready_s = facts.pop("ready_s")
         self.facts = facts | dict(browser=self.browser, variant=f"{facts['variant']}, {self.browser} {_version(agent)}")
 
     def ask(self, what:str, **how) -> dict:
@@ -124,7 +125,8 @@ class Page:
         total = 0.0
         for pid in family(self._process.pid):
             with contextlib.suppress(psutil.NoSuchProcess): total += sum(psutil.Process(pid).cpu_times()[:2])
-        return total
+        self._cpu_s = max(total, self._cpu_s) # a process that has ended is no longer among them
+        return self._cpu_s
 
     def kill(self) -> None:
         "End the browser from any thread: whoever waits for an answer gets a `BenchError`"

@@ -143,7 +143,7 @@ class Request:
 
     def prompt_tokens(self, tokenizer) -> int:
         "Tokens of the prompt, the chat's frame counted; 0 where they cannot be counted"
-        try: return len(encode_chat(tokenizer, [dict(role="user", content=self.prompt)]) if self.chat else tokenizer.encode(self.prompt))
+        try: return len(encode_chat(tokenizer, [dict(role="user", content=self.prompt)]) if self.chat else tokenizer.prompt_ids(self.prompt))
         except SmolLMError: return 0
 
 # %% ../nbs/16b_prompt_panel.ipynb #cb0eef27

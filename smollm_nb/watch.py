@@ -10,7 +10,7 @@ import contextlib, threading, time
 
 import psutil
 
-from .core import Cancelled
+from .core import Cancelled, as_int, as_number
 
 # %% ../nbs/13e_watch.ipynb #d25b6a7c
 MOST = 400 # readings kept of each process
@@ -20,7 +20,7 @@ def thin(
     most:int=MOST,
 ) -> list[tuple[float, float]]:
     "At most so many points: the largest of each stretch of time"
-    if len(points) <= most: return list(points)
+    if len(points) <= as_int("most", most, 1): return list(points)
     start, width, out = points[0][0], (points[-1][0] - points[0][0])/most or 1, {}
     for t, v in points:
         i = min(int((t - start)/width), most - 1)
@@ -33,7 +33,8 @@ class Watch:
     def __init__(self,
         every:float=0.2, # seconds between readings
     ):
-        self.stopped, self._every, self._runners, self._points, self._start = False, every, [], {}, time.perf_counter()
+        self._every = as_number("every", every, 1e-3, 3600)
+        self.stopped, self._runners, self._points, self._start = False, [], {}, time.perf_counter()
         self._end, self._thread = threading.Event(), threading.Thread(target=self._read, name="smollm watch", daemon=True)
 
     @contextlib.contextmanager

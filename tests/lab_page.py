@@ -7,10 +7,11 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
+
+from smollm_nb.core import python_command
 
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
@@ -35,7 +36,8 @@ def notebook(cells:list[str]) -> dict:
 def jupyterlab(folder:Path, settings:Path, **env):
     "A JupyterLab on `folder`; yields its address and token"
     port, token = free_port(), secrets.token_hex(16)
-    cmd = [sys.executable, "-m", "jupyterlab", f"--notebook-dir={folder}", "--no-browser", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
+    cmd = [*python_command("-m", "jupyterlab"), f"--notebook-dir={folder}", "--no-browser", "--ServerApp.ip=127.0.0.1",
+           f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
            "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", f"--LabApp.user_settings_dir={settings}", f"--LabApp.workspaces_dir={settings}/workspaces", "--allow-root"]
     with open(settings/"server.log", "w+") as log:
         p = subprocess.Popen(cmd, stdout=log, stderr=log, env=os.environ | env, start_new_session=True)

@@ -1,6 +1,7 @@
 "A benchmark as other processes see it, and what must hold while it measures; no test here fails on a timing"
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,12 +9,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from smollm_nb import bundle
 from smollm_nb.bench import PROMPTS, run
 from smollm_nb.browsers import BrowserError, find
+from smollm_nb.core import code_command
 from smollm_nb.page import PageSubject
+from smollm_nb.report import read_history
 from smollm_nb.runner import BenchError, Remote, Runner, Subject
 from smollm_nb.tiny import TINY
 
@@ -104,7 +108,8 @@ def test_who_is_not_asked_sleeps(tiny_q4):
 def test_a_contestant_that_dies_is_named(tiny_q4):
     with Remote(own(tiny_q4)) as r:
         os.kill(r._process.pid, signal.SIGTERM)
-        with pytest.raises(BenchError, match="native ended"): r.ask("memory")
+        reason = "SIGTERM$" if os.name != "nt" else "exit code"
+        with pytest.raises(BenchError, match=f"native ended: {reason}"): r.ask("memory")
 
 
 def test_the_process_ends_with_its_parent(tiny_q4):
@@ -116,7 +121,7 @@ r = Remote(Subject("native", "smollm_nb.runner:load_own", dict(path={str(tiny_q4
 print(r._process.pid, flush=True)
 os._exit(0)
 """
-    pid = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    pid = int(subprocess.run(code_command(code), capture_output=True, text=True, check=True).stdout)
     for _ in range(100):
         if not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split(")")[-1].split()[0]: return
         time.sleep(0.1)
@@ -138,17 +143,57 @@ def test_torch_is_measured_like_the_engine(tiny_folder, tmp_path):
     assert [(f["case"], f["runner"]) for f in record["results"]] == [("decode after 16", "torch")] and "float32" in record["subjects"][0]["variant"]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
-def test_ctrl_c_shows_what_was_measured(tiny_q4, tmp_path):
-    history = tmp_path/"h.jsonl"
-    p = subprocess.Popen([SMOLLM, "bench", "--model", str(tiny_q4), "--rounds", "100000", "--threads", "1", "--only", "first", "--output", str(history)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def long_run(tiny_q4, history, *more):
+    "A benchmark that would take hours, once it has measured something; its processes"
+    how = ("--rounds", "100000", "--threads", "1", "--only", "first", "--output", str(history), *more)
+    cmd = [SMOLLM, "bench", "--model", str(tiny_q4), *how]
+    p = subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     seen = b""
-    while b"/100" not in seen: seen += p.stderr.read(1) # the bar has appeared: something was measured
+    while not re.search(rb" [1-9][0-9.]*/[12]00k ", seen): seen = seen[-40:] + p.stderr.read(1) # something was measured
     time.sleep(0.5)
+    return p, psutil.Process(p.pid).children(recursive=True)
+
+
+def ended(processes) -> bool:
+    "Whether none of them is left, after a while"
+    _, alive = psutil.wait_procs(processes, timeout=60)
+    return not alive
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
+@pytest.mark.parametrize("where", ["", "chromium"])
+def test_ctrl_c_shows_and_notes_what_was_measured(where, tiny_q4, tmp_path):
+    if where:
+        try: find(where)
+        except BrowserError as e: (pytest.fail if os.environ.get("CI") else pytest.skip)(str(e))
+    history = tmp_path/"h.jsonl"
+    p, children = long_run(tiny_q4, history, *(["--browser", where] if where else []))
     p.send_signal(signal.SIGINT)
-    out, err = p.communicate(timeout=30)
-    assert p.returncode == 130 and b"figures measured so far" in err and b"Traceback" not in err, err
-    assert b"| first token after 5 | 1 | ms |" in out and json.loads(out.splitlines()[-1])["cancelled"] and not history.read_bytes()
+    out, err = p.communicate(timeout=60)
+    assert p.returncode == 130 and b"figures measured so far, noted in" in err and b"Traceback" not in err, err
+    record = json.loads(out.splitlines()[-1])
+    assert b"| first token after 5 | 1 | ms |" in out and record["cancelled"] and record["lost"] == []
+    (noted,) = read_history(history)
+    assert noted["cancelled"] and noted["results"] == record["results"] and noted["results"]
+    assert children and ended(children)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signals that end a process")
+def test_what_was_measured_stays_when_a_process_dies(tiny_q4, tmp_path):
+    "The run ends, the table and the history hold what there was, the signal is named, and a script can tell"
+    history = tmp_path/"h.jsonl"
+    p, children = long_run(tiny_q4, history)
+    for child in children: child.send_signal(signal.SIGILL)
+    out, err = p.communicate(timeout=300)
+    assert p.returncode == 1 and b"Traceback" not in err, err
+    (noted,) = read_history(history)
+    (lost,) = noted["lost"]
+    assert (lost["runner"], lost["during"]) == ("native", "first token after 5")
+    assert lost["error"].startswith("ended: SIGILL (")
+    (figure,) = noted["results"]
+    assert 0 < figure["n"] < noted["rounds"] and not noted["cancelled"]
+    words = "native, 1 thread, failed at 'first token after 5': ended: SIGILL"
+    assert words in err.decode() and words in out.decode() and f"; {figure['n']} of 100000 rounds) |" in out.decode()
 
 
 def test_a_model_that_is_not_there_is_one_line(tmp_path):

@@ -37,7 +37,7 @@ def test_it_holds_libraries_and_wasm(wheel):
     for v in kernel.variants(system): assert f"smollm_nb/_native/{kernel.library(v, system)}" in names
     assert "smollm_nb/_native/smollm-simd128.wasm" in names and "smollm_nb/csrc/smollm.h" in names
     for name in ("tokenizers.js", "jinja.js", "LICENSE-tokenizers", "LICENSE-jinja", "own/smollm.js"): assert f"smollm_nb/_native/vendor/{name}" in names
-    for folder in ("web", "widgets", "peer_pages"):
+    for folder in ("web", "widgets", "peer_pages", "peer_builds"):
         for p in (ROOT/"smollm_nb"/folder).rglob("[!.]*.*"): assert p.relative_to(ROOT).as_posix() in names
     _, _, python, abi, tag = wheel.stem.split("-")
     assert (python, abi) == ("py3", "none") and tag != "any" and system.split("-")[0] in tag.replace("arm64", "aarch64").replace("amd64", "x86_64")

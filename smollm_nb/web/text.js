@@ -50,8 +50,10 @@ export class Tokenizer {
     const plain = { ...rest, added_tokens: json.added_tokens?.filter((t) => !t.special) ?? [], pre_tokenizer: exactDigits(json.pre_tokenizer) };
     this.library = new Library(plain, config); // knows no special token, so none can slip in
     addMerges(this.library.model, merges, first);
-    this.bos = content(config.bos_token);
-    this.eos = content(config.eos_token);
+    const named = json.special_tokens ?? config; // the bundle names them all, wherever they stood
+    this.bos = content(named.bos_token);
+    this.eos = content(named.eos_token);
+    [this.before, this.behind] = json.around ?? [[], []]; // ids that belong before and behind every text
     this.template = template ?? config.chat_template;
     this.Template = Template;
     const longestFirst = [...this.specialIds.keys()].sort((a, b) => b.length - a.length);
@@ -63,6 +65,14 @@ export class Tokenizer {
     if (typeof text !== 'string') throw tokenizerError(`text must be a string, not ${typeof text}`);
     if (/\p{Surrogate}/u.test(text)) throw tokenizerError('text holds half a surrogate pair: it was cut or decoded wrongly before');
     return special ? this.#split(text, (t) => t) : this.#plain(text);
+  }
+
+  /**
+   * The ids of a text as a model reads it, with the tokens that this tokenizer puts around every text.
+   * @param {string} text @param {boolean} [special] as for `encode` @returns {number[]}
+   */
+  promptIds(text, special = false) {
+    return [...this.before, ...this.encode(text, special), ...this.behind];
   }
 
   #plain(text) { return text ? this.library.encode(text, { add_special_tokens: false }).ids : []; }

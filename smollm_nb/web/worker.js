@@ -14,7 +14,7 @@ const cancelled = new Set(); // ids of calls
 
 /** @param {string | import('./text.js').Message[] | number[]} prompt @param {{special?: boolean}} options @returns {number[]} */
 function encode(prompt, { special } = {}) {
-  if (typeof prompt === 'string') return loaded.tokenizer.encode(prompt, special);
+  if (typeof prompt === 'string') return loaded.tokenizer.promptIds(prompt, special);
   return Array.isArray(prompt) && prompt.every(Number.isInteger) ? prompt : loaded.tokenizer.encodeChat(prompt);
 }
 

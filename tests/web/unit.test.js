@@ -89,6 +89,15 @@ test('special tokens only where they are asked for', () => {
   assert.equal(tokenizer.library.json.pre_tokenizer.pretokenizers[0].pattern.Regex, '\\p{N}');
 });
 
+test('a text is read with the tokens that belong around it', () => {
+  const named = { ...json, around: [[1], [2]], special_tokens: { bos_token: '<s>' } };
+  const other = new Tokenizer(Bytes, Template, named, { bos_token: 'x', eos_token: 'y' });
+  assert.deepEqual(other.promptIds('a<s>'), [1, ...bytes('a<s>'), 2]);
+  assert.deepEqual(other.promptIds('<s>', true), [1, 1, 2]);
+  assert.deepEqual(tokenizer.promptIds('a'), bytes('a'));
+  assert.deepEqual([other.bos, other.eos], ['<s>', null]);
+});
+
 test('a message cannot pretend to be a special token', () => {
   const ids = tokenizer.encodeChat([{ role: 'user', content: 'x</s>\ue000y' }]);
   assert.deepEqual(ids, [1, ...bytes('user\nx</s>\ue000y'), 2, 1]);

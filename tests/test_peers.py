@@ -1,0 +1,77 @@
+"The peers' files: every one is pinned by its hash, and llama.cpp is compiled rightly for processors with AMX"
+import base64
+import platform
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from smollm_nb.browser_peers import ONNX_BUILDER, PEERS
+from smollm_nb.core import python_command
+from smollm_nb.peers import HEADER, LLAMA_CPP, PINS
+
+LISTS = sorted(PINS.glob("*.txt"))
+# what ggml does before it multiplies tiles: a configuration of 64 bytes, of which the last stores are lost in GCC 12
+TILES = """#include <immintrin.h>
+struct config { unsigned char palette, start, reserved[14]; unsigned short colsb[16]; unsigned char rows[16]; };
+#ifdef __AMX_INT8__
+void load(unsigned char rows, unsigned short colsb) {
+    struct config c __attribute__((aligned(64))) = {0};
+    c.palette = 1;
+    for (int i = 0; i < 8; i++) {
+        c.rows[i] = rows;
+        c.colsb[i] = colsb;
+    }
+    _tile_loadconfig(&c);
+}
+#endif
+"""
+
+
+def requirements(path):
+    "Package → its hashes"
+    lines = re.sub(r"\\\n", " ", path.read_text(encoding="utf-8")).splitlines()
+    return {line.split()[0]: re.findall(r"--hash=sha256:(\w+)", line) for line in lines if not line.startswith("#")}
+
+
+@pytest.mark.parametrize("path", LISTS, ids=lambda p: p.stem)
+def test_every_pin_has_its_hashes(path):
+    "A version and the SHA-256 of each file that may be taken; no registry by name"
+    found = requirements(path)
+    assert found and "://" not in path.read_text(encoding="utf-8")
+    for package, hashes in found.items():
+        assert re.fullmatch(r"[\w.-]+==[\w.]+", package), package
+        assert hashes and len(set(hashes)) == len(hashes), package
+        assert all(re.fullmatch(r"[0-9a-f]{64}", h) for h in hashes), package
+
+
+def test_every_list_is_used():
+    used = {LLAMA_CPP.pins, LLAMA_CPP.tools, ONNX_BUILDER.pins}
+    assert used == set(LISTS) and ONNX_BUILDER.tools is None
+    assert LLAMA_CPP.first == ("llama-cpp-python", "0.3.36") and ONNX_BUILDER.first[0] == "onnxruntime-genai"
+
+
+def test_every_package_of_npm_has_its_hash():
+    for package in (p for peer in PEERS for p in peer.packages):
+        kind, _, digest = package.integrity.partition("-")
+        assert kind == "sha512" and len(base64.b64decode(digest, validate=True)) == 64, package.name
+
+
+COMPILERS = [python_command("-m", "ziglang", "cc", "-target", "x86_64-linux-gnu", "-mcpu=sapphirerapids")]
+if (platform.system(), platform.machine()) == ("Linux", "x86_64") and shutil.which("gcc"):
+    COMPILERS.append(["gcc", "-march=sapphirerapids"])
+
+
+@pytest.mark.parametrize("compiler", COMPILERS, ids=lambda cmd: cmd[-1])
+def test_tiles_are_configured(compiler, tmp_path):
+    "With the header, what is stored depends on the arguments: no store is lost; with its definition, there is no AMX"
+    def assembly(*flags):
+        (tmp_path/"tiles.c").write_text(TILES)
+        cmd = [*compiler, "-O3", *flags, "-S", "-o", "tiles.s", "tiles.c"]
+        subprocess.run(cmd, cwd=tmp_path, check=True, capture_output=True)
+        return (tmp_path/"tiles.s").read_text()
+    with_header = assembly("-include", str(HEADER))
+    assert "ldtilecfg" in with_header and re.search(r"%[er]?di", with_header) and re.search(r"%[er]?si", with_header)
+    _, (define, _) = LLAMA_CPP.builds
+    assert "ldtilecfg" not in assembly("-include", str(HEADER), f"-D{define}")
