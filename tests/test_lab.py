@@ -16,9 +16,9 @@ panel"""
 SLOW = """import time
 from smollm_nb.generate import Generation
 if not hasattr(Generation, "_quick"): Generation._quick = Generation._read
-def _slowly(self, last):
+def _slowly(self):
     time.sleep(0.1)
-    return self._quick(last)
+    return self._quick()
 Generation._read = _slowly"""
 BUSY = "import time\nfor _ in range(1200): time.sleep(0.1)"
 
