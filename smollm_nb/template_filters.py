@@ -12,7 +12,7 @@ from datetime import datetime
 from .core import TokenizerError
 from .template_text import Budget, concat, literal, recased, replace, splitlines, stripped
 from smollm_nb.template_values import (COMPARISONS, Function, Namespace, Undefined, UndefinedError, add, as_list,
-    as_safe, element, elements, escape, key_of, length_of, less, multiply, number, present, sequence, slice_of, sort,
+    as_safe, element, elements, escape, key_of, kind, length_of, less, multiply, number, present, sequence, slice_of, sort,
     text_of, truth)
 from .template_methods import DICT_METHODS, STR_METHODS, attribute, copied, item, joined, percent, write_json
 
@@ -54,8 +54,9 @@ def _format(budget, x, /, *args, **kwargs): return percent(budget, text_of(budge
 
 @_filter("indent")
 def _indent(budget, x, width=4, first=False, blank=False):
+    if not isinstance(present(x), str): raise TypeError(f"{kind(x)} cannot be indented")
     by = width if isinstance(width, str) else multiply(budget, " ", width)
-    lines = splitlines(budget, concat(budget, [text_of(budget, x), "\n"]))
+    lines = splitlines(budget, concat(budget, [x, "\n"]))
     budget.check_length(sum(map(len, lines)) + len(lines)*(len(by) + 1))
     out = []
     for i, line in enumerate(lines):

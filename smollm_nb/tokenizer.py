@@ -198,9 +198,9 @@ class _Encoder:
         if e.ids[:len(skip)] != skip: lead, skip, e = "", [], self.read(text, special) # a token joins both
         ids, found = e.ids[len(skip):], []
         if control.isdisjoint(ids): return ids, found
-        for k, (id, (a, b)) in enumerate(zip(ids, e.offsets[len(skip):])):
+        for k, id in enumerate(ids):
             if id not in control: continue
-            a, b = max(a - len(lead), 0), b - len(lead)
+            a, b = (max(end - len(lead), 0) for end in e.token_to_chars(k + len(skip)))
             name = self._tok.id_to_token(id)
             start = text.find(name, a, b)
             if start >= 0: found.append((k, start, start + len(name)))
@@ -225,7 +225,7 @@ class _Encoder:
         ids, found = self.spans(masked, True, control)
         for k, a, b in found:
             if not all(own[a:b]): continue
-            start, end = e.offsets[k] # with the white space that the token swallows
+            start, end = e.token_to_chars(k) # with the white space that the token swallows
             out += [*self.plain(text[at:start], control, at > 0 and self._first), ids[k]]
             at = end
         return out + self.plain(text[at:], control, at > 0 and self._first)
@@ -332,8 +332,7 @@ class SmolLMTokenizer:
         skip_special:bool=False, # leave special tokens out of the text
     ) -> str:
         "The text of ids; bytes that are no UTF-8 become U+FFFD"
-        if type(ids) is not list or not all(type(i) is int for i in ids): ids = as_ids("ids", ids)
-        for i in (min(ids), max(ids)) if ids else (): self._check_id(i)
+        ids = self._check_ids(ids)
         with library_errors("the tokenizer cannot decode"):
             return self._tok.decode(ids, skip_special_tokens=skip_special)
 
@@ -347,7 +346,7 @@ class SmolLMTokenizer:
         ids, # token ids
     ) -> list[str]:
         "The text of each token alone; bytes that are only part of a character are written \\xNN"
-        return [self.token_bytes(i).decode("utf-8", "backslashreplace") for i in as_ids("ids", ids)]
+        return [self._decoder.bytes(i).decode("utf-8", "backslashreplace") for i in self._check_ids(ids)]
 
     @functools.cached_property
     def _end(self) -> int:
@@ -359,6 +358,12 @@ class SmolLMTokenizer:
         "An id of this vocabulary, or `TokenizerError`"
         if not 0 <= i < self._end: raise TokenizerError(f"token id {i} is not in 0..{self._end - 1}")
         return i
+
+    def _check_ids(self, ids) -> list[int]:
+        "Ids of this vocabulary, or `ParameterError` or `TokenizerError`"
+        if type(ids) is not list or not all(type(i) is int for i in ids): ids = as_ids("ids", ids)
+        for i in (min(ids), max(ids)) if ids else (): self._check_id(i)
+        return ids
 
     def _check_rows(self, ids:list[int]) -> list[int]:
         "The ids, unless the model has no row for one of them: a special token that was named and never trained"
@@ -394,7 +399,7 @@ class StreamDecoder:
         id:int,
     ) -> str:
         "The text that is certain after one more token; may be empty"
-        id = self._tokenizer._check_id(as_int("id", id))
+        id = self._tokenizer._check_id(id if type(id) is int else as_int("id", id))
         if id in self._skip: return ""
         if self._decoder.byte_level: return self._utf8.decode(self._decoder.bytes(id))
         if not self._decoder.has(id): return ""
