@@ -317,8 +317,9 @@ def _write_json(path:Path, d:dict) -> None:
 def _write_tokenizer(folder:Path, meta:dict, cfg:LlamaConfig) -> None:
     "The tokenizer's files, rebuilt from the metadata"
     try:
-        with library_errors("the tokenizer cannot be rebuilt"): _write_json(folder/"tokenizer.json", _tokenizer(meta))
+        with library_errors("the tokenizer cannot be rebuilt"): rules = _tokenizer(meta)
     except TokenizerError as e: raise ConfigError(str(e)) from None
+    _write_json(folder/"tokenizer.json", rules)
     special, template = _special_tokens(meta), _chat_template(meta)
     adds = {k: bool(meta.get(f"tokenizer.ggml.{k}")) for k in ("add_bos_token", "add_eos_token")}
     _write_json(folder/"special_tokens_map.json", special)
