@@ -1,4 +1,5 @@
-"Package facts come from settings.ini, which nbdev reads too; nothing is said twice. The kernel is compiled and the browser's libraries are fetched on the way"
+"Package facts come from settings.ini, which nbdev reads too. The kernel is compiled and the browser's libraries are fetched on the way"
+import os
 import runpy
 from configparser import ConfigParser
 from pathlib import Path
@@ -12,25 +13,35 @@ ini.read(ROOT/"settings.ini", encoding="utf-8")
 cfg = ini["DEFAULT"]
 
 
-def module(name:str) -> dict:
-    "The names of kernel.py or vendor.py, which need no other module and no package but ziglang and Node's"
-    return runpy.run_path(str(ROOT/"smollm_nb"/f"{name}.py"))
+def module(path:str) -> dict:
+    "The names of engine/build.py or browser/vendor.py, which need no other module and no package but ziglang and Node's"
+    return runpy.run_path(str(ROOT/"smollm_nb"/path))
+
+
+build, vendor = module("engine/build.py"), module("browser/vendor.py")
+SYSTEM = os.environ.get("SMOLLM_SYSTEM") or build["this_system"]()  # another one for a wheel that is made elsewhere
+TAGS = {  # the age of glibc and of macOS that the compiler links against
+    "x86_64-linux": "manylinux_2_17_x86_64",
+    "aarch64-linux": "manylinux_2_17_aarch64",
+    "x86_64-macos": "macosx_11_0_x86_64",
+    "aarch64-macos": "macosx_11_0_arm64",
+    "x86_64-windows": "win_amd64",
+    "aarch64-windows": "win_arm64",
+}
 
 
 class BuildWithKernel(build_py):
     "Compile the kernel and fetch the libraries before the package's files are collected; an error of compiler or npm stops the build and is shown"
     def run(self):
-        module("kernel")["build"]()
-        module("vendor")["build"]()
+        build["build"](systems=(SYSTEM, "wasm32"))
+        vendor["build"]()
         super().run()
 
 
 class PlatformWheel(bdist_wheel):
     "The libraries serve one system and any Python"
     def get_tag(self):
-        system, (_, _, platform) = module("kernel")["this_system"](), super().get_tag()
-        # the compiler links against the glibc of that age, whatever this machine has
-        return "py3", "none", f"manylinux_2_17_{system.split('-')[0]}" if system.endswith("-linux") else platform
+        return "py3", "none", TAGS[SYSTEM]
 
 
 class BinaryDistribution(Distribution):
@@ -51,7 +62,7 @@ setup(
     url=cfg["git_url"],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=["smollm_nb", "smollm_nb.*"]),
-    package_data={"smollm_nb": ["csrc/*", "web/*", "web/**/*", "widgets/*", "peer_pages/*", "_native/*", "_native/vendor/*", "_native/vendor/own/*"]},
+    package_data={"smollm_nb": ["engine/csrc/*", "engine/_native/*", "browser/runtime/*", "browser/runtime/**/*", "browser/_vendor/*", "browser/_vendor/own/*", "lab/widgets/*", "bench/peer_pages/*"]},
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},
     entry_points={"console_scripts": cfg["console_scripts"].split(),

@@ -37,7 +37,7 @@ def test_wrong_usage_and_failure_have_their_codes(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
 def test_ctrl_c_keeps_the_answer_and_exits_130(tmp_path):
     from smollm_nb.core import LlamaConfig
-    from smollm_nb.tiny import TINY, write_tiny
+    from smollm_nb.models.tiny import TINY, write_tiny
     slow = LlamaConfig(**{**TINY.__dict__, "max_position_embeddings": 100_000, "eos_token_ids": ()})
     folder = write_tiny(tmp_path/"slow", slow)
     p = subprocess.Popen([SMOLLM, "generate", "Hi", "--model", str(folder), "--max-tokens", "90000", "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

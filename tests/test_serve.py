@@ -9,7 +9,7 @@ from email.utils import formatdate
 
 import pytest
 
-from smollm_nb.serve import ISOLATION, POLICY, BundleServer, Handler, ServeError
+from smollm_nb.browser.serve import ISOLATION, POLICY, BundleServer, Handler, ServeError
 
 CHUNK = bytes(range(256))*4096 # 1 MiB
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from urllib.parse import unquote
 
-from smollm_nb.browsers import ReportHandler, ReportServer
+from smollm_nb.bench.browsers import ReportHandler, ReportServer
 
 VICTIM = "weights/001-" # the chunk that faults hit
 

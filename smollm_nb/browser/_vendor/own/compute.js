@@ -1,0 +1,1 @@
+import{toPlain as e}from"./errors.js";onmessage=({data:{port:s}})=>{let r;s.onmessage=async({data:{model:t,module:a,memory:o,stackTop:m,index:n}})=>{if(t)return r(t);try{const{exports:e}=await WebAssembly.instantiate(a,{env:{memory:o}});e.__stack_pointer.value=m,r=s=>e.sm_worker(s,n),s.postMessage({ready:n})}catch(r){s.postMessage({error:e(r)})}}};

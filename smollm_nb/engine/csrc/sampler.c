@@ -1,0 +1,229 @@
+// Choosing a token by generate.py's rule, step by step, in double precision. Nothing is sorted that need not be: top-k
+// keeps a small heap while it walks over the vocabulary, and top-p orders only the likeliest few.
+#include "model.h"
+#include "fixedmath.h"
+
+void sm_rng_seed(sm_rng *rng, uint64_t seed, uint64_t stream) {
+    rng->state = 0, rng->inc = stream << 1 | 1;
+    sm_rng_next(rng);
+    rng->state += seed;
+    sm_rng_next(rng);
+}
+
+uint32_t sm_rng_next(sm_rng *rng) {
+    const uint64_t s = rng->state;
+    rng->state = s * 6364136223846793005u + rng->inc;
+    const uint32_t x = (uint32_t)((s >> 18 ^ s) >> 27), turn = (uint32_t)(s >> 59);
+    return x >> turn | x << (-turn & 31);
+}
+
+// What may still be drawn
+typedef struct {
+    double *odds;  // (count) scores, then what is proportional to probabilities
+    int32_t *ids;  // (count) whose they are, rising
+    int32_t *heap; // (vocab) places in the two above, while some are chosen
+    uint8_t *mark; // (vocab) places that a step has chosen; all zero between steps
+    int32_t count;
+} draw;
+
+// ---- whole vocabularies, eight numbers at a time in one order ----
+static double largest(const double *x, int32_t n) {
+    double most[8], all;
+    int32_t i = 8;
+    for (int k = 0; k < 8; k++) most[k] = x[k < n ? k : 0];
+    f64x8 m = sm_load8(most);
+    for (; i + 8 <= n; i += 8) m = sm_select8(sm_load8(x + i) > m, sm_load8(x + i), m);
+    sm_store8(most, m), all = most[0];
+    for (int k = 1; k < 8; k++) all = most[k] > all ? most[k] : all;
+    for (; i < n; i++) all = x[i] > all ? x[i] : all;
+    return all;
+}
+
+static double sum(const double *x, int32_t n) {
+    f64x8 s = {0};
+    int32_t i = 0;
+    for (; i + 8 <= n; i += 8) s += sm_load8(x + i);
+    double v[8];
+    sm_store8(v, s);
+    for (int k = 4; k; k /= 2)
+        for (int j = 0; j < k; j++) v[j] += v[j + k];
+    for (; i < n; i++) v[0] += x[i];
+    return v[0];
+}
+
+static void softmax(draw *d) { // the likeliest has 1
+    const double most = largest(d->odds, d->count);
+    int32_t i = 0;
+    for (; i + 8 <= d->count; i += 8) sm_store8(d->odds + i, sm_exp8(sm_load8(d->odds + i) - most));
+    for (; i < d->count; i++) d->odds[i] = sm_exp_double(d->odds[i] - most);
+}
+
+// ---- choosing some ----
+SM_INLINE int32_t before(const draw *d, int32_t a,
+                         int32_t b) { // whether place a comes first: the larger, then the lower id
+    return d->odds[a] > d->odds[b] || (d->odds[a] == d->odds[b] && a < b);
+}
+
+// Let the entry at `at` sink in a heap of n places whose first entry comes first (way 1) or last (way 0) of all
+static void sink(draw *d, int32_t at, int32_t n, int32_t way) {
+    const int32_t own = d->heap[at];
+    for (int32_t child; (child = 2 * at + 1) < n; at = child) {
+        if (child + 1 < n && before(d, d->heap[child + 1], d->heap[child]) == way) child++;
+        if (before(d, d->heap[child], own) != way) break;
+        d->heap[at] = d->heap[child];
+    }
+    d->heap[at] = own;
+}
+
+static void heapify(draw *d, int32_t n, int32_t way) {
+    for (int32_t i = n / 2 - 1; i >= 0; i--) sink(d, i, n, way);
+}
+
+// The marked places alone stay, in rising order
+static void keep_marked(draw *d, int32_t from, int32_t to) {
+    int32_t n = 0;
+    for (int32_t i = from; i <= to; i++)
+        if (d->mark[i]) d->odds[n] = d->odds[i], d->ids[n++] = d->ids[i], d->mark[i] = 0;
+    d->count = n;
+}
+
+static void top_k(draw *d, int32_t k) {
+    if (!k || k >= d->count) return;
+    for (int32_t i = 0; i < k; i++) d->heap[i] = i;
+    heapify(d, k, 0);
+    for (int32_t i = k; i < d->count; i++) // equal ones come later here, as in the order
+        if (d->odds[i] > d->odds[d->heap[0]]) d->heap[0] = i, sink(d, 0, k, 0);
+    for (int32_t i = 0; i < k; i++) d->mark[d->heap[i]] = 1;
+    keep_marked(d, 0, d->count - 1);
+}
+
+static void min_p(draw *d, double least) {
+    int32_t n = 0;
+    for (int32_t i = 0; i < d->count; i++)
+        if (d->odds[i] >= least) d->odds[n] = d->odds[i], d->ids[n++] = d->ids[i];
+    if (n) d->count = n;
+}
+
+static void top_p(draw *d, double p) {
+    if (p >= 1) return;
+    const double need = p * sum(d->odds, d->count);
+    double least = 1, have = 0;
+    int32_t n = 0;
+    do { // more and more of the likeliest, until they are enough
+        least = least > 1e-12 ? least / 8 : 0, n = 0, have = 0;
+        for (int32_t i = 0; i < d->count; i++)
+            if (d->odds[i] >= least) d->heap[n++] = i, have += d->odds[i];
+    } while (have < need && n < d->count);
+    if (!n) return; // nothing but NaN
+    heapify(d, n, 1);
+    have = 0;
+    int32_t low = d->count, high = -1;
+    do {
+        const int32_t at = d->heap[0];
+        d->mark[at] = 1, have += d->odds[at];
+        low = at < low ? at : low, high = at > high ? at : high;
+        d->heap[0] = d->heap[--n];
+        if (n) sink(d, 0, n, 1);
+    } while (have < need && n);
+    keep_marked(d, low, high);
+}
+
+static int32_t walk_by_id(const draw *d, double u) { // u in 0..1, 1 excluded
+    enum { BLOCK = 512 };
+    double total = 0, run = 0;
+    for (int32_t i = 0; i < d->count; i += BLOCK) total += sum(d->odds + i, sm_min(BLOCK, d->count - i));
+    for (int32_t i = 0; i < d->count; i += BLOCK) {
+        const int32_t n = sm_min(BLOCK, d->count - i);
+        const double next = run + sum(d->odds + i, n);
+        if (next > u * total) {
+            for (int32_t j = i; j < i + n - 1; j++)
+                if ((run += d->odds[j]) > u * total) return d->ids[j];
+            return d->ids[i + n - 1];
+        }
+        run = next;
+    }
+    return d->ids[d->count - 1];
+}
+
+// ---- the rule ----
+static void penalize(draw *d, double penalty, const int32_t *history,
+                     int32_t n) { // every id once, however often it comes
+    for (int32_t i = 0; i < n; i++) {
+        double *x = &d->odds[history[i]];
+        if (!d->mark[history[i]]) *x = *x > 0 ? *x / penalty : *x * penalty;
+        d->mark[history[i]] = 1;
+    }
+    for (int32_t i = 0; i < n; i++) d->mark[history[i]] = 0;
+}
+
+static int32_t greedy(const draw *d) {
+    const double most = largest(d->odds, d->count);
+    int32_t i = 0;
+    while (i < d->count - 1 && d->odds[i] != most) i++;
+    return i;
+}
+
+static int32_t choose(draw *d, const sm_sampling *how, sm_rng *rng) {
+    top_k(d, how->top_k);
+    for (int32_t i = 0; i < d->count; i++) d->odds[i] /= how->temperature;
+    softmax(d);
+    if (how->min_p > 0) min_p(d, how->min_p);
+    top_p(d, how->top_p);
+    return walk_by_id(d, sm_rng_next(rng) / 4294967296.0);
+}
+
+static int32_t within(double x, double low, double high) {
+    return x >= low && x <= high;
+} // NaN is not
+
+static int32_t check(const sm_model *m, const sm_sampling *how, const sm_rng *rng, const int32_t *history, int32_t n) {
+    if (!how || (!history && n)) return SM_E_NULL;
+    if (!within(how->temperature, 0, 100) || !within(how->top_p, 0, 1) || !within(how->min_p, 0, 1) ||
+        !within(how->repetition_penalty, 0.01, 100) || how->top_k < 0 || how->zero)
+        return SM_E_PARAM;
+    if (how->temperature > 0 && !rng) return SM_E_NULL;
+    if (n < 0) return SM_E_SIZE;
+    for (int32_t i = 0; i < n; i++)
+        if (history[i] < 0 || history[i] >= m->shape.vocab) return SM_E_TOKEN;
+    return SM_OK;
+}
+
+int32_t sm_sample(sm_model *m, const float *logits, const sm_sampling *how, sm_rng *rng, const int32_t *history,
+                  int32_t n_history) {
+    int32_t code = m ? sm_enter(m) : SM_E_NULL;
+    if (code) return code;
+    if (!(code = check(m, how, rng, history, n_history))) {
+        draw d = {m->odds, m->ids, m->heap, m->mark, m->shape.vocab};
+        const sm_fpu before_call = sm_fpu_enter();
+        const float *from = logits ? logits : m->logits;
+        for (int32_t i = 0; i < d.count; i++) d.odds[i] = from[i], d.ids[i] = i;
+        __builtin_memset(d.mark, 0, (size_t)d.count);
+        if (how->repetition_penalty != 1) penalize(&d, how->repetition_penalty, history, n_history);
+        code = how->temperature == 0 ? greedy(&d) : choose(&d, how, rng);
+        sm_fpu_leave(before_call);
+    }
+    sm_leave(m);
+    return code;
+}
+
+// log p(id) = x_id - max - log Σ exp(x - max), the sum in pieces of 1,024
+double sm_log_probability(sm_model *m, const float *logits, int32_t id) {
+    if (!m || (id < 0 || id >= m->shape.vocab)) return 1;
+    const float *x = logits ? logits : m->logits;
+    const int32_t n = m->shape.vocab, whole = n / 16 * 16;
+    const sm_fpu before_call = sm_fpu_enter();
+    f32x16 most = sm_set1(x[0]);
+    for (int32_t i = 0; i < whole; i += 16) most = sm_max(sm_load(x + i), most);
+    float top = sm_max16(most);
+    for (int32_t i = whole; i < n; i++) top = x[i] > top ? x[i] : top;
+    double all = 0;
+    for (int32_t i = 0; i < whole; i += 1024) {
+        f32x16 s = sm_set1(0);
+        for (int32_t j = i; j < sm_min(i + 1024, whole); j += 16) s += sm_exp(sm_load(x + j) - top);
+        all += sm_sum16(s);
+    }
+    for (int32_t i = whole; i < n; i++) all += sm_exp_double(x[i] - top);
+    const double out = (double)x[id] - top - sm_log_double(all);
+    sm_fpu_leave(before_call);
+    return out;
+}
