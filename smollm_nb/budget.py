@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from .anatomy import EVERY, WARMUP, Reader, holding, token_kl
-from .calibrate import HEAD, Statistics, _remembered, collect, sample_text, text_windows
+from .calibrate import HEAD, Statistics, collect, remembered, sample_text, text_windows
 from .checkpoint import validate
-from .core import LlamaConfig, ParameterError
+from .core import LlamaConfig, ParameterError, as_callback, as_int, as_path, as_text, as_type
 from .formats import Format, Quantized
 from .model import Llama, TorchBackend, load
 from .quantize import FACTORS, relative_error, round_to_nearest, search_scales
@@ -146,7 +146,7 @@ def measure(
 
 # %% ../nbs/10b_budget.ipynb #4084d401
 TOKENS, WINDOW = 2048, 256 # of the text that importances come from
-_VERSION = 2 # of the measurement: a change makes what was kept unusable
+_VERSION = 3 # of the measurement: a change makes what was kept unusable
 
 @dataclass
 class Sensitivity:
@@ -184,6 +184,9 @@ def sensitivity(
     on_progress=None, # called with (stage, done, total); may raise `Cancelled`
 ) -> Sensitivity:
     "Measure a checkpoint, or remember what was measured; raises `CheckpointError` or `ParameterError`"
+    folder = as_path("folder", folder)
+    as_callback("on_progress", on_progress)
+    if text is not None: as_text("text", text)
     say = lambda stage: (lambda done, total: on_progress(stage, done, total)) if on_progress else None
     backend = load(folder, device="cpu", context=min(WINDOW, validate(folder, changed_only=True).max_position_embeddings))
     if text is None: ids = sample_text(backend.model, TOKENS, window=WINDOW, identity=backend.file_sha256, on_progress=say("write text"))
@@ -192,9 +195,12 @@ def sensitivity(
     def make():
         found = measure(backend, ids[:TEXTS, :SPAN], collect(backend.model, ids, full=False, on_progress=say("take notes")), formats, say("measure"))
         return np.concatenate([a.ravel() for a in found])
-    facts = dict(identity=backend.file_sha256, ids=hashlib.sha256(ids.tobytes()).hexdigest(), formats=formats, probe=PROBE, sizes=[TEXTS, SPAN, WARMUP, EVERY, SAMPLE, *MIXES, *FREQUENT], version=_VERSION)
-    a = _remembered(facts, make) if backend.file_sha256 else make()
-    kl, error, mixed = np.split(a, np.cumsum([2*count, count*(1 + len(formats))]))
+    facts = dict(identity=backend.file_sha256, config=backend.config.to_dict(), ids=hashlib.sha256(ids.tobytes()).hexdigest(),
+        formats=formats, probe=PROBE, sizes=[TEXTS, SPAN, WARMUP, EVERY, SAMPLE, *MIXES, *FREQUENT], version=_VERSION)
+    sizes = 2*count, count*(1 + len(formats)), len(MIXES)
+    def is_valid(a): return a.shape == (sum(sizes),) and a.dtype.kind == "f" and bool(np.isfinite(a).all())
+    a = remembered(facts, make, is_valid) if backend.file_sha256 else make()
+    kl, error, mixed = np.split(a, np.cumsum(sizes[:2]))
     mean, typical = kl.reshape(count, 2).T
     out = Sensitivity(backend.config, formats, typical*mean.sum()/typical.sum(), error.reshape(count, -1), mixed)
     backend.close()
@@ -308,6 +314,7 @@ def allocate(
     base:Recipe=RECIPES["fast"], # whose method and calibration text are taken
 ) -> Allocation:
     "Spend a budget; raises `ParameterError` naming the least that is possible"
+    budget, base = as_int("budget", budget, 1), as_type("base", base, Recipe)
     lists, extra = options(s), fixed_bytes(s.config)
     if budget < (least := _least(lists) + extra): raise ParameterError(f"{budget:,} bytes are too few for this model: the least is {least:,}, four bits a weight")
     embedding, *layers = chosen = choose(lists, budget - extra)
@@ -343,4 +350,6 @@ def budget_recipe(
     on_progress=None, # called with (stage, done, total); may raise `Cancelled`
 ) -> Recipe: # for `recipes.quantize`
     "Measure a model and spend a budget on it; raises `CheckpointError` or `ParameterError`"
-    return allocate(sensitivity(folder, native, text, on_progress), parse_bytes(budget), base).recipe
+    size = parse_bytes(budget)
+    as_type("base", base, Recipe)
+    return allocate(sensitivity(folder, native, text, on_progress), size, base).recipe

@@ -9,14 +9,17 @@ __all__ = ['CHUNK', 'KEPT', 'TEST_PROMPT', 'TEST_TOKENS', 'MANIFEST', 'MANIFEST_
            'restore', 'is_current']
 
 # %% ../nbs/13_bundle.ipynb #635ae8c6
-import gzip, hashlib, json, os, re, shutil, tempfile, time, warnings, zlib
+import contextlib, hashlib, json, os, re, shutil, time, warnings, zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from . import engine
-from .core import SmolLMError, atomic_file, read_json, replace_folder, sha256_file
+from .checkpoint import is_plain_name
+from .core import (
+    SmolLMError, StorageError, as_callback, as_int, as_path, as_text, as_type, atomic_file, one_line, read_json,
+    sha256_file, staged_folder)
 from .deflate import gzip_pieces
 from .kernel import ABI, NATIVE, PACKAGE, library, variants
 from .q4file import HEAD, Q4File, read_q4
@@ -104,9 +107,9 @@ KEPT = ("config.json", "generation_config.json", "tokenizer_config.json") # go a
 _UNSHIPPED = {"package.json", "package-lock.json"} # of `web/`: they serve the package's build
 _PAGE = (".html", ".css", ".svg", ".png", ".ico", ".webmanifest")
 
-def _tokenizer_gz(folder:Path) -> tuple[bytes, int]: # stored; how long before
+def _tokenizer_gz(rules:dict) -> tuple[bytes, int]: # stored; how long before
     "`tokenizer.json`, short, without white space and escapes, compressed"
-    raw = json.dumps(shorten(read_json(folder/"tokenizer.json", BundleError)), ensure_ascii=False, separators=(",", ":")).encode()
+    raw = json.dumps(shorten(rules), ensure_ascii=False, separators=(",", ":")).encode()
     return gzip_pieces([(raw, "text")]), len(raw)
 
 def _package_files(native:Path=NATIVE, vendor:Path=VENDOR) -> dict[str, Path]: # path in the bundle → file
@@ -137,11 +140,13 @@ def write_files(
     folder:Path, # of the bundle
 ) -> list[dict]: # path, role, bytes, stored, sha256
     "Everything but weights and manifest"
-    data, raw = _tokenizer_gz(beside)
+    rules = read_json(beside/"tokenizer.json", BundleError)
+    template = SmolLMTokenizer.load(beside).chat_template # refuses a damaged tokenizer
+    data, raw = _tokenizer_gz(rules)
     (folder/"tokenizer.json.gz").write_bytes(data)
     out = [_entry(folder, "tokenizer.json.gz", raw)]
     copies = {n: beside/n for n in KEPT if (beside/n).exists()} | _package_files()
-    if template := SmolLMTokenizer.load(beside).chat_template:
+    if template:
         (folder/"chat_template.jinja").write_text(template, encoding="utf-8", newline="")
         out.append(_entry(folder, "chat_template.jinja"))
     for path, p in copies.items():
@@ -194,6 +199,7 @@ def measured(
     sha:str, # of the model's file
 ) -> list[dict]: # date, machine, results
     "What was measured of this very file, last of all; raises `BundleError` if nothing was"
+    as_type("runs", runs, list)
     keys = ("case", "runner", "browser", "threads", "median", "min", "max", "n", "unit")
     for run in reversed(runs):
         own = [{k: f[k] for k in keys if k in f} for f in run["results"] if not f["peer"]]
@@ -227,10 +233,27 @@ def manifest_bytes(
 def read_manifest(
     folder, # a bundle
 ) -> dict:
-    "A bundle's manifest; raises `BundleError`"
-    d = read_json(Path(folder)/MANIFEST, BundleError)
-    if d.get("manifest_version") != MANIFEST_VERSION: raise BundleError(f"{folder}: manifest_version is {d.get('manifest_version')!r}, not {MANIFEST_VERSION}: export it again")
+    "A bundle's manifest, its types and paths checked; raises `BundleError`"
+    d, version = read_json(as_path("folder", folder)/MANIFEST, BundleError), MANIFEST_VERSION
+    if (have := d.get("manifest_version")) != version:
+        raise BundleError(f"{folder}: manifest_version is {one_line(repr(have), 80)}, not {version}: export it again")
+    if why := _manifest_flaw(d): raise BundleError(f"{folder}/{MANIFEST}: {why} is damaged or missing: export it again")
     return d
+
+def _manifest_flaw(d:dict) -> str: # "" for a sound one
+    "What is wrong with a manifest's types and paths"
+    for key, kind in dict(weights=list, files=list, model=dict, bundle_bytes=int).items():
+        if type(d.get(key)) is not kind: return key
+    for key, kinds in dict(weights=_ENTRY | dict(bytes=int, raw_sha256=str), files=_ENTRY | dict(role=str)).items():
+        if not all(_is_entry(e, kinds) for e in d[key]): return f"an entry of {key}"
+    return ""
+
+_ENTRY = dict(path=str, stored=int, sha256=str)
+
+def _is_entry(e, kinds:dict[str, type]) -> bool:
+    "Whether an entry of a manifest has what it must have, and names a file inside of the bundle"
+    typed = isinstance(e, dict) and all(type(e.get(k)) is t for k, t in kinds.items())
+    return typed and all(map(is_plain_name, e["path"].split("/")))
 
 def _paths(manifest:dict) -> set[str]:
     "All files of a bundle"
@@ -285,17 +308,24 @@ def bundle_name(
     model:str, # a name, a hub id, a path, or the source that a quantized file names
 ) -> str:
     "What its bundle's folder is called"
+    model = as_text("model", os.fspath(model) if isinstance(model, os.PathLike) else model)
     return re.sub(r"[^\w.-]+", "-", Path(model.rsplit(":", 1)[-1]).name.removesuffix(".gguf")).strip(".-") or "model"
 
 # %% ../nbs/13_bundle.ipynb #53df4b64
 def _fill(file:Q4File, name:str, folder:Path, limit:int|None, on_progress, runs) -> dict: # the manifest
     "Write a whole bundle into an empty folder"
-    weights, files = write_weights(file, folder, on_progress), write_files(file.path.parent, folder)
+    files = write_files(file.path.parent, folder) # first, for a damaged tokenizer is found at once
+    weights = write_weights(file, folder, on_progress)
     facts = _facts(file, name, sha256_file(file.path), weights, files, runs)
     raw = manifest_bytes(facts, sum(e["stored"] for e in weights + files))
     (folder/MANIFEST).write_bytes(raw)
     _check_size(facts["bundle_bytes"], weights + files, file.config.n_params, limit)
     return facts
+
+def _room(file:Q4File) -> int: # bytes
+    "What a bundle takes at most: nothing in it is larger than before"
+    beside = [p for name in (*KEPT, "tokenizer.json") if (p := file.path.parent/name).is_file()]
+    return file.bytes + sum(p.stat().st_size for p in (*beside, *_package_files().values()))
 
 def export(
     model_file, # a SMOLLM_Q4 file, the tokenizer's and the config's files beside it
@@ -306,25 +336,25 @@ def export(
     runs:list[dict]|None=None, # benchmarks: figures of this file go into the manifest, as by `measured`; the bundle's version does not depend on them
 ) -> dict: # path, bytes, files, seconds, manifest
     "Make the folder that a browser runs, whole or not at all; raises `BundleError` or `QuantFileError`"
-    start, output = time.perf_counter(), Path(os.path.abspath(output))
+    start, output = time.perf_counter(), Path(os.path.abspath(as_path("output", output)))
+    as_callback("on_progress", on_progress)
+    if name is not None: as_text("name", name)
+    if limit is not None: as_int("limit", limit, 1)
     _check_output(output)
-    with read_q4(model_file) as file:
-        try: output.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as e: raise BundleError(f"{output.parent}: cannot be made ({e.strerror}): name another folder") from None
-        staged = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent))
-        try:
-            staged.chmod(0o755)
+    try:
+        with read_q4(model_file) as file, staged_folder(output, _room(file)) as staged:
             manifest = _fill(file, name or output.name, staged, limit, on_progress, runs)
-            replace_folder(staged, output)
-        finally: shutil.rmtree(staged, ignore_errors=True)
+    except StorageError as e: raise BundleError(str(e)) from None
     return dict(path=str(output), bytes=manifest["bundle_bytes"], files=sorted(_paths(manifest)), seconds=round(time.perf_counter() - start, 2), manifest=manifest)
 
 # %% ../nbs/13_bundle.ipynb #0a3f4366
 def _inflated(folder:Path, e:dict) -> bytes:
     "A chunk as the kernel reads it; raises `BundleError`"
-    try: raw = gzip.decompress((folder/e["path"]).read_bytes())
-    except (OSError, EOFError, zlib.error): raw = b"" # missing, cut, or no gzip
-    if hashlib.sha256(raw).hexdigest() != e["raw_sha256"]: raise BundleError(f"{folder/e['path']} is damaged or missing: export the bundle again")
+    unzip, raw = zlib.decompressobj(31), b"" # 31: gzip
+    with contextlib.suppress(OSError, zlib.error):
+        raw = unzip.decompress((folder/e["path"]).read_bytes(), CHUNK + 1) # no chunk is longer
+    if not unzip.eof or hashlib.sha256(raw).hexdigest() != e["raw_sha256"]:
+        raise BundleError(f"{folder/e['path']} is damaged or missing: export the bundle again")
     return raw
 
 def restore(
@@ -332,10 +362,12 @@ def restore(
     path, # of the file to make
 ) -> Path: # the file
     "The quantized file that a bundle was made of, whole or not at all; raises `BundleError`"
-    folder, m = Path(folder), read_manifest(folder)
-    with atomic_file(path) as tmp, open(tmp, "wb") as f:
-        for e in m["weights"]: f.write(_inflated(folder, e))
-    return Path(path)
+    folder, path, m = as_path("folder", folder), as_path("path", path), read_manifest(folder)
+    try:
+        with atomic_file(path, sum(e["bytes"] for e in m["weights"])) as tmp, open(tmp, "wb") as f:
+            for e in m["weights"]: f.write(_inflated(folder, e))
+    except StorageError as e: raise BundleError(str(e)) from None
+    return path
 
 def is_current(
     folder,
@@ -346,4 +378,4 @@ def is_current(
     except BundleError: return False
     have = {e["path"]: e["sha256"] for e in m["files"]}
     ours = all((Path(folder)/p).is_file() for p in _paths(m)) and all(have.get(p) == sha256_file(f) for p, f in _package_files().items())
-    return ours and (model_file is None or m["model"]["sha256"] == sha256_file(model_file))
+    return ours and (model_file is None or m["model"].get("sha256") == sha256_file(model_file))

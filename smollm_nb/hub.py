@@ -6,16 +6,18 @@
 __all__ = ['FILES', 'WAY_OUT', 'PATIENCE', 'TIMEOUT', 'WAITS', 'BUSY', 'MARK', 'note', 'fetch', 'validate']
 
 # %% ../nbs/02_hub.ipynb #ab1a2b02
-import contextlib, errno, hashlib, json, os, re, shutil, sys, threading, time
+import contextlib, hashlib, json, os, re, shutil, sys, threading, time
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .core import CheckpointError, ConfigError, FetchError, ParameterError, UnknownModelError, atomic_file, cache_dir, replace_folder, sha256_file
+from .core import (
+    CheckpointError, ConfigError, FetchError, ParameterError, StorageError, UnknownModelError, as_path, as_text,
+    atomic_file, cache_dir, folder_lock, one_line, replace_folder, require_space, sha256_file, storing)
 from .registry import ModelRegistry
 from .checkpoint import INDEX, is_plain_name, read_provenance, validate, weight_files, write_provenance
-from .gguf_import import BUNDLED_ID, bundled_gguf, disk_full, folder_lock, import_gguf, require_space
+from .gguf_import import BUNDLED_ID, bundled_gguf, import_gguf
 
 _all_ = ["validate"]
 
@@ -26,13 +28,13 @@ def _local(
     source, # anything that `fetch` takes
 ) -> Path|None: # the folder or GGUF file it means; None for the name of a model
     "What a source means on this machine; raises `FetchError` for a path that leads nowhere"
-    text = os.fspath(source)
-    path = Path(text).expanduser()
+    text = os.fspath(source) if isinstance(source, os.PathLike) else as_text("source", source)
+    path = Path(os.path.expanduser(as_path("source", source or ".")))
     if text.strip():
         if path.is_dir() or path.is_file() and path.suffix.lower() == ".gguf": return path
         if path.is_file(): raise FetchError(f"{text} is a file: give the checkpoint folder that holds it, or a .gguf file")
     if isinstance(source, os.PathLike) or text.strip()[:1] in "./~" or text.lower().endswith(".gguf") or "\\" in text:
-        raise FetchError(f"{text!r}: no such folder or .gguf file")
+        raise FetchError(f"{one_line(text)!r}: no such folder or .gguf file")
     return None
 
 def _model_id(
@@ -291,7 +293,7 @@ def _lacking(files:list[_File], staged:Path) -> int: # bytes
 def _shards(order:_Order, files:dict[str, _File], staged:Path) -> list[_File]:
     "The files that the index in the staging folder names"
     if not (staged/INDEX).exists(): return []
-    names = [p.name for p in weight_files(staged)]
+    names = [p.name for p in weight_files(staged, complete=False)]
     if lost := [n for n in names if n not in files]: raise FetchError(f"{order.repo}: {INDEX} names {lost[0]}, which the hub does not have")
     return [files[n] for n in names]
 
@@ -310,17 +312,15 @@ def _gather(order:_Order, url:str, commit:str, files:dict[str, _File], staged:Pa
         _reuse(order, todo, staged)
         require_space(staged, _lacking(todo, staged))
         for f in todo:
-            try: _get(order, url, commit, f, staged)
-            except OSError as e:
-                if e.errno == errno.ENOSPC: raise disk_full(order.folder("hub"), _lacking(todo, staged), shutil.disk_usage(staged).free) from None
-                raise
+            with storing(order.folder("hub"), _lacking(todo, staged)): _get(order, url, commit, f, staged)
 
 def _finish(order:_Order, commit:str, staged:Path, folder:Path) -> Path:
     "Check the gathered files, write down where they came from, and give the folder its name"
     try: validate(staged)
     except (CheckpointError, ConfigError) as e:
         shutil.rmtree(staged, ignore_errors=True)
-        raise FetchError(f"{order.repo} at {commit[:12]} was fetched, but cannot be used: {'; '.join(getattr(e, 'problems', [str(e)]))}") from None
+        why = str(e).removeprefix(f"{staged}: ")
+        raise FetchError(f"{order.repo} at {commit[:12]} was fetched, but cannot be used: {why}") from None
     (staged/MARK).unlink()
     write_provenance(staged, f"hub:{order.repo}", commit, f"revision {order.revision}")
     replace_folder(staged, folder)
@@ -339,7 +339,6 @@ def _from_hub(order:_Order) -> Path:
         return _finish(order, commit, staged, folder)
     except HTTPError as e: raise _explain(e, order, url) from None
     except (CheckpointError, ConfigError) as e: raise FetchError(f"{order.repo}: its index of shards is damaged ({e})") from None
-    except OSError as e: raise FetchError(f"{folder}: cannot be written ({e})") from None
 
 def _from_package(order:_Order) -> Path:
     "The bundled copy, made into a checkpoint; the caller holds the folder's lock"
@@ -352,15 +351,18 @@ def _from_package(order:_Order) -> Path:
 # %% ../nbs/02_hub.ipynb #bb6be1e1
 @contextlib.contextmanager
 def _turn(folder:Path, say):
-    "Wait until no other process makes this folder"
+    "Wait until no other process makes this folder; what cannot be written becomes a `FetchError`"
     from filelock import Timeout
-    lock = folder_lock(folder)
-    try: lock.acquire(timeout=0)
-    except Timeout:
-        say(f"another process is making {folder}, waiting for it")
-        lock.acquire()
-    try: yield
-    finally: lock.release()
+    try:
+        with storing(folder):
+            lock = folder_lock(folder)
+            try: lock.acquire(timeout=0)
+            except Timeout:
+                say(f"another process is making {folder}, waiting for it")
+                lock.acquire()
+            try: yield
+            finally: lock.release()
+    except StorageError as e: raise FetchError(str(e)) from None
 
 def _make(order:_Order, kind:str) -> Path:
     "A new copy, or the one that another process made while this one waited"
@@ -372,7 +374,7 @@ def _make(order:_Order, kind:str) -> Path:
 def _from_gguf(path:Path, output, quiet:bool) -> Path:
     "A GGUF file made into a checkpoint, once for each content"
     name = f"{path.stem}-{sha256_file(path)[:12]}"
-    folder = Path(output).expanduser() if output else cache_dir()/"models"/"gguf"/name
+    folder = output or cache_dir()/"models"/"gguf"/name
     with _turn(folder, lambda msg: None if quiet else note(msg)):
         with contextlib.suppress(CheckpointError, ConfigError):
             validate(folder, changed_only=True)
@@ -389,14 +391,16 @@ def fetch(
     refresh:bool=False, # ask the hub whether the revision has moved on
     quiet:bool=False, # nothing on stderr
 ) -> Path: # a verified checkpoint folder
-    "Bring a model here; raises `FetchError`, `CheckpointError` or `UnknownModelError`"
+    "Bring a model here; raises `FetchError`, `CheckpointError`, `UnknownModelError` or `ParameterError`"
     if via not in ("auto", "hub", "bundled"): raise ParameterError(f"via must be 'auto', 'hub' or 'bundled', not {via!r}")
+    as_text("revision", revision)
+    if output is not None: output = Path(os.path.expanduser(as_path("output", output)))
     if path := _local(source):
         if path.is_file(): return _from_gguf(path, output, quiet)
         if output: raise FetchError(f"{path} is a folder already: use it as it is, without an output folder")
         validate(path, changed_only=True)
         return path
-    order = _Order(_model_id(source), via, revision, Path(output).expanduser() if output else None, refresh, quiet)
+    order = _Order(_model_id(source), via, revision, output, refresh, quiet)
     _check_output(order)
     if not refresh:
         for kind in order.kinds():

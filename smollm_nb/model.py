@@ -7,14 +7,14 @@ __all__ = ['DTYPES', 'PREFILL_TILE', 'RMSNorm', 'rope_table', 'rotate', 'KVCache
            'Layer', 'Llama', 'pick_device', 'read_weights', 'read_model', 'return_memory', 'TorchBackend', 'load']
 
 # %% ../nbs/04_model.ipynb #7594303f
-import ctypes, gc, sys, time
+import ctypes, gc, sys, time, warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .checkpoint import read_provenance, validate, weight_files
+from .checkpoint import read_provenance, unused_tensors, validate, weight_files
 from .core import CheckpointError, ContextOverflowError, InvalidStateError, LlamaConfig, ParameterError
 
 # %% ../nbs/04_model.ipynb #0c924124
@@ -166,7 +166,7 @@ def pick_device(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try: return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as e:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as e:
         raise ParameterError(f"device {device!r} is not usable here ({str(e).splitlines()[0]}); try 'auto' or 'cpu'") from None
 
 def read_weights(
@@ -189,6 +189,9 @@ def read_model(
 ) -> Llama:
     "A checkpoint as a module, mapped from the file where device and dtype allow"
     config, weights = LlamaConfig.from_folder(folder), read_weights(folder, device, dtype)
+    if unused := [n for n in unused_tensors(weights, config) if n != "lm_head.weight"]: # a head of its own is refused
+        more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
+        warnings.warn(f"{folder}: the model does not use {', '.join(unused[:5])}{more}", stacklevel=2)
     with torch.device("meta"): model = Llama(config)
     model.load_state_dict({k: weights[k] for k in config.tensor_shapes()}, assign=True)
     return model.eval().requires_grad_(False)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BOOK', 'FACTORS', 'POLISH', 'NEXT', 'points', 'group_view', 'row_blocks', 'check_weights', 'quantize_with',
-           'round_to_nearest', 'relative_error', 'snr_db', 'Nearest', 'search_scales', 'load_quantized']
+           'round_to_nearest', 'relative_error', 'snr_db', 'unheld_groups', 'Nearest', 'search_scales',
+           'load_quantized']
 
 # %% ../nbs/07_quantize.ipynb #3b824fc4
 import time
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import ParameterError
+from .core import ParameterError, as_int, as_text, as_type
 from .formats import Format, Quantized, round_scales, spread
 from .model import DTYPES, Llama, TorchBackend, pick_device
 from .q4file import read_q4
@@ -48,7 +49,8 @@ def row_blocks(
 
 def check_weights(w:Tensor) -> None:
     "Raise `ParameterError` unless `w` is a matrix of finite numbers"
-    if w.ndim != 2 or not w.numel(): raise ParameterError(f"weights must be a matrix with at least one number, not of shape {tuple(w.shape)}")
+    if as_type("weights", w, Tensor).ndim != 2 or not w.numel():
+        raise ParameterError(f"weights must be a matrix with at least one number, not of shape {tuple(w.shape)}")
     if not torch.isfinite(w).all(): raise ParameterError("weights hold an infinity or NaN")
 
 # %% ../nbs/07_quantize.ipynb #217d693b
@@ -98,9 +100,17 @@ def round_to_nearest(
 ) -> Quantized:
     "The plainest quantization: the ruler covers each group; raises `ParameterError`"
     check_weights(w)
-    if format.kind == "float": return Quantized(format, w.to(torch.float16 if format.bits == 16 else torch.float32).numpy())
+    if as_type("format", format, Format).kind == "float": return _as_floats(w, format)
     rulers = [_fit(group_view(w[at], format.group), format, points(format, book)) for at in row_blocks(w)]
     return quantize_with(w, format, torch.cat([s for s, _ in rulers]), torch.cat([m for _, m in rulers]) if format.kind == "asym" else None, book)
+
+def _as_floats(w:Tensor, format:Format) -> Quantized:
+    "The plainest of all: each number in fewer bits, or as many"
+    held = w.to(torch.float16 if format.bits == 16 else torch.float32)
+    if not torch.isfinite(held).all():
+        largest = float(w.abs().max())
+        raise ParameterError(f"weights up to {largest:.3g} are too large for {format.name}: take a format with f32 scales")
+    return Quantized(format, held.numpy())
 
 # %% ../nbs/07_quantize.ipynb #ad7b3eb4
 def relative_error(
@@ -116,6 +126,25 @@ def relative_error(
 def snr_db(relative:float) -> float:
     "A relative squared error as signal-to-noise ratio, dB"
     return float(-10*np.log10(max(relative, 1e-20)))
+
+# %% ../nbs/07_quantize.ipynb #217d6940
+def unheld_groups(
+    w:Tensor, # (rows, cols) float32
+    format:Format,
+) -> Tensor: # (rows, groups) bool; a row of floats is one group
+    "Groups that become zero or are clipped, since their numbers are too small or too large for the scales of a format"
+    if format.kind == "float":
+        largest = w.abs().amax(1, keepdim=True)
+        return (largest.to(torch.float16 if format.bits == 16 else torch.float32) - largest).abs() > largest/2
+    steps, asym = 15 if format.kind == "asym" else points(format).abs().max(), format.kind == "asym"
+    groups = [group_view(w[at], format.group) for at in row_blocks(w)]
+    low = torch.cat([v.amin(-1) for v in groups])
+    high = torch.cat([v.amax(-1) for v in groups])
+    largest = torch.maximum(-low, high)
+    span = high - low if asym else largest # what the ruler must cover
+    scales, minima = _hold(span/steps, low if asym else None, format)
+    off = (scales*steps - span).abs() > span/2
+    return off | ((minima - low).abs() > largest/2) if asym else off
 
 # %% ../nbs/07_quantize.ipynb #5233c400
 FACTORS = tuple(round(1 + 0.045*k, 3) for k in range(-8, 4)) # lengths of the ruler, relative to the one that just covers
@@ -178,6 +207,10 @@ def search_scales(
 ) -> Quantized:
     "Scales of least squared error, then nearest codes; raises `ParameterError`"
     check_weights(w)
+    as_type("format", format, Format)
+    if importance is not None and as_type("importance", importance, Tensor).shape != w.shape[1:]:
+        have = tuple(importance.shape)
+        raise ParameterError(f"importance must hold one number a column, {w.shape[1]}, not be of shape {have}")
     p, h = points(format, book), group_view(torch.ones(1, w.shape[1]) if importance is None else importance[None].float(), format.group)
     base = max(float(_fit(group_view(w[at], format.group), format, p)[0].abs().max()) for at in row_blocks(w))*max(factors)
     found = []
@@ -202,7 +235,9 @@ def load_quantized(
 ):
     "A `TorchBackend` of a quantized file, dequantized; raises `QuantFileError` or `ParameterError`"
     start = time.perf_counter()
-    if dtype not in DTYPES: raise ParameterError(f"dtype {dtype!r} must be one of {', '.join(DTYPES)}")
+    if as_text("dtype", dtype) not in DTYPES:
+        raise ParameterError(f"dtype {dtype!r} must be one of {', '.join(DTYPES)}")
+    if context is not None: as_int("context", context, 1)
     where = pick_device(device)
     with read_q4(path) as f:
         with torch.device("meta"): model = Llama(f.config)

@@ -7,7 +7,7 @@ __all__ = ['RECIPES', 'CALIBRATION_TEXT', 'Recipe', 'get_recipe', 'formats_of', 
            'calibration_ids', 'quantize', 'source_of', 'seen_text', 'cached', 'SmolLMQuantizer']
 
 # %% ../nbs/10_recipes.ipynb #b61efc6f
-import hashlib, itertools, json, shutil, time
+import hashlib, itertools, json, os, shutil, time, warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,13 +16,15 @@ import torch
 
 from .calibrate import HEAD, WINDOW, Statistics, gptq, listen, sample_text, text_windows
 from .chat import encode_chat
-from .checkpoint import PROVENANCE, read_provenance, validate, weight_files
-from .core import LlamaConfig, ParameterError, atomic_file, cache_dir, sha256_file
+from .checkpoint import PROVENANCE, is_unchanged, read_provenance, validate, weight_files, write_provenance
+from .core import (
+    LlamaConfig, ParameterError, as_callback, as_path, as_text, as_type, atomic_file, cache_dir, cached_folder,
+    require_space, scratch_folder, sha256_file)
 from .distill import Part, distill
 from .formats import Format, Quantized, pack
 from .model import Llama, read_model
 from .q4file import write_q4
-from .quantize import round_to_nearest, search_scales
+from .quantize import round_to_nearest, search_scales, unheld_groups
 from .tokenizer import SmolLMTokenizer
 
 # %% ../nbs/10_recipes.ipynb #890b70ed
@@ -59,7 +61,8 @@ def get_recipe(
     name:str, # one of `RECIPES`
 ) -> Recipe:
     "A recipe by its name; raises `ParameterError`"
-    if name not in RECIPES: raise ParameterError(f"recipe {name!r} must be one of {', '.join(RECIPES)}")
+    if as_text("recipe", name) not in RECIPES:
+        raise ParameterError(f"recipe {name!r} must be one of {', '.join(RECIPES)}")
     return RECIPES[name]
 
 def formats_of(
@@ -79,6 +82,7 @@ def predict_bytes(
     config:LlamaConfig,
 ) -> int: # bytes of all tensors, the file's header not counted
     "How large a file will be"
+    as_type("recipe", recipe, Recipe)
     cols = lambda shape: shape[-1]
     return sum(f.nbytes(b - a, cols(shape)) for name, shape in config.tensor_shapes().items() for (a, b), f in formats_of(recipe, name, shape))
 
@@ -89,9 +93,11 @@ def quantize_tensor(
     recipe:Recipe,
     statistics:Statistics|None, # what its inputs look like; needed by "search" and "gptq"
 ) -> list[Part]:
-    "A tensor as codes and scales"
+    "A tensor as codes and scales; raises `ParameterError`"
     if w.ndim == 1: return [Part((0, 1), Quantized(Format.parse("f32"), w[None].numpy()))]
-    return [Part(rows, *_quantize_rows(w[rows[0]:rows[1]], f, name, recipe, statistics)) for rows, f in formats_of(recipe, name, tuple(w.shape))]
+    parts = formats_of(recipe, name, tuple(w.shape))
+    try: return [Part(rows, *_quantize_rows(w[rows[0]:rows[1]], f, name, recipe, statistics)) for rows, f in parts]
+    except ParameterError as e: raise ParameterError(f"tensor {name}: {e}") from None
 
 def _quantize_rows(w:torch.Tensor, f:Format, name:str, recipe:Recipe, statistics:Statistics|None) -> tuple:
     "Some rows of a tensor in one format; with the weights that were rounded where they may still move"
@@ -136,25 +142,43 @@ def quantize(
     text:str|None=None, # to calibrate on; default: the model writes one
     on_progress=None, # called with (stage, done, total); may raise `Cancelled`
 ) -> dict: # path, bytes, bits_per_weight, recipe, seconds
-    "Quantize a checkpoint to a SMOLLM_Q4 file; raises `CheckpointError` or `ParameterError`"
-    start, recipe, folder, output = time.perf_counter(), recipe if isinstance(recipe, Recipe) else get_recipe(recipe), Path(folder), Path(output)
+    "Quantize a checkpoint to a SMOLLM_Q4 file; raises `CheckpointError`, `ParameterError` or `StorageError`"
+    start, recipe = time.perf_counter(), recipe if isinstance(recipe, Recipe) else get_recipe(recipe)
+    folder, output = as_path("folder", folder), as_path("output", output)
+    as_callback("on_progress", on_progress)
+    if text is not None: as_text("text", text)
     config = validate(folder, changed_only=True)
     if output.resolve() == folder.resolve(): raise ParameterError(f"{output} is the checkpoint itself; choose another folder for the quantized model")
     if output.exists() and not output.is_dir(): raise ParameterError(f"{output} is a file; name a folder")
+    room = 2*predict_bytes(recipe, config) # the tensors are gathered in one file and put together in another
+    require_space(output, room)
     model, tok, source = read_model(folder), SmolLMTokenizer.load(folder), source_of(folder)
     ids, lessons = calibration_ids(model, tok, recipe, text, "-".join(source["sha256"].values()), on_progress)
     seen = "\n\n".join(tok.decode(row, skip_special=True) for row in np.unique(np.concatenate([ids, lessons]), axis=0).tolist())
-    output.mkdir(parents=True, exist_ok=True)
-    path = output/("model_q8.bin" if Format.parse(recipe.linear).bits == 8 else "model_q4.bin")
-    tensors = _quantized(model, recipe, ids, on_progress)
+    path, lost = output/_file_name(recipe), {}
+    tensors = _quantized(model, recipe, ids, on_progress, lost)
     if recipe.steps: tensors = _distilled(model, recipe, dict(tensors), lessons, on_progress)
-    write_q4(path, config, ((n, config.tensor_shapes()[n], [(p.rows, p.q.format, pack(p.q)) for p in parts]) for n, parts in tensors), asdict(recipe) | dict(calibration=_calibration_record(seen, text)), source)
-    _copy_small_files(folder, output, seen)
+    packed = ((n, config.tensor_shapes()[n], [(p.rows, p.q.format, pack(p.q)) for p in parts]) for n, parts in tensors)
+    how = asdict(recipe) | dict(calibration=_calibration_record(seen, text))
+    with scratch_folder(path, room) as made:
+        write_q4(made/path.name, config, packed, how, source)
+        _copy_small_files(folder, made, seen)
+        if not seen: (output/CALIBRATION_TEXT).unlink(missing_ok=True)
+        for p in sorted(made.iterdir(), key=lambda p: p.name == path.name): # the weights come last
+            os.replace(p, output/p.name)
+    if lost: warnings.warn(_lost_note(recipe, lost), stacklevel=2)
     size = path.stat().st_size
     return dict(path=str(path), bytes=size, bits_per_weight=round(8*size/config.n_params, 4), recipe=recipe.name, seconds=round(time.perf_counter() - start, 2))
 
-def _quantized(model:Llama, recipe:Recipe, ids:np.ndarray, on_progress):
-    "Yield (name, parts) of every tensor: layer by layer, then those outside of the layers"
+def _lost_note(recipe:Recipe, lost:dict[str, str]) -> str:
+    "What to tell of groups that a recipe's scales cannot hold"
+    several = f" and {len(lost) - 3} more tensors" if len(lost) > 3 else ""
+    which = ", ".join(f"{n} ({share})" for n, share in list(lost.items())[:3])
+    return (f"recipe {recipe.name}: some weights of {which}{several} are too small or too large for the scales "
+            "of their format: they became zero or were clipped; the recipes fast, small, best and int8 hold them")
+
+def _quantized(model:Llama, recipe:Recipe, ids:np.ndarray, on_progress, lost:dict[str, str]):
+    "Yield (name, parts) of every tensor: layer by layer, then those outside; note in `lost` what no scale can hold"
     names, total, done = list(model.config.tensor_shapes()), model.config.n_params, 0
     say = (lambda *_: on_progress("quantize", done, total)) if on_progress else None # more often than once a layer, so that it can be stopped
     heard = listen(model, ids, recipe.method == "gptq", on_progress=say) if len(ids) else itertools.repeat(None)
@@ -163,8 +187,15 @@ def _quantized(model:Llama, recipe:Recipe, ids:np.ndarray, on_progress):
         for name in [n for n in names if n.startswith(inside) or (i == model.config.num_hidden_layers and not n.startswith("model.layers."))]:
             w = model.get_parameter(name).float()
             yield name, quantize_tensor(w, name, recipe, stats)
+            if share := _lost_share(w, name, recipe): lost[name] = share
             done += w.numel()
             if on_progress: on_progress("quantize", done, total)
+
+def _lost_share(w:torch.Tensor, name:str, recipe:Recipe) -> str: # "" if all is well
+    "How many groups of a tensor have numbers that the scales of their format cannot hold"
+    if w.ndim == 1: return ""
+    groups = torch.cat([unheld_groups(w[a:b], f).ravel() for (a, b), f in formats_of(recipe, name, tuple(w.shape))])
+    return f"{int(groups.sum()):,} of {len(groups):,} groups" if groups.any() else ""
 
 def _distilled(model:Llama, recipe:Recipe, parts:dict[str, list[Part]], lessons:np.ndarray, on_progress):
     "Yield (name, parts) of every tensor, after the model has learned from the original"
@@ -178,32 +209,37 @@ def _calibration_record(seen:str, text:str|None) -> dict:
     return dict(by="none" if not seen else "the model itself" if text is None else "the user", characters=len(seen), sha256=hashlib.sha256(seen.encode()).hexdigest() if seen else "")
 
 def source_of(
-    folder:Path, # a checkpoint folder
+    folder, # a checkpoint folder
 ) -> dict: # id, revision, sha256, note
-    "What was quantized: id, hash and what to keep in mind"
-    record = read_provenance(folder)
-    hashes = {k: v["sha256"] for k, v in record.get("files", {}).items() if k.endswith(".safetensors")}
-    if not hashes: hashes = {p.name: sha256_file(p) for p in weight_files(folder)}
+    "What was quantized: id, hash and what to keep in mind; raises `CheckpointError` or `ConfigError`"
+    folder = as_path("folder", folder)
+    record, files = read_provenance(folder), weight_files(folder)
+    hashes = {k: v["sha256"] for k, v in record.get("files", {}).items() if folder/k in files}
+    if len(hashes) < len(files): hashes = {p.name: sha256_file(p) for p in files}
     return dict(id=record.get("source", folder.name), revision=record.get("revision"), sha256=hashes, note=record.get("note", ""))
+
+def _small_files(folder:Path) -> list[Path]:
+    "Config and tokenizer, which go along with the weights"
+    return [p for p in sorted(folder.iterdir())
+            if p.suffix in (".json", ".jinja") and p.name != PROVENANCE and "index" not in p.name and p.is_file()]
 
 def _copy_small_files(folder:Path, output:Path, seen:str) -> None:
     "Config and tokenizer go along, and the text that the recipe has seen"
     if seen:
         with atomic_file(output/CALIBRATION_TEXT) as tmp: tmp.write_text(seen, encoding="utf-8", newline="")
-    else: (output/CALIBRATION_TEXT).unlink(missing_ok=True)
-    for p in sorted(folder.iterdir()):
-        if p.suffix in (".json", ".jinja") and p.name != PROVENANCE and "index" not in p.name:
-            with atomic_file(output/p.name) as tmp: shutil.copyfile(p, tmp)
+    for p in _small_files(folder):
+        with atomic_file(output/p.name) as tmp: shutil.copyfile(p, tmp)
 
 def seen_text(
     path, # a quantized file
     record:dict, # `calibration` of its recipe
 ) -> str|None: # empty where it has seen none; None where its text is not at hand
     "The text that a quantized file was calibrated on"
-    if not record.get("sha256"): return ""
-    beside = Path(path).parent/CALIBRATION_TEXT
+    want = record.get("sha256") if isinstance(record, dict) else None # a file's header may hold anything there
+    if not want: return ""
+    beside = as_path("path", path).parent/CALIBRATION_TEXT
     text = beside.read_bytes().decode("utf-8", "replace") if beside.is_file() else ""
-    return text if hashlib.sha256(text.encode()).hexdigest() == record["sha256"] else None
+    return text if hashlib.sha256(text.encode()).hexdigest() == want else None
 
 # %% ../nbs/10_recipes.ipynb #45180a2c
 def cached(
@@ -211,11 +247,20 @@ def cached(
     recipe:str="fast",
     on_progress=None, # called with (stage, done, total); may raise `Cancelled`
 ) -> Path: # the file
-    "The file of a recipe from the cache, made where it is not there yet; raises as `quantize`"
-    facts = json.dumps([source_of(Path(folder))["sha256"], asdict(get_recipe(recipe))], sort_keys=True)
+    "The file of a recipe from the cache, made where it is not there yet or not whole; raises as `quantize`"
+    folder, chosen = as_path("folder", folder), get_recipe(recipe)
+    known = {name: f["sha256"] for name, f in read_provenance(folder).get("files", {}).items()}
+    small = {p.name: known.get(p.name) or sha256_file(p) for p in _small_files(folder)}
+    facts = json.dumps([source_of(folder)["sha256"], small, asdict(chosen)], sort_keys=True)
+    def fill(staged:Path) -> None:
+        quantize(folder, staged, chosen, on_progress=on_progress)
+        write_provenance(staged, f"recipe {recipe}")
     home = cache_dir()/"quantized"/f"{recipe}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
-    file = next((p for p in (home/"model_q4.bin", home/"model_q8.bin") if p.is_file()), None)
-    return file or Path(quantize(folder, home, recipe, on_progress=on_progress)["path"])
+    return cached_folder(home, fill, is_unchanged)/_file_name(chosen)
+
+def _file_name(recipe:Recipe) -> str:
+    "What a recipe's file is called"
+    return "model_q8.bin" if Format.parse(recipe.linear).bits == 8 else "model_q4.bin"
 
 # %% ../nbs/10_recipes.ipynb #9b194f43
 class SmolLMQuantizer:

@@ -48,6 +48,15 @@ def test_sharded(tiny_folder, tmp_path, monkeypatch):
         assert len(list(folder.glob("model-*.safetensors"))) > 2 and validate(folder) == TINY
 
 
+def test_a_single_file_comes_before_an_index(tiny_folder, tmp_path, monkeypatch):
+    "As in transformers: the shards are not fetched at all"
+    with HubServer(write_tiny(tmp_path/"shards", seed=5, max_shard=2_000_000)) as served:
+        served.files[WEIGHTS] = (tiny_folder/WEIGHTS).read_bytes()
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        folder = hub.fetch()
+        assert (folder/WEIGHTS).read_bytes() == served.files[WEIGHTS] and not list(folder.glob("model-*")) and not served.gets(hub.INDEX)
+
+
 def test_index_that_lies(tmp_path, monkeypatch):
     with HubServer(write_tiny(tmp_path/"shards", max_shard=2_000_000)) as served:
         monkeypatch.setenv("HF_ENDPOINT", served.url)

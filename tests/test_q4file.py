@@ -82,7 +82,8 @@ def joined(raw, body):
     return (HEAD.pack(MAGIC, 1, len(raw), hashlib.sha256(raw).digest()) + raw).ljust(aligned(HEAD.size + len(raw)), b"\0") + body
 
 
-fuzz = settings(max_examples=1500, suppress_health_check=[HealthCheck.too_slow], database=None)
+FUZZ = int(os.environ.get("SMOLLM_FUZZ", "1"))
+fuzz = settings(max_examples=1500*FUZZ, suppress_health_check=[HealthCheck.too_slow], database=None)
 where = st.one_of(st.integers(0, 60), st.integers(0, 1 << 14)) # the first bytes more often
 raw_bytes = st.binary(min_size=1, max_size=80)
 damage = st.one_of(st.tuples(st.just("flip"), where, st.integers(1, 255)), st.tuples(st.just("cut"), where, st.none()), st.tuples(st.just("insert"), where, raw_bytes),
@@ -100,6 +101,7 @@ def damaged(data, kind, at, what):
     return data[:at] + data[at + what:]
 
 
+@pytest.mark.fuzz
 @fuzz
 @given(st.lists(damage, min_size=1, max_size=3))
 def test_any_damage_is_noticed(spot, steps):
@@ -158,6 +160,7 @@ def mutated(header, draw):
     return header
 
 
+@pytest.mark.fuzz
 @fuzz
 @given(st.data())
 def test_any_header_is_refused_or_harmless(roomy, data):
@@ -168,6 +171,7 @@ def test_any_header_is_refused_or_harmless(roomy, data):
     if not isinstance(out, str): assert is_good(out), "what is read has the shapes, formats and bytes that were written"
 
 
+@pytest.mark.fuzz
 @fuzz
 @given(raw=st.binary(max_size=400), version=st.sampled_from([1, 1, 1, 0, 2, 255]), length=st.one_of(st.none(), st.integers(0, 500), st.integers(0, (1 << 64) - 1)), honest=st.booleans())
 @example(raw=b"", version=1, length=0, honest=True)
@@ -182,7 +186,8 @@ json_text = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.f
     st.dictionaries(st.sampled_from(["config", "recipe", "source", "tool", "format", "tensors", "name", "a"]), x, max_size=6)), max_leaves=12)
 
 
-@settings(fuzz, max_examples=600)
+@pytest.mark.fuzz
+@settings(fuzz, max_examples=600*FUZZ)
 @given(json_text)
 def test_any_json_as_a_header(spot, value):
     assert isinstance(attempt(spot[1], joined(json.dumps(value).encode(), b"")), str)

@@ -116,3 +116,12 @@ def test_bundled_into_output(bundled, tmp_path, capfd):
 
 def test_unknown_via():
     fails("via must be", via="pigeon", error=ParameterError)
+
+
+def test_arguments(tiny_folder, tmp_path):
+    "What cannot be a source, a revision or a folder is refused before anything is asked"
+    for wrong in (None, 3, b"x", [], "a\0b", "x"*300, "x/"*3000): fails("source", wrong, error=ParameterError)
+    fails("revision", tiny_folder, revision=None, error=ParameterError)
+    for wrong in (3, b"x", ""): fails("output", "SmolLM-135M", output=wrong, error=ParameterError)
+    fails("no such folder", "~nobody/x")
+    fails("via must be", tiny_folder, via=[], error=ParameterError)
