@@ -13,21 +13,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import ParameterError
+from .core import NonFiniteError, ParameterError, as_int
 from .model import KVCache, Llama, TorchBackend, rope_table
 
 # %% ../nbs/09b_anatomy.ipynb #0ac71b68
 WARMUP, EVERY = 8, 2 # the first tokens of a text are not scored, and of the rest every second
 
+def _check_finite(
+    values, # one number, or an array of them
+    what:str, # whose they are, for the message
+) -> None:
+    "Raise `NonFiniteError` for NaN and the infinities"
+    if np.isfinite(values).all(): return
+    raise NonFiniteError(f"{what} are not finite numbers: weights are damaged, or overflow their number format")
+
 def token_kl(
     right:Tensor, # logits, (texts, n, vocab)
     got:Tensor, # the same shape
 ) -> np.ndarray: # (texts, n) float64, nats
-    "KL(right‖got) of each token, good for small differences too"
+    "KL(right‖got) of each token, good for small differences too; raises `ParameterError` or `NonFiniteError`"
+    if right.ndim != 3 or right.shape != got.shape:
+        raise ParameterError(f"logits, {tuple(right.shape)} and {tuple(got.shape)}, must both be (texts, n, vocab)")
     out = []
     for r, g in zip(right, got): # one text at a time, for memory
         d, log_p = g - r, r.log_softmax(-1)
         out.append((torch.logsumexp(log_p + d, -1) - (log_p.exp()*d).sum(-1)).double().cpu().numpy())
+    _check_finite(out, "the scores of one of the two models")
     return np.maximum(out, 0)
 
 @contextlib.contextmanager
@@ -35,8 +46,12 @@ def holding(
     model:Llama,
     weights:dict[str, Tensor], # name → what the tensor is within the block
 ):
-    "Some tensors exchanged for a while"
-    slots = [(model.get_parameter(n), w) for n, w in weights.items()]
+    "Some tensors exchanged for a while; raises `ParameterError` for what is no tensor of the model, or of another shape"
+    have = dict(model.named_parameters())
+    for name, w in weights.items():
+        if name not in have: raise ParameterError(f"{name!r} is no tensor of this model")
+        if w.shape != have[name].shape: raise ParameterError(f"{name} is {tuple(have[name].shape)}, not {tuple(w.shape)}")
+    slots = [(have[n], w) for n, w in weights.items()]
     own = [p.data for p, _ in slots]
     try:
         for p, w in slots: p.data = w.to(p)
@@ -83,16 +98,29 @@ def _same_shape(reference, candidate) -> None:
     if not all(isinstance(b, TorchBackend) for b in (reference, candidate)): raise ParameterError("weights are compared: both backends must be loaded PyTorch models (model.load, quantize.load_quantized)")
     if reference.config.tensor_shapes() != candidate.config.tensor_shapes(): raise ParameterError("weights are compared: both models must have the same shape")
 
+def _texts(ids, vocab:int) -> np.ndarray: # (texts, span)
+    "Texts of one length as an array of ids; raises `ParameterError`"
+    try: out = np.asarray(ids)
+    except ValueError: out = np.empty(0) # lists of different lengths
+    if out.ndim != 2 or not len(out) or out.shape[1] <= WARMUP or out.dtype.kind not in "iu":
+        raise ParameterError(f"ids must be (texts, span) token ids, texts of one length and more than {WARMUP} tokens, "
+                             f"not {out.dtype} of shape {out.shape}")
+    low, high = out.min(), out.max()
+    if low < 0 or high >= vocab: raise ParameterError(f"ids must be in 0..{vocab - 1}; these are in {low}..{high}")
+    return out
+
 @torch.inference_mode()
 def matrix_errors(
     reference:TorchBackend,
     candidate:TorchBackend,
 ) -> np.ndarray: # (layers, 7) squared error over squared weights; NaN for a matrix of zeros
-    "How wrong each matrix of each layer is; raises `ParameterError`"
+    "How wrong each matrix of each layer is; raises `ParameterError` or `NonFiniteError`"
     _same_shape(reference, candidate)
     def error(i, place):
         a, b = (m.model.get_parameter(f"model.layers.{i}.{place}.weight").float() for m in (reference, candidate))
-        return float((a - b).square().sum()/a.square().sum())
+        wrong, all_of_it = float((a - b).square().sum()), float(a.square().sum())
+        _check_finite([wrong, all_of_it], f"the weights of layer {i}, {place}")
+        return wrong/all_of_it if all_of_it else np.nan
     return np.array([[error(i, place) for place in MATRICES.values()] for i in range(reference.config.num_hidden_layers)])
 
 @torch.inference_mode()
@@ -102,15 +130,17 @@ def follow(
     ids, # (texts, span) token ids, span more than `WARMUP`
     on_progress=None, # called with (layers done, layers); may raise `Cancelled`
 ) -> Trail:
-    "Follow the error from the weights to the predictions; raises `ParameterError`"
-    weights, ids, activations, kl = matrix_errors(reference, candidate), np.asarray(ids), [], []
-    if ids.ndim != 2 or ids.shape[1] <= WARMUP: raise ParameterError(f"ids must be (texts, span) with more than {WARMUP} tokens a text, not of shape {ids.shape}")
+    "Follow the error from the weights to the predictions; raises `ParameterError` or `NonFiniteError`"
+    _same_shape(reference, candidate)
+    ids, activations, kl = _texts(ids, reference.config.vocab_size), [], []
+    weights = matrix_errors(reference, candidate)
     right, other = Reader(reference.model, ids), Reader(candidate.model, ids)
     x, y = right.start(), other.start()
     for i in range(len(weights)):
         x, y = right.layer(x, i), other.layer(y, i)
         a, b = x[:, WARMUP:].double(), y[:, WARMUP:].double() # the first token of a text has states so large that they would hide all others
         activations.append(float(((a - b).square().sum()/a.square().sum()).sqrt()))
+        _check_finite(activations[-1], f"the hidden states after layer {i}")
         kl.append(right.kl(y.to(x), i + 1).mean())
         if on_progress: on_progress(i + 1, len(weights))
     return Trail(weights, np.array(activations), np.array(kl))
@@ -121,9 +151,11 @@ def worst_group(
     got, # (rows, cols), what they became
     group:int=128, # columns of a group
 ) -> tuple[int, slice]: # its row and columns
-    "The group with the largest squared error; raises `ParameterError`"
+    "The group with the largest squared error; raises `ParameterError` or `NonFiniteError`"
+    group = as_int("group", group, 1)
     a, b = (np.asarray(m, np.float64) for m in (w, got))
     if a.ndim != 2 or a.shape != b.shape or not a.size: raise ParameterError(f"two matrices of one shape are needed, not {a.shape} and {b.shape}")
+    for m in (a, b): _check_finite(m, "the weights")
     error = np.add.reduceat((a - b)**2, np.arange(0, a.shape[1], group), axis=1)
     row, g = np.unravel_index(error.argmax(), error.shape)
     return int(row), slice(int(g)*group, min(int(g + 1)*group, a.shape[1]))

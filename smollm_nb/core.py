@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MAX_DIM', 'SmolLMError', 'ConfigError', 'FetchError', 'TokenizerError', 'QuantFileError', 'ParameterError',
            'UnknownModelError', 'InvalidStateError', 'ContextOverflowError', 'NonFiniteError', 'Cancelled',
-           'CheckpointError', 'as_int', 'as_number', 'as_ids', 'LlamaConfig', 'read_json', 'cache_dir',
-           'remove_leftovers', 'atomic_file', 'staged_folder', 'replace_folder', 'sha256_file', 'Backend', 'rss_bytes',
-           'peak_rss_bytes', 'MemoryTrace', 'machine', 'percentile', 'Timings']
+           'CheckpointError', 'as_int', 'as_number', 'as_ids', 'as_path', 'as_text', 'LlamaConfig', 'read_json',
+           'finite', 'to_json', 'cache_dir', 'remove_leftovers', 'atomic_file', 'staged_folder', 'replace_folder',
+           'sha256_file', 'Backend', 'rss_bytes', 'peak_rss_bytes', 'MemoryTrace', 'machine', 'percentile', 'Timings']
 
 # %% ../nbs/00_core.ipynb #b61fba9d
 import contextlib, dataclasses, glob, hashlib, json, math, numbers, os, platform, re, shutil, statistics, sys, threading, time
@@ -38,9 +38,9 @@ class CheckpointError(SmolLMError):
         problems:list[str], # one line each
     ):
         self.folder, self.problems = Path(folder), list(problems)
-        n = len(self.problems)
-        super().__init__(f"{folder}: " + "; ".join(self.problems) if n == 1 else
-                         f"{folder}: {n} problems: " + "; ".join(self.problems))
+        n, few = len(self.problems), 3 # more of them would bury the first
+        text = "; ".join(self.problems[:few]) + f"; and {n - few} more"*(n > few)
+        super().__init__(f"{folder}: {text}" if n == 1 else f"{folder}: {n} problems: {text}")
 
 # %% ../nbs/00_core.ipynb #a7c01a11
 def as_int(
@@ -82,6 +82,27 @@ def _shown(value) -> str:
     "A value for an error message, shortened"
     text = repr(value).replace("\n", " ")
     return text if len(text) <= 80 else text[:77] + "…"
+
+# %% ../nbs/00_core.ipynb #a7c01b13
+def as_path(
+    name:str, # of the parameter, for the message
+    value, # text or an object that stands for a path
+) -> Path: # with the home folder in place of ~
+    "`value` as a path; raises `ParameterError` for any other type, bytes, empty text, and what no path can hold"
+    try: text = value if isinstance(value, str) else os.fspath(value)
+    except TypeError: text = None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ParameterError(f"{name}={_shown(value)} must be a path: text or a Path")
+    try: return Path(text).expanduser()
+    except RuntimeError: raise ParameterError(f"{name}={_shown(value)}: there is no such home folder") from None
+
+def as_text(
+    name:str, # of the parameter, for the message
+    value, # a `str`
+) -> str:
+    "`value` if it is text; raises `ParameterError` for any other type"
+    if not isinstance(value, str): raise ParameterError(f"{name}={_shown(value)} must be text")
+    return value
 
 # %% ../nbs/00_core.ipynb #5209a9b3
 MAX_DIM = 1 << 24 # no axis of a Llama comes near this: a larger one is a damaged file
@@ -217,6 +238,23 @@ def read_json(
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as e: raise error(f"{path} is not readable JSON: {e}") from None
     if not isinstance(d, dict): raise error(f"{path}: must hold one JSON object, not {type(d).__name__}")
     return d
+
+# %% ../nbs/00_core.ipynb #4d1f0a02
+def finite(
+    value, # of text, numbers, lists, tuples and dicts
+):
+    "The same value with None for each NaN and infinity"
+    if isinstance(value, float): return value if math.isfinite(value) else None
+    if isinstance(value, (list, tuple)): return [finite(v) for v in value]
+    if isinstance(value, dict): return {k: finite(v) for k, v in value.items()}
+    return value
+
+def to_json(
+    record, # of text, numbers, lists, tuples and dicts
+) -> str: # one line
+    "Strict JSON of a record: each NaN and infinity becomes null"
+    text = json.dumps(finite(record), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode() # a file name may hold half a character: as JSON spells it
 
 # %% ../nbs/00_core.ipynb #c2f06bc3
 def cache_dir() -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from .api import Model
 from .bundle import BUNDLES, bundle_name, export
 from .checkpoint import read_provenance, validate, weight_files
+from .core import ParameterError, as_int, as_path
 from .hub import fetch
 from .terminal import next_command, stages, stream, table
 
@@ -33,8 +34,9 @@ def _say(question:str, g, lead:str, show:bool):
 
 def _columns(runs:dict) -> str:
     "The figures of several runs side by side"
-    tables = [g.timings.rows() for g in runs.values()]
-    return table([dict(zip(["", *runs], (line[0][0], *(v for _, v in line)))) for line in zip(*tables)])
+    tables = {run: dict(g.timings.rows()) for run, g in runs.items()}
+    figures = dict.fromkeys(name for rows in tables.values() for name in rows)
+    return table([{"": name} | {run: rows.get(name, "") for run, rows in tables.items()} for name in figures])
 
 # %% ../nbs/17c_demo.ipynb #2d8d292f
 def _four_bits(folder:Path) -> Path: # the file
@@ -68,6 +70,7 @@ def demonstrate(
     show:bool=True, # print it all
 ) -> dict: # the record of `smollm demo --json`
     "Fetch, check, hear, quantize, compare, bundle"
+    max_tokens, output = as_int("max_tokens", max_tokens, 1), as_path("output", output) # before minutes are spent
     path = fetch(model, via=source)
     validate(path)
     record = read_provenance(path)
@@ -78,7 +81,7 @@ def demonstrate(
         with Model(file) as small:
             runs |= _answers(small, "_int4", max_tokens, show)
             cost = _cost(whole, small)
-    with stages() as on_progress: made = export(file, Path(output)/bundle_name(model), on_progress=on_progress)
+    with stages() as on_progress: made = export(file, output/bundle_name(model), on_progress=on_progress)
     sizes = dict(bytes_checkpoint=sum(p.stat().st_size for p in weight_files(path)), bytes_int4=file.stat().st_size, bytes_bundle=made["bytes"])
     origin, revision = record.get("source"), record.get("revision")
     if show: _show(runs, sizes, cost, dict(model=model, source=f"{origin or path}" + f", {revision}"*bool(revision), folder=path, int4=file, bundle=made["path"]))

@@ -99,6 +99,45 @@ def _table(
             out.append(_Part(*_tensor_number(name), *p.rows, _FORMATS[p.format.name], 0, p.offset, p.nbytes))
     return (_Part*len(out))(*out)
 
+# %% ../nbs/12_engine.ipynb #5525750a
+def _cpu_groups(
+    root:Path, # of the file system
+) -> list[Path]: # folders, the process's own groups before those above them
+    "The control groups that may bound this process's processor time, of version 1 and 2"
+    own, out = {}, []
+    for line in (root/"proc/self/cgroup").read_text().splitlines(): # such as 4:cpu,cpuacct:/docker/0123
+        _, controllers, path = line.split(":", 2)
+        own |= dict.fromkeys(controllers.split(","), path) # version 2 has no controllers here: ""
+    for line in (root/"proc/self/mountinfo").read_text().splitlines():
+        place, _, kind = line.partition(" - ") # 33 31 0:30 /docker/0123 /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu
+        mounted, point = place.split()[3:5]
+        system, _, options = kind.split(" ", 2)
+        controller = {"cgroup": "cpu", "cgroup2": ""}.get(system)
+        if controller not in own or system == "cgroup" and "cpu" not in options.split(","): continue
+        inside = Path(own[controller])
+        # a container may see the group of the host under a name of its own: then the mount is the group
+        steps = inside.relative_to(mounted).parts if inside.is_relative_to(mounted) and ".." not in inside.parts else ()
+        out += [root.joinpath(point.lstrip("/"), *steps[:n]) for n in range(len(steps), -1, -1)]
+    return out
+
+def _group_quota(
+    group:Path, # its folder
+) -> float|None: # processors; None where it has no quota
+    "The CPU quota of one control group"
+    try:
+        if (group/"cpu.max").exists(): quota, period = (group/"cpu.max").read_text().split()
+        else: quota, period = ((group/f"cpu.cfs_{x}_us").read_text() for x in ("quota", "period"))
+        return int(quota)/int(period) if int(quota) > 0 else None # "max" and -1 are no quota
+    except (OSError, ValueError, ZeroDivisionError): return None
+
+def _cpu_quota(
+    root:Path=Path("/"), # of the file system
+) -> float|None: # processors; None where nothing bounds it
+    "The smallest CPU quota of this process's control groups"
+    try: groups = _cpu_groups(root)
+    except (OSError, ValueError): return None # no Linux, or a /proc that tells nothing
+    return min((q for g in groups if (q := _group_quota(g)) is not None), default=None)
+
 # %% ../nbs/12_engine.ipynb #5525750d
 MAX_THREADS, MAX_CONTEXT, CONTEXT, TILE = 64, 65536, 2048, 64
 
@@ -108,10 +147,17 @@ def _cores() -> int|None: # None where nobody says
     import psutil # late: on Linux it would take longer to load than to answer
     return psutil.cpu_count(logical=False)
 
-def default_threads() -> int:
-    "Physical cores that this process may use"
+def _thread_limits() -> dict[str, float]: # what → processors
+    "All that bounds how many threads are of use here"
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(allowed, _cores() or allowed, MAX_THREADS)
+    known = {"physical cores": _cores(), "processors that this process may use": allowed,
+             "CPU quota of the control group": _cpu_quota(),
+             "most that the engine runs": MAX_THREADS}
+    return {what: n for what, n in known.items() if n is not None}
+
+def default_threads() -> int:
+    "Physical cores that this process may use; with a CPU quota, no more than it pays for; at least 1"
+    return max(1, int(min(_thread_limits().values())))
 
 def _whole(name:str, value, high:int) -> int:
     "`value` if it is a whole number in 1..high, or `ParameterError`"
@@ -342,7 +388,10 @@ def _state(name:str) -> str:
 
 def survey() -> dict:
     "The engine on this machine, as plain JSON"
-    out = dict(variant=None, why="", library=None, variants={}, threads=default_threads(), kv_bytes_2048=None)
+    limits = _thread_limits()
+    tightest = min(limits, key=limits.get)
+    out = dict(variant=None, why="", library=None, variants={}, threads=default_threads(),
+               threads_why=f"{limits[tightest]:g} {tightest}", kv_bytes_2048=None)
     try:
         c = choose()
         out |= dict(variant=c.variant, why=c.why, library=c.path.name, variants={v.name: _state(v.name) for v in variants(this_system())})

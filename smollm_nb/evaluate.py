@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'WINDOW', 'WARMUP', 'PERCENTILES', 'GRAM', 'LONGEST_SHARED', 'MOST_SHARED', 'compare_rows', 'student_t',
-           'mean_error', 'Evaluation', 'evaluate', 'builtin_text', 'read_text', 'text_ids', 'check_overlap',
-           'origin_note', 'Divergence', 'diverge', 'parts', 'swapped', 'Effect', 'Blame', 'blame']
+           'mean_error', 'Evaluation', 'evaluate', 'builtin_text', 'read_text', 'text_ids', 'check_tokenizers',
+           'check_overlap', 'origin_note', 'Divergence', 'diverge', 'parts', 'swapped', 'Effect', 'Blame', 'blame']
 
 # %% ../nbs/09_evaluate.ipynb #90a30270
 import contextlib, dataclasses, hashlib, math, platform, re, time
@@ -15,26 +15,38 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .core import ParameterError, percentile
+from .core import NonFiniteError, ParameterError, as_ids, as_int, as_number, as_path, as_text, finite
+from .core import percentile
 from .generate import fit_context, log_softmax
 
 # %% ../nbs/09_evaluate.ipynb #b4d04346
 ROWS = 8 # rows of logits widened to float64 at a time: 3 MB each for 49,152 words
+
+def _check_finite(
+    scores, # logits, (vocab,) or (n, vocab)
+    who:str, # whose, for the message
+) -> None:
+    "Raise `NonFiniteError` for logits that hold NaN or an infinity"
+    if np.isfinite(scores).all(): return
+    raise NonFiniteError(f"the {who} gives scores that are not finite numbers: its weights are damaged, "
+                         "or overflow its number format (float32 has the widest)")
 
 def compare_rows(
     r, # logits of the reference, (n, vocab)
     c, # logits of the candidate, (n, vocab)
     next_ids, # the tokens that follow, (n,)
 ) -> np.ndarray: # (4, n) float64: KL in nats, same first choice (0 or 1), log-probability of the next token under each
-    "Compare two predictions at each of n positions; raises `ParameterError` for logits that are not finite"
-    same, at = r.argmax(-1) == c.argmax(-1), (np.arange(len(r)), np.asarray(next_ids))
-    with np.errstate(invalid="ignore"): r, c = (x.astype(np.float64) - x.max(-1, keepdims=True) for x in (r, c))
+    "Compare two predictions at each of n positions; raises `NonFiniteError` for logits that are not finite"
+    r, c, next_ids = np.asarray(r), np.asarray(c), as_ids("next_ids", next_ids)
+    if r.ndim != 2 or r.shape != c.shape or len(next_ids) != len(r) or not all(0 <= i < r.shape[1] for i in next_ids):
+        raise ParameterError(f"logits of shapes {r.shape}, {c.shape} and {len(next_ids)} next_ids do not fit together")
+    for scores, who in ((r, "reference"), (c, "candidate")): _check_finite(scores, who)
+    same, at = r.argmax(-1) == c.argmax(-1), (np.arange(len(r)), next_ids)
+    r, c = (x.astype(np.float64) - x.max(-1, keepdims=True) for x in (r, c))
     p = np.exp(r)
     z = p.sum(-1, keepdims=True)
     r -= np.log(z)
     c -= np.log(np.exp(c).sum(-1, keepdims=True))
-    if not (np.isfinite(r).all() and np.isfinite(c).all()):
-        raise ParameterError(f"the {'candidate' if np.isfinite(r).all() else 'reference'} gives scores that are not finite numbers; its weights are damaged or overflow its number format")
     kl = (p*(r - c)).sum(-1)/z[:, 0]
     return np.stack([np.maximum(kl, 0), same, r[at], c[at]]) # rounding may leave -1e-17
 
@@ -44,6 +56,7 @@ def student_t(
     level:float=0.95,
 ) -> float:
     "How many standard errors make a two-sided interval"
+    dof, level = as_int("dof", dof, 1), as_number("level", level, 0, 1)
     edges = np.linspace(0, math.pi/2, 20_001) # t = √dof·tan(angle), whose density is cos(angle)^(dof - 1)
     mass = np.cumsum(np.cos((edges[1:] + edges[:-1])/2)**(dof - 1))
     return math.sqrt(dof)*math.tan(np.interp(level, mass/mass[-1], edges[1:]))
@@ -53,9 +66,12 @@ def mean_error(
     window, # which window each token is from, 0..W - 1, (n,)
 ) -> tuple[float, float, float]: # mean, standard error, half width of the 95 % interval; NaN for one window
     "The mean over tokens and its error, windows taken as the units that vary"
+    x, window = np.asarray(x, np.float64), np.asarray(window)
+    if x.ndim != 1 or x.shape != window.shape or not len(x):
+        raise ParameterError(f"x and window, {x.shape} and {window.shape}, must be one figure and one window a token")
     mean, count = float(np.mean(x)), int(np.max(window)) + 1
     if count < 2: return mean, math.nan, math.nan
-    sums = np.bincount(window, np.asarray(x, np.float64) - mean)
+    sums = np.bincount(window, x - mean)
     se = math.sqrt(count/(count - 1)*(sums**2).sum())/len(x)
     return mean, se, student_t(count - 1)*se
 
@@ -70,29 +86,32 @@ def _windows(
     backends, # both
 ) -> list[list[int]]: # those long enough to be scored
     "Cut the text; raises `ParameterError` where nothing can be scored"
+    ids, warmup = as_ids("ids", ids), as_int("warmup", warmup)
+    if window is not None: window = as_int("window", window, 1)
     limit = min([WINDOW if window is None else window] + [getattr(b, "context", math.inf) for b in backends])
     if window is not None and limit < window: raise ParameterError(f"window={window} must fit both contexts, the smaller of which is {limit}")
-    if not 0 <= warmup < limit - 1: raise ParameterError(f"warmup={warmup} must be 0 or more and leave something of a window of {limit} to score")
-    ids = [int(i) for i in ids]
+    if warmup >= limit - 1:
+        raise ParameterError(f"warmup={warmup} must leave something of a window of {limit} to score")
     cut = [ids[i:i + limit] for i in range(0, len(ids), limit)]
     if len(ids) < warmup + 2: raise ParameterError(f"{len(ids)} tokens are too few: {warmup + 2} are needed; give a longer text")
     return [w for w in cut if len(w) >= warmup + 2]
 
+def _check_vocabulary(r, c) -> None: # logits (…, vocab) of both
+    "Raise `ParameterError` for models that choose from different numbers of tokens"
+    if r.shape == c.shape: return
+    raise ParameterError(f"the reference scores {r.shape[-1]} words, the candidate {c.shape[-1]}; "
+                         "compare models with one vocabulary")
+
 def _score_window(reference, candidate, ids:list[int], warmup:int) -> np.ndarray: # (4, n) as from `compare_rows`
     "Compare two backends on one window"
     r, c = reference.logits(ids), candidate.logits(ids)
-    if r.shape != c.shape: raise ParameterError(f"the reference scores {r.shape[-1]} words, the candidate {c.shape[-1]}; compare models with one vocabulary")
+    _check_vocabulary(r, c)
     last = len(ids) - 1
     cuts = [slice(i, min(i + ROWS, last)) for i in range(warmup, last, ROWS)]
     return np.concatenate([compare_rows(r[s], c[s], ids[s.start + 1:s.stop + 1]) for s in cuts], 1)
 
 # %% ../nbs/09_evaluate.ipynb #8cc8721f
 PERCENTILES = (50, 90, 95, 99)
-
-def _known(v):
-    "NaN as None, for JSON"
-    if isinstance(v, tuple): return [_known(x) for x in v]
-    return None if isinstance(v, float) and math.isnan(v) else v
 
 @dataclass
 class Evaluation:
@@ -119,26 +138,38 @@ class Evaluation:
     per_token:dict[str, np.ndarray] = field(default_factory=dict, repr=False) # "kl", "same", "logprob_reference", "logprob_candidate", "window"; each (tokens,)
 
     def to_dict(self) -> dict:
-        "As JSON: NaN becomes null, the arrays are left out"
-        d = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("per_token", "reference", "candidate")}
-        described = {k: {n: _known(v) for n, v in getattr(self, k).items()} for k in ("reference", "candidate")}
-        return {k: _known(v) for k, v in d.items()} | described
+        "As JSON: what is not known and what is infinite become null, the arrays are left out"
+        return finite({f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "per_token"})
 
     def rows(self) -> list[tuple[str, str]]:
         "The figures as lines of a table: name, value"
-        interval = lambda ab, x, unit="": f"{ab[0]*x:.4g} … {ab[1]*x:.4g}{unit}"
-        return [("KL, mean", f"{self.kl_mean:.5f} nats, standard error {self.kl_se:.5f}"),
+        several = self.windows > 1 # one window alone has no spread
+        interval = lambda ab, x, unit="": f", 95 %: {ab[0]*x:.4g} … {ab[1]*x:.4g}{unit}"*several
+        error = f", standard error {self.kl_se:.5f}"*several
+        windows = f"{self.windows} windows" if several else "one window, too few for an error"
+        return [("KL, mean", f"{self.kl_mean:.5f} nats{error}"),
                 ("KL, percentiles", ", ".join(f"{k}: {v:.3g}" for k, v in self.kl_percentiles.items())),
-                ("same first choice", f"{100*self.top1:.2f} %, 95 %: {interval(self.top1_interval, 100, ' %')}"),
+                ("same first choice", f"{100*self.top1:.2f} %{interval(self.top1_interval, 100, ' %')}"),
                 ("perplexity", f"{self.ppl_candidate:.3f}, reference {self.ppl_reference:.3f}"),
-                ("perplexity ratio", f"{self.ppl_ratio:.4f}, 95 %: {interval(self.ppl_ratio_interval, 1)}"),
-                ("tokens scored", f"{self.tokens:,} in {self.windows} windows, {self.seconds:.1f} s"),
+                ("perplexity ratio", f"{self.ppl_ratio:.4f}{interval(self.ppl_ratio_interval, 1)}"),
+                ("tokens scored", f"{self.tokens:,} in {windows}, {self.seconds:.1f} s"),
                 *[("text", f"{self.text_name}, SHA-256 {self.text_sha256[:12]}…")]*bool(self.text_sha256), *(("note", n) for n in self.notes)]
 
 # %% ../nbs/09_evaluate.ipynb #0272df53
 def _inside(share:float, half:float) -> tuple[float, float]: # NaN where the width is
     "An interval of a share, which stays within 0..1"
     return (math.nan, math.nan) if math.isnan(half) else (max(share - half, 0.0), min(share + half, 1.0))
+
+def _exp(x:float) -> float:
+    "e^x; infinity where no float is as large"
+    with np.errstate(over="ignore"): return float(np.exp(x))
+
+def _overflow_note(x:np.ndarray) -> str: # x (4, n) as from `compare_rows`; empty where all is well
+    "What a reader of an infinite perplexity should know"
+    surprise = {"reference": -x[2].mean(), "candidate": -x[3].mean(), "ratio": (x[2] - x[3]).mean()} # nats
+    beyond = [f"{who} e^{nats:.4g}" for who, nats in surprise.items() if math.isinf(_exp(nats))]
+    if not beyond: return ""
+    return f"perplexity beyond the largest floating-point number: {', '.join(beyond)}; infinity here, null in JSON"
 
 def _figures(x:np.ndarray, window:np.ndarray) -> dict: # x (4, n) as from `compare_rows`
     "The figures of an `Evaluation` from those of its tokens"
@@ -149,8 +180,8 @@ def _figures(x:np.ndarray, window:np.ndarray) -> dict: # x (4, n) as from `compa
     return dict(tokens=len(kl), kl_mean=kl_mean, kl_se=kl_se,
         kl_percentiles={str(q): float(percentile(kl, q)) for q in PERCENTILES} | dict(max=float(kl.max())),
         top1=top1, top1_interval=_inside(top1, half),
-        ppl_reference=math.exp(-lp_r.mean()), ppl_candidate=math.exp(-lp_c.mean()),
-        ppl_ratio=math.exp(d), ppl_ratio_interval=(math.exp(d - d_half), math.exp(d + d_half)),
+        ppl_reference=_exp(-lp_r.mean()), ppl_candidate=_exp(-lp_c.mean()),
+        ppl_ratio=_exp(d), ppl_ratio_interval=(_exp(d - d_half), _exp(d + d_half)),
         per_token=dict(kl=kl, same=same.astype(bool), logprob_reference=lp_r, logprob_candidate=lp_c, window=window))
 
 def evaluate(
@@ -164,8 +195,9 @@ def evaluate(
     notes=(), # what to keep in mind with the figures, such as `origin_note`
     on_progress=None, # called with (tokens scored, tokens to score) after each window; may raise `Cancelled`
 ) -> Evaluation:
-    "Compare two backends on one text, window by window; raises `ParameterError`"
+    "Compare two backends on one text, window by window; raises `ParameterError` or `NonFiniteError`"
     start, parts, done = time.perf_counter(), [], 0
+    for name, value in dict(text=text, text_name=text_name).items(): as_text(name, value)
     cut = _windows(ids, window, warmup, (reference, candidate))
     total = sum(len(w) - 1 - warmup for w in cut)
     for w in cut:
@@ -174,9 +206,11 @@ def evaluate(
         if on_progress: on_progress(done, total)
     which = np.repeat(np.arange(len(parts)), [p.shape[1] for p in parts])
     facts = {k: b.describe() if hasattr(b, "describe") else {} for k, b in (("reference", reference), ("candidate", candidate))}
-    return Evaluation(**_figures(np.concatenate(parts, 1), which), **facts, windows=len(cut), window=max(map(len, cut)), warmup=warmup,
-        text_name=text_name, text_sha256=hashlib.sha256(text.encode()).hexdigest() if text else "",
-        notes=tuple(n for n in notes if n), seconds=time.perf_counter() - start)
+    x = np.concatenate(parts, 1)
+    return Evaluation(**_figures(x, which), **facts, windows=len(cut), window=max(map(len, cut)), warmup=warmup,
+        text_name=text_name,
+        text_sha256=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() if text else "",
+        notes=tuple(n for n in (*notes, _overflow_note(x)) if n), seconds=time.perf_counter() - start)
 
 # %% ../nbs/09_evaluate.ipynb #a0973429
 _UNDERLINE = re.compile(r"^[*=~^#+|-]{3}", re.M) # a heading or a table
@@ -205,11 +239,14 @@ def read_text(
     path, # a UTF-8 file
 ) -> tuple[str, str]: # text, its name
     "A text to evaluate on; raises `ParameterError` naming the file"
-    try: text = Path(path).read_bytes().decode("utf-8")
+    path = as_path("text file", path)
+    if path.exists() and not (path.is_file() or path.is_fifo() or path.is_dir()):
+        raise ParameterError(f"{path} is a device, which may never end; give a text file")
+    try: text = path.read_bytes().decode("utf-8")
     except OSError as e: raise ParameterError(f"{path} cannot be read: {e.strerror}") from None
     except UnicodeDecodeError as e: raise ParameterError(f"{path} is not UTF-8: byte {e.start} is 0x{e.object[e.start]:02x}; save it as UTF-8") from None
     if not text.strip(): raise ParameterError(f"{path} holds no text; give a file with some prose in it")
-    return text.removeprefix("\ufeff"), Path(path).name # some editors put a byte-order mark first
+    return text.removeprefix("\ufeff"), path.name # some editors put a byte-order mark first
 
 # %% ../nbs/09_evaluate.ipynb #186c3da7
 def text_ids(
@@ -219,12 +256,30 @@ def text_ids(
     window:int=WINDOW, # tokens that stay together
 ) -> list[int]: # (tokens,)
     "Token ids of a text: all, or windows at even distances over it; raises `ParameterError` where it is too short"
-    ids = tokenizer.encode(text)
+    ids, window = tokenizer.encode(as_text("text", text)), as_int("window", window, 1)
     if tokens is None: return ids
-    if not 1 <= tokens <= len(ids): raise ParameterError(f"tokens={tokens} must be in 1..{len(ids)}, what the text has; ask for fewer or give a longer text")
+    if not 1 <= as_int("tokens", tokens) <= len(ids):
+        raise ParameterError(f"tokens={tokens} must be in 1..{len(ids)}, what the text has; "
+                             "ask for fewer or give a longer text")
     count, spare = -(-tokens//window), len(ids) - tokens
     starts = [i*window + spare*i//count for i in range(count)]
     return [t for i, s in enumerate(starts) for t in ids[s:s + min(window, tokens - i*window)]]
+
+# %% ../nbs/09_evaluate.ipynb #bddc82b9
+def check_tokenizers(
+    reference, # a `SmolLMTokenizer`
+    candidate, # a `SmolLMTokenizer`
+    text:str, # that both are to read
+    names:tuple[str, str]=("the reference", "the candidate"), # what the message calls the two models
+) -> None:
+    "Raise `ParameterError` where two tokenizers make different ids of a text"
+    r, c = (tokenizer.encode(as_text("text", text)) for tokenizer in (reference, candidate))
+    if r == c: return
+    i = next((i for i, (a, b) in enumerate(zip(r, c)) if a != b), min(len(r), len(c)))
+    shown = [f"{ids[i]} ({tokenizer.pieces(ids[i:i + 1])[0]!r})" if i < len(ids) else "none"
+             for ids, tokenizer in ((r, reference), (c, candidate))]
+    raise ParameterError(f"{names[1]} has another tokenizer than {names[0]}: token {i} of the text is {shown[1]}, "
+                         f"not {shown[0]}; compare models that number their tokens alike")
 
 # %% ../nbs/09_evaluate.ipynb #ca4a8673
 GRAM = 8 # words a run
@@ -241,8 +296,8 @@ def check_overlap(
     evaluation_text:str, # what it is to be judged on
 ) -> float: # share of the evaluation text's runs of words that are in the other, 0..1
     "Raise `ParameterError` where the texts share long passages"
-    known = set(_grams(calibration_text)[1])
-    words, runs = _grams(evaluation_text)
+    known = set(_grams(as_text("calibration_text", calibration_text))[1])
+    words, runs = _grams(as_text("evaluation_text", evaluation_text))
     row, shared = 0, 0
     for i, run in enumerate(runs):
         row = row + 1 if run in known else 0
@@ -258,6 +313,8 @@ def origin_note(
     provenance:dict, # as from `checkpoint.read_provenance`
 ) -> str: # empty where the reference was never quantized
     "What a reader of figures against a dequantized reference should know"
+    if not isinstance(provenance, dict):
+        raise ParameterError(f"provenance={provenance!r} must be a record, as from read_provenance")
     found = re.search(r"dequantized from ([\w ]+)", str(provenance.get("note", "")))
     if not found: return ""
     return (f"the reference was itself dequantized from {found[1].strip()}: a format on the same grid (for Q4_1: asymmetric, groups of 32) reproduces it, "
@@ -296,6 +353,8 @@ class Divergence:
 
 def _step(r, c) -> tuple: # logits (vocab,) of both → both choices, both tokens' probabilities under each (2,), KL
     "Compare two predictions at one step"
+    _check_vocabulary(r, c)
+    for scores, who in ((r, "reference"), (c, "candidate")): _check_finite(scores, who)
     lr, lc = (log_softmax(x.astype(np.float64)) for x in (r, c))
     pair = [int(lr.argmax()), int(lc.argmax())]
     return *pair, np.exp(lr[pair]), np.exp(lc[pair]), max(0.0, float((np.exp(lr)*(lr - lc)).sum()))
@@ -308,9 +367,10 @@ def diverge(
     max_tokens:int=64, # of the answer
     special:bool=False, # read special tokens in a text prompt as tokens
 ) -> Divergence:
-    "Lead a candidate along the reference's greedy answer; raises `ParameterError` or `ContextOverflowError`"
-    if max_tokens < 1: raise ParameterError(f"max_tokens={max_tokens} must be 1 or more")
-    ids = tokenizer.encode(prompt, special) if isinstance(prompt, str) else [int(i) for i in prompt]
+    """Lead a candidate along the reference's greedy answer;
+    raises `ParameterError`, `NonFiniteError` or `ContextOverflowError`"""
+    max_tokens = as_int("max_tokens", max_tokens, 1)
+    ids = tokenizer.encode(prompt, special) if isinstance(prompt, str) else as_ids("prompt", prompt)
     fit_context(ids, max_tokens, min(reference.context, candidate.context), "error")
     r, c, steps = reference.prefill(ids), candidate.prefill(ids), []
     while True:
@@ -336,6 +396,8 @@ def swapped(
     names, # of `parts`
 ):
     "Within the block the candidate has the reference's weights of some parts, in its own number format"
+    if odd := [n for n in names if n not in parts(candidate.model)]:
+        raise ParameterError(f"{odd[0]!r} is no part of the model: name some of what evaluate.parts lists")
     modules = [(candidate.model.get_submodule(n), reference.model.get_submodule(n)) for n in names]
     pairs = [pair for mine, theirs in modules for pair in zip(mine.parameters(), theirs.parameters())]
     own = [p.data for p, _ in pairs]
@@ -375,8 +437,11 @@ def _check_flip(reference, candidate, ids, flip) -> list[int]: # the ids before 
     models = [getattr(b, "model", None) for b in (reference, candidate)]
     if None in models: raise ParameterError("blame exchanges weights: both backends must be loaded PyTorch models (model.load)")
     if reference.config.tensor_shapes() != candidate.config.tensor_shapes(): raise ParameterError("blame exchanges weights: both models must have the same shape")
-    if flip is None or not 0 < flip <= len(ids): raise ParameterError(f"flip={flip} must be a position in 1..{len(ids)}, as in Divergence.position; where two answers never part, nothing is to blame")
-    return [int(i) for i in ids[:flip]]
+    ids = as_ids("ids", ids)
+    if flip is None or not 0 < as_int("flip", flip) <= len(ids):
+        raise ParameterError(f"flip={flip} must be a position in 1..{len(ids)}, as in Divergence.position; "
+                             "where two answers never part, nothing is to blame")
+    return ids[:flip]
 
 def blame(
     reference, # a `model.TorchBackend`
@@ -384,13 +449,16 @@ def blame(
     ids, # prompt and answer, as in `Divergence.ids`
     flip:int, # a position in `ids` at which the first choices differ, as in `Divergence.position`
 ) -> Blame:
-    "Put the reference's weights back, part by part, and see what each does to a flip; raises `ParameterError`"
+    """Put the reference's weights back, part by part, and see what each does to a flip;
+    raises `ParameterError` or `NonFiniteError`"""
     read = _check_flip(reference, candidate, ids, flip)
     r, c = reference.prefill(read), candidate.prefill(read)
+    for scores, who in ((r, "reference"), (c, "candidate")): _check_finite(scores, who)
     a, b = int(r.argmax()), int(c.argmax())
     if a == b: raise ParameterError(f"at position {flip} both choose token {a}; give a position at which they differ")
     def with_back(names): # → margin, flip undone
         with swapped(reference, candidate, names): x = candidate.prefill(read)
+        _check_finite(x, f"candidate with the reference's {', '.join(names)}")
         return float(x[a] - x[b]), int(x.argmax()) == a
     start = float(c[a] - c[b])
     tried = [(n, *with_back([n])) for n in parts(candidate.model)]

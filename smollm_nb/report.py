@@ -7,11 +7,11 @@ __all__ = ['WORDS', 'short', 'about', 'rows', 'markdown', 'table', 'history_file
            'earlier', 'compare', 'compared', 'against', 'changes']
 
 # %% ../nbs/14b_report.ipynb #26f5a513
-import json, math, os, warnings
+import json, math, numbers, os, warnings
 from pathlib import Path
 
 from .bench import HIGHER
-from .core import ParameterError, cache_dir
+from .core import ParameterError, as_path, cache_dir, to_json
 
 # %% ../nbs/14b_report.ipynb #a3b25239
 def short(
@@ -69,32 +69,67 @@ def open_history(
     path, # made where it is not there
 ): # the file, open for appending
     "A history to add to; raises `ParameterError` where that cannot be done"
-    path = Path(path).expanduser()
+    path = as_path("history", path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "ab")
+        return open(path, "ab", buffering=0) # a line is one call of the system
     except OSError as e: raise ParameterError(f"{path}: the run cannot be noted there ({e.strerror}); name another file with --output") from None
+
+def _is_cut(path:Path) -> bool:
+    "Whether the last line of a file lacks its end"
+    if not path.is_file(): return False # such as /dev/null
+    with open(path, "rb") as f:
+        if f.seek(0, os.SEEK_END) == 0: return False
+        f.seek(-1, os.SEEK_END)
+        return f.read(1) != b"\n"
 
 def append(
     path, # the history
     record:dict, # of a run
 ) -> None:
-    "Add a run to a history"
-    with open_history(path) as f:
-        f.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-        f.flush()
-        os.fsync(f.fileno())
+    "Add a run to a history; warns where that fails, for the figures are not to be lost with it"
+    path = as_path("history", path)
+    if not isinstance(record, dict): raise ParameterError("record must be the record of a run, as bench.run gives it")
+    line = to_json(record).encode() + b"\n"
+    try:
+        with open_history(path) as f:
+            rest = b"\n"*_is_cut(path) + line
+            while rest: rest = rest[f.write(rest):]
+            if path.is_file(): os.fsync(f.fileno())
+    except (OSError, ParameterError) as e:
+        warnings.warn(f"the run is not noted: {e}", stacklevel=2)
+
+# %% ../nbs/14b_report.ipynb #2e362c66
+_RUN = dict(date=str, rounds=int, cancelled=bool, machine=dict, subjects=list, results=list, ratios=list)
+_MACHINE = dict(cpu=str, cores=int, system=str)
+_SUBJECT = dict(name=str, variant=str)
+_FIGURE = dict(case=str, runner=str, threads=int, peer=bool, unit=str, median=numbers.Real, min=numbers.Real,
+               max=numbers.Real)
+_RATIO = dict(case=str, runner=str, threads=int, best=bool, median=numbers.Real, min=numbers.Real, max=numbers.Real)
+
+def _fits(record, shape:dict[str, type]) -> bool:
+    "Whether a record has these fields, of these types, its numbers finite"
+    if not isinstance(record, dict): return False
+    values = [record.get(k) for k in shape]
+    typed = all(isinstance(v, kind) for v, kind in zip(values, shape.values()))
+    return typed and all(math.isfinite(v) for v in values if isinstance(v, float))
+
+def _is_run(record) -> bool:
+    "Whether a line of a history can be read as a run"
+    if not _fits(record, _RUN) or not _fits(record["machine"], _MACHINE): return False
+    parts = dict(subjects=_SUBJECT, results=_FIGURE, ratios=_RATIO)
+    return all(_fits(part, shape) for key, shape in parts.items() for part in record[key])
 
 def read_history(
     path, # of lines of JSON
 ) -> list[dict]: # oldest first; none where there is no file
-    "The runs of a history; warns of lines that are not one"
-    path, out = Path(path).expanduser(), []
-    if not path.exists(): return out
-    for i, line in enumerate(path.read_bytes().splitlines(), 1):
+    "The runs of a history; warns of lines that are not one; raises `OSError` for a file that cannot be read"
+    path, out = as_path("history", path), []
+    if not path.is_file() and not path.is_dir(): return out # no such file, or a device, which may never end
+    for i, line in enumerate(path.read_bytes().split(b"\n"), 1):
         try: d = json.loads(line)
-        except ValueError: d = None
-        if isinstance(d, dict) and {"date", "machine", "results"} <= d.keys(): out.append(d)
+        except (ValueError, RecursionError): d = None # no JSON, no UTF-8, or lists in lists without end
+        if _is_run(d): out.append(d)
         elif line.strip(): warnings.warn(f"{path}, line {i}: not a run, skipped", stacklevel=2)
     return out
 
@@ -108,6 +143,10 @@ def earlier(
     return next((r for r in reversed(history) if same(r) and not r["cancelled"] and r["date"] < record["date"]), None)
 
 # %% ../nbs/14b_report.ipynb #206a2904
+def _ratio(a:float, b:float) -> float:
+    "a/b; memory that did not grow is 0, and as much as before where both are"
+    return a/b if b else math.inf if a else 1.0
+
 def compare(
     run:dict, # as `bench.run` gives it
     earlier:dict, # another one
@@ -117,8 +156,8 @@ def compare(
     old = {key(f): f for f in earlier["results"]}
     for f in run["results"]:
         if f["peer"] or (o := old.get(key(f))) is None: continue
-        up = f["unit"] in HIGHER
-        ratio = f["median"]/o["median"] if up else o["median"]/f["median"]
+        more, less = (f, o) if f["unit"] in HIGHER else (o, f)
+        ratio = _ratio(more["median"], less["median"])
         apart = (f["min"] > o["max"] or f["max"] < o["min"]) and round(ratio, 2) != 1 # no verdict beside a "× 1"
         out.append(dict(case=f["case"], runner=f["runner"], threads=f["threads"], unit=f["unit"], now=f["median"], then=o["median"], ratio=round(ratio, 3),
                         verdict=("better" if ratio > 1 else "worse") if apart else ""))

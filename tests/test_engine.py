@@ -271,6 +271,36 @@ def test_threads_by_default_are_those_allowed(tiny_q4):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "1"
 
 
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def make_group(place:Path, quota:int, inner:bool) -> None:
+    "A control group with a quota (microseconds in a period of 100,000; 0 is none), for others inside where `inner`"
+    place.mkdir()
+    if (CGROUPS/"cpu").is_dir(): (place/"cpu.cfs_quota_us").write_text(str(quota or -1)) # version 1
+    else:
+        (place/"cpu.max").write_text(f"{quota or 'max'} 100000")
+        if inner: (place/"cgroup.subtree_control").write_text("+cpu")
+
+
+@pytest.mark.parametrize("quotas, want", [((100_000,), 1), ((30_000,), 1), ((150_000, 0, 0), 1), ((0,), 64)])
+def test_threads_mind_the_quota_of_a_container(quotas, want):
+    "As `docker run --cpus` sets it, for the group itself or for one that holds it"
+    place = CGROUPS/"cpu" if (CGROUPS/"cpu").is_dir() else CGROUPS
+    groups = [place := place/f"smollm-test-{os.getpid()}-{i}" for i in range(len(quotas))]
+    code = "from smollm_nb.engine import default_threads, survey; print(default_threads(), survey()['threads_why'])"
+    move_and_run = f'echo $$ > {place}/cgroup.procs && exec "$0" -c "{code}"'
+    try:
+        try:
+            for group, quota in zip(groups, quotas): make_group(group, quota, group != place)
+        except OSError as e: pytest.skip(f"no control groups can be made here: {e}")
+        said = subprocess.check_output(["sh", "-c", move_and_run, sys.executable], text=True)
+    finally:
+        for group in filter(Path.exists, reversed(groups)): group.rmdir()
+    here = engine.default_threads()
+    assert int(said.split()[0]) == min(want, here) and (want >= here or "CPU quota" in said), said
+
+
 def test_command_runs_the_engine(tiny_q4):
     import json
     smollm = str(Path(sys.executable).with_name("smollm"))
