@@ -7,7 +7,7 @@ BUILT := smollm_nb/_native/build.json
 # threads that spin only briefly at barriers: ten times quicker on a busy machine, no slower on an idle one
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: help demo small best wasm bench lab test fuzz notebooks clean
+.PHONY: help demo small best wasm bench lab test fuzz types notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -47,6 +47,9 @@ test: $(BUILT) ## all that CI checks: notebooks, tests, coverage, generated file
 
 fuzz: $(BUILT) ## the tests with random damage and abuse in their long form: minutes; FUZZ=1000 for hours
 	SMOLLM_FUZZ=$(or $(FUZZ),50) $(BIN)/python -m pytest -m fuzz --durations=10
+
+types: $(READY) ## make the browser runtime's TypeScript declarations from its comments
+	$(BIN)/python tests/test_bundler.py
 
 notebooks: $(READY) ## export the modules, clean the notebooks, make README.md
 	$(BIN)/nbdev_export

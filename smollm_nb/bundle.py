@@ -106,31 +106,39 @@ def lengthen(
 KEPT = ("config.json", "generation_config.json", "tokenizer_config.json") # go along as they are, where they are
 _UNSHIPPED = {"package.json", "package-lock.json"} # of `web/`: they serve the package's build
 _PAGE = (".html", ".css", ".svg", ".png", ".ico", ".webmanifest")
-
-_FLAGS = ("single_word", "lstrip", "rstrip") # of an added token; the runtime in the browser ignores them
+_PAGE_SCRIPTS = {f"{n}.js" for n in ("app", "asked", "bench", "chart", "conversation", "dom", "figures", "gate", "isolate",
+    "layout", "markdown", "problems", "settings", "sw", "tab", "turns")} # all others are the runtime's
 
 def _tokenizer_json(folder:Path, tok:SmolLMTokenizer) -> dict:
-    "`tokenizer.json` as the runtime needs it; raises `BundleError` for what the runtime would read otherwise"
+    "`tokenizer.json` as the runtime needs it; raises `BundleError` for a tokenizer that the page cannot read"
     d, where = read_json(folder/"tokenizer.json", BundleError), folder/"tokenizer.json"
-    if not tok.byte_level: raise BundleError(f"{where} is not byte-level, and no other tokenizer runs in a browser")
-    if odd := [t.content for t in tok.added_tokens.values() if any(getattr(t, f) for f in _FLAGS)]:
-        raise BundleError(f"{where}: the token {odd[0]!r} sets one of {', '.join(_FLAGS)}, which browsers ignore")
+    if not tok.byte_level or _decoders(d.get("decoder")) != ["ByteLevel"]:
+        names = ", ".join(_decoders(d.get("decoder")))
+        raise BundleError(f"{where}: its decoder is {names}, and the page reads byte-level tokenizers alone: run this model in Python")
+    if odd := [t.content for t in tok.added_tokens.values() if t.single_word]:
+        raise BundleError(f"{where}: the token {odd[0]!r} sets single_word, which browsers ignore")
     d |= {k: None for k in ("truncation", "padding") if d.get(k)}
     listed = {t["id"]: t["special"] for t in d.get("added_tokens", [])}
     if listed != {i: t.special for i, t in tok.added_tokens.items()}: # the config names more of them
-        flags = dict.fromkeys(_FLAGS, False)
-        d["added_tokens"] = [dict(id=i, content=t.content, special=t.special, normalized=t.normalized) | flags
-            for i, t in sorted(tok.added_tokens.items())]
+        d["added_tokens"] = [dict(id=i, content=t.content, special=t.special, normalized=t.normalized,
+                                  single_word=t.single_word, lstrip=t.lstrip, rstrip=t.rstrip)
+                             for i, t in sorted(tok.added_tokens.items())]
     config = folder/"tokenizer_config.json"
     config = read_json(config, BundleError) if config.exists() else {}
     said = [t["content"] if isinstance(t, dict) else t for t in map(config.get, ("bos_token", "eos_token"))]
     if said != [tok.bos_token, tok.eos_token]: d["special_tokens"] = tok.special_tokens # another file has the word
     return d | (dict(around=tok.around) if any(tok.around) else {})
 
-def _tokenizer_gz(folder:Path, tok:SmolLMTokenizer) -> tuple[bytes, int]: # stored; how long before
+def _decoders(d) -> list[str]:
+    "The parts of a decoder of `tokenizer.json`, by their names"
+    if not isinstance(d, dict): return ["none"]
+    if d.get("type") != "Sequence": return [str(d.get("type"))]
+    return [name for part in d.get("decoders", []) for name in _decoders(part)]
+
+def _tokenizer_gz(folder:Path, tok:SmolLMTokenizer) -> tuple[bytes, bytes]: # stored; before
     "`tokenizer.json`, short, without white space and escapes, compressed"
     raw = json.dumps(shorten(_tokenizer_json(folder, tok)), ensure_ascii=False, separators=(",", ":")).encode()
-    return gzip_pieces([(raw, "text")]), len(raw)
+    return gzip_pieces([(raw, "text")]), raw
 
 def _package_files(native:Path=NATIVE, vendor:Path=VENDOR) -> dict[str, Path]: # path in the bundle → file
     "The runtime and the page, the libraries that npm brought, and the kernel's builds"
@@ -147,18 +155,24 @@ def _role(path:str) -> str:
     name = path.rsplit("/", 1)[-1]
     if path.startswith("kernels/"): return "kernel"
     if path.startswith("vendor/"): return "license" if "LICENSE" in name else "vendor"
+    if name.endswith(".d.ts"): return "types"
     if name in ("tokenizer.json.gz", "tokenizer_config.json", "config.json", "generation_config.json", "chat_template.jinja"): return name.split(".")[0]
-    return "page" if name.endswith(_PAGE) or name in ("app.js", "sw.js") else "module"
+    return "page" if name.endswith(_PAGE) or name in _PAGE_SCRIPTS else "module"
 
-def _entry(folder:Path, path:str, raw:int|None=None) -> dict:
+def _entry(
+    folder:Path,
+    path:str,
+    raw:bytes|None=None, # the file's bytes before they were compressed
+) -> dict: # path, role, bytes, stored, sha256 as stored; raw_sha256 where it is compressed
     "A file's entry of the manifest"
     stored = (folder/path).stat().st_size
-    return dict(path=path, role=_role(path), bytes=stored if raw is None else raw, stored=stored, sha256=sha256_file(folder/path))
+    entry = dict(path=path, role=_role(path), bytes=stored, stored=stored, sha256=sha256_file(folder/path))
+    return entry if raw is None else entry | dict(bytes=len(raw), raw_sha256=hashlib.sha256(raw).hexdigest())
 
 def write_files(
     beside:Path, # the folder of the quantized file
     folder:Path, # of the bundle
-) -> list[dict]: # path, role, bytes, stored, sha256
+) -> list[dict]: # path, role, bytes, stored, sha256; raw_sha256 of what is compressed
     "Everything but weights and manifest"
     try: tok = SmolLMTokenizer.load(beside)
     except TokenizerError as e: raise BundleError(str(e)) from None
@@ -194,9 +208,12 @@ def self_test(
 
 def arena_bytes(
     path, # a SMOLLM_Q4 file
-) -> dict: # threads → bytes; context, tile
+) -> dict: # arena: threads → bytes; kv: bytes of it that grow with the context; context, positions (that the model knows), tile
     "Memory that the kernel takes in a browser, beside the weights"
-    with engine.load(path, verify=False) as e: return dict(arena={str(n): e.wasm_arena_bytes(n) for n in (1, 2, 4, 8)}, context=e.context, tile=e.tile)
+    with engine.load(path, verify=False) as e:
+        arena = {str(n): e.wasm_arena_bytes(n) for n in (1, 2, 4, 8)}
+        positions = e.config.max_position_embeddings
+        return dict(arena=arena, kv=e.kv_bytes, context=e.context, positions=positions, tile=e.tile)
 
 # %% ../nbs/13_bundle.ipynb #1e862c98
 MANIFEST, MANIFEST_VERSION = "model_manifest.json", 1
@@ -301,7 +318,8 @@ def by_role(
     return out
 
 # %% ../nbs/13_bundle.ipynb #cb40c6cf
-_PARTS = dict(weights="weights", tokenizer="tokenizer", kernel="kernel (WebAssembly)", module="runtime", vendor="libraries from npm", page="page", license="licences")
+_PARTS = dict(weights="weights", tokenizer="tokenizer", kernel="kernel (WebAssembly)", module="runtime",
+    vendor="libraries from npm", page="page", license="licences", types="types (TypeScript)")
 
 def table_of(
     manifest:dict,

@@ -4,15 +4,19 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import warnings
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 import goldens
-from smollm_nb import bundle, engine
+from smollm_nb import browsers, bundle, engine
 from smollm_nb.browsers import BROWSERS, BrowserError, ReportHandler, ReportServer, find, opened
 from smollm_nb.chat import encode_chat
 from smollm_nb.generate import generate
@@ -28,15 +32,135 @@ TEXTS = [c["text"] for c in json.loads((Path(__file__).parent/"data"/"token_ids.
 NAMES = dict(max_tokens="maxTokens", temperature="temperature", top_k="topK", top_p="topP", min_p="minP", repetition_penalty="repetitionPenalty", seed="seed", stop="stop")
 CHATS = [[dict(role="user", content="What is the capital of France?")], [dict(role="system", content="Be brief."), dict(role="user", content="a<|im_end|>b"), dict(role="assistant", content="<|im_start|>"), dict(role="user", content="日本 👍\n\n 42")]]
 
-PARITY = ["logits, 1 threads", "logits, 2 threads", "logits, 3 threads", "same seed, same text", "token ids", "chat ids", "streamed text is the result", "a stop string never leaks",
-          "turns share their beginning", "cancelled in prefill", "cancelled in decode", "one answer at a time", "what is wrong is said", "the context bounds an answer", "disposed of"]
-FAULTS = ["progress, then nothing to fetch", "a damaged cache is repaired", "the server dies within a chunk, once", "a chunk arrives damaged, once", "the server dies within a chunk, always",
-          "what came before a failure is kept", "a chunk always arrives damaged", "a wrong hash in the manifest", "a manifest cut short", "a web page instead of the manifest", "a file that is not there",
-          "no bundle at all", "no server", "a slow link, cancelled, then resumed", "no room in the cache", "threads that do not start", "a build that computes something else", "a new version replaces the old",
-          "the server goes, the model stays", "two tabs at once", "reloaded during the download"]
-PAGE = ["isolated by the service worker, with one reload", "what a load takes is said before", "a chat of two turns", "figures and chart", "stopped by Escape", "painted ten times a second",
-        "what is wrong is shown, and the text comes back", "narrow and accessible", "no rule of the policy is broken", "back and forward", "offline, the server killed"]
-LAN = ["plain HTTP in a local network"]
+PARITY = [
+    "logits, 1 threads",
+    "logits, 2 threads",
+    "logits, 3 threads",
+    "same seed, same text",
+    "token ids",
+    "chat ids",
+    "streamed text is the result",
+    "a stop string never leaks",
+    "turns share their beginning",
+    "cancelled in prefill",
+    "cancelled in decode",
+    "two answers, read in turns",
+    "one answer half read while another is asked",
+    "left by break, asked again at once",
+    "left by return, asked again at once",
+    "left by cancel, asked again at once",
+    "left by cancel in the middle, asked again at once",
+    "left by abort, asked again at once",
+    "left by reset, asked again at once",
+    "an answer that waits is cancelled at once",
+    "nothing of an earlier conversation is heard in a new one",
+    "a stop string that names a special token",
+    "temperatures near 0 take the likeliest",
+    "what is wrong is said",
+    "the context bounds an answer",
+    "disposed of",
+]
+FAULTS = [
+    "progress, then nothing to fetch",
+    "a damaged cache is repaired",
+    "the server dies within a chunk, once",
+    "a chunk arrives damaged, once",
+    "the server dies within a chunk, always",
+    "what came before a failure is kept",
+    "a chunk always arrives damaged",
+    "a wrong hash in the manifest",
+    "a manifest cut short",
+    "a web page instead of the manifest",
+    "a manifest that is not sound",
+    "a web page instead of a chunk",
+    "a file that is not there",
+    "no bundle at all",
+    "no server",
+    "a slow link, cancelled, then resumed",
+    "no room in the cache",
+    "threads that do not start",
+    "a build that computes something else",
+    "a new version replaces the old",
+    "the server goes, the model stays",
+    "two tabs at once",
+    "reloaded during the download",
+]
+PAGE = [
+    "isolated by the service worker, with one reload",
+    "what a load takes is said before",
+    "a chat of two turns",
+    "figures and chart",
+    "stopped by Escape",
+    "painted ten times a second",
+    "what is wrong is shown, and the text comes back",
+    "narrow and accessible",
+    "no rule of the policy is broken",
+    "back and forward",
+    "offline, the server killed",
+]
+LAN = [
+    "plain HTTP in a local network",
+]
+SCRIPTS = [
+    "worker.js fails once",
+    "loader.js fails once",
+    "load.js fails once",
+    "vendor/jinja.js fails once",
+    "compute.js fails once",
+    "worker.js cannot be had",
+    "loader.js cannot be had",
+    "load.js cannot be had",
+    "vendor/jinja.js cannot be had",
+    "compute.js cannot be had",
+    "scripts that never come",
+]
+HOSTS = [
+    "a policy that forbids to compile",
+    "a host that says Content-Encoding: gzip",
+    "the same host across origins",
+    "other bytes of the right length are not taken for a file",
+    "one path at three origins: none evicts another",
+    "scripts from another origin, where the policy lets a blob import them",
+    "scripts from another origin, where the policy forbids a blob",
+    "scripts from another origin, where the host forbids to import them",
+    "a web page in place of everything, beside what is kept",
+    "503 in place of everything, beside what is kept",
+    "a redirect to a web page in place of everything, beside what is kept",
+    "what is missing from the cache is said before it is fetched",
+    "an offline start asks for the manifest once",
+]
+STORAGE = [
+    "caches that throw on mere access",
+    "caches that refuse to open",
+    "caches that refuse what is put",
+    "a frame in another site",
+    "a frame that is nobody",
+]
+BLOCKED = [
+    "all site data are blocked",
+    "a frame in another site, site data blocked",
+]
+PRIVATE = [
+    "a private window",
+]
+ENDINGS = [
+    "the tokenizer's own end token ends an answer",
+    "the token that ends a turn in the chat template ends an answer",
+    "a begin-of-text token that the tokenizer asks for",
+    "ids that no token has",
+]
+UPDATE = [
+    "the first version is kept whole",
+    "the first version, from what is kept",
+    "a page that is opened after an update has the new version, whole",
+    "a page that is open keeps its own",
+    "the new version after a reload",
+    "a web page in place of everything, beside a version that is kept",
+    "503 in place of everything, beside a version that is kept",
+    "a new manifest beside old files, beside a version that is kept",
+    "files of the wrong type, beside a version that is kept",
+    "the new version, its model too, the server killed",
+]
 
 
 def need(name:str) -> None:
@@ -73,6 +197,14 @@ def expectations(q4:Path) -> dict:
     return dict(greedy=cases, sampled=sampled, stops=stops, long=long, arena=arena, chats=[dict(messages=m, ids=encode_chat(tok, m)) for m in CHATS])
 
 
+def begun(folder:Path) -> list[dict]:
+    "What `tokenizers` says of texts where a tokenizer puts a token before them"
+    tok = Tokenizer.from_file(str(folder/"tokenizer.json"))
+    tok.post_processor = TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
+    plain = lambda text: tok.encode(text, add_special_tokens=False).ids
+    return [dict(text=t, ids=tok.encode(t).ids, plain=plain(t)) for t in ("Hello", "", " a\nb")]
+
+
 @pytest.fixture(scope="session")
 def site(tiny_q4, tmp_path_factory):
     "A folder for the server: the tiny model's bundle in many small chunks, the test pages, and what is expected of them"
@@ -87,7 +219,9 @@ def site(tiny_q4, tmp_path_factory):
         texts = [dict(text=t, plain=tok.encode(t), special=tok.encode(t, special=True)) for t in TEXTS]
     roles = ("kernel", "tokenizer", "tokenizer_config", "config", "chat_template")
     kept = 1 + len(manifest["weights"]) + sum(f["role"] in roles for f in manifest["files"]) # the manifest itself
-    (root/"tests"/"expected.json").write_text(json.dumps(expectations(tiny_q4) | dict(texts=texts, files_kept=kept)))
+    more = dict(texts=texts, files_kept=kept, special=tok.special_ids, gap=tok.vocab_size - 1)
+    more["begun"] = begun(tiny_q4.parent)
+    (root/"tests"/"expected.json").write_text(json.dumps(expectations(tiny_q4) | more))
     (root/"index.html").write_text("")
     return root
 
@@ -116,18 +250,50 @@ class Launch:
     checks:tuple[str, ...]
     kinds:str = "parity"
     host:str = "127.0.0.1"
+    policy:str = "" # of the page: one of `web_server.POLICIES`
+    mode:str = "" # of the browser: "blocked" keeps no site data, "private" is a private window
 
 
-LAUNCHES = {l.name: l for l in (Launch("isolated", True, (*PARITY, *FAULTS), "parity,faults"), Launch("plain", False, tuple(PARITY)), Launch("lan", False, tuple(LAN), "lan", "lan.test"), Launch("page", False, tuple(PAGE)))}
+LAUNCHES = {l.name: l for l in (
+    Launch("isolated", True, (*PARITY, *FAULTS, *ENDINGS), "parity,faults,texts"),
+    Launch("plain", False, tuple(PARITY)),
+    Launch("scripts", True, tuple(SCRIPTS), "scripts"),
+    Launch("hosts", False, tuple(HOSTS), "hosts"),
+    Launch("storage", False, tuple(STORAGE), "storage,simulated,frames", policy="open"),
+    Launch("blocked", False, tuple(BLOCKED), "storage,blocked", policy="open", mode="blocked"),
+    Launch("private", False, tuple(PRIVATE), "storage,private", mode="private"),
+    Launch("update", False, tuple(UPDATE)),
+    Launch("lan", False, tuple(LAN), "lan", "lan.test"), Launch("page", False, tuple(PAGE)))}
+LACKS = {("webkit", "lan"), ("webkit", "blocked")} # MiniBrowser has no switch for it
+
+
+def prepare(browser:str, mode:str, profile:Path, monkeypatch) -> None:
+    "Let a browser keep no site data, or open private windows"
+    profile.mkdir()
+    if browser == "firefox":
+        private = {"browser.privatebrowsing.autostart": True}
+        settings = dict(blocked={"network.cookie.cookieBehavior": 2}, private=private)
+        monkeypatch.setattr(browsers, "_FIREFOX", browsers._FIREFOX | settings.get(mode, {}))
+    elif mode == "blocked":
+        (profile/"Default").mkdir()
+        settings = dict(profile=dict(default_content_setting_values=dict(cookies=2)))
+        (profile/"Default"/"Preferences").write_text(json.dumps(settings))
+    elif mode == "private":
+        switch, command = {"chromium": "--incognito", "webkit": "--private"}[browser], browsers._command
+        monkeypatch.setattr(browsers, "_command", lambda *args: [*(c := command(*args))[:-1], switch, c[-1]])
 
 
 def run_suite(browser:str, launch:Launch, root:Path) -> dict:
     "The reports of one start, by name"
     out = {}
-    with SiteServer(root, launch.isolated) as server:
-        url = server.url.replace("127.0.0.1", launch.host) + f"tests/suite.html?kinds={launch.kinds}"
-        with opened(browser, url, names=("lan.test",)) as process:
-            while not (r := server.report(process, PATIENCE)).get("done"): out[r["name"]] = r
+    scratch = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with scratch as d, SiteServer(root, launch.isolated) as server, SiteServer(root, False, server) as other:
+        query = urlencode(dict(kinds=launch.kinds, other=other.url, policy=launch.policy))
+        url = server.url.replace("127.0.0.1", launch.host) + f"tests/suite.html?{query}"
+        with pytest.MonkeyPatch.context() as m:
+            prepare(browser, launch.mode, Path(d)/"profile", m)
+            with opened(browser, url, Path(d)/"profile", names=("lan.test",)) as process:
+                while not (r := server.report(process, PATIENCE)).get("done"): out[r["name"]] = r
     return out
 
 
@@ -136,7 +302,7 @@ def run_page(browser:str, launch:Launch, root:Path) -> dict:
     out = {}
     with SiteServer(root, False) as other:
         with SiteServer(root, launch.isolated) as server:
-            stack = opened(browser, f"{server.url}page/?other={other.url}")
+            stack = opened(browser, f"{server.url}{launch.name}/?other={other.url}")
             process = stack.__enter__()
             try:
                 while not (r := server.report(process, PATIENCE)).get("kill"): out[r["name"]] = r
@@ -145,7 +311,8 @@ def run_page(browser:str, launch:Launch, root:Path) -> dict:
                 raise
         try: r = other.report(process, PATIENCE) # the first server is gone
         finally: stack.__exit__(None, None, None)
-    return out | {PAGE[-1]: dict(ok=bool(r["text"]) and not r["trouble"] and r["isolated"], detail=str(r))}
+    if launch.name == "page": r = dict(ok=bool(r["text"]) and not r["trouble"] and r["isolated"], detail=str(r))
+    return out | {launch.checks[-1]: r}
 
 
 REAL = Launch("real", True, ("the real model, 2 threads", "the real model, 1 threads", "token ids", "chat ids"), "real")
@@ -157,13 +324,14 @@ def reports(site):
     made = {}
     def get(browser:str, launch:Launch) -> dict:
         if (browser, launch) not in made:
-            try: made[browser, launch] = (run_page if launch.name == "page" else run_suite)(browser, launch, site)
+            run = run_page if launch.name in ("page", "update") else run_suite
+            try: made[browser, launch] = run(browser, launch, site)
             except BrowserError as e: made[browser, launch] = e
         return made[browser, launch]
     return get
 
 
-CASES = [(b, l.name, c) for b in BROWSERS for l in LAUNCHES.values() for c in l.checks if not (b == "webkit" and l.name == "lan")] # MiniBrowser knows no way to give a host another name
+CASES = [(b, l.name, c) for b in BROWSERS for l in LAUNCHES.values() for c in l.checks if (b, l.name) not in LACKS]
 
 
 @pytest.mark.parametrize("browser, launch, check", CASES)

@@ -1,243 +1,335 @@
-/** The page: one conversation with one model. Answers are put in as text, never as HTML. */
-import { drawLatency, median } from './chart.js';
-import { WasmModelLoader } from './smollm.js';
+/** The page: one conversation with one model. What the model writes is formatted text, never HTML of its own. */
+import { Conversation } from './conversation.js';
+import { $, giveWay, say, show } from './dom.js';
+import { clearFigures, describeAnswer, drawGrowing } from './figures.js';
+import { changeContext, ensureModel, loadedContext, look, unload } from './gate.js';
+import { isolate } from './isolate.js';
+import { follow, openPanel, watchLayout } from './layout.js';
+import { catchAll, fail, forgive } from './problems.js';
+import { readSettings, restoreSettings, writtenSettings } from './settings.js';
+import { recall, remember } from './tab.js';
+import { fetchMarkdown, throttled, TurnView } from './turns.js';
 
-const CONTROLLER_MS = 4000; // for the service worker to take over
-const $ = (id) => /** @type {any} */ (document.getElementById(id));
-const show = (id, on) => { $(id).hidden = !on; };
-const say = (text) => { $('say').textContent = text; }; // for screen readers
-const mb = (bytes) => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
+/** @typedef {import('./conversation.js').Turn} Turn */
 
-const state = { model: null, loading: null, loader: new WasmModelLoader(), messages: [], answer: null };
+const SAVE_MS = 2000; // between two times that a growing answer is saved
+const PLACEHOLDERS = { chat: 'Ask something', text: 'Write the beginning of a text' };
+const ENDS = {
+  eos: () => '',
+  stop: () => 'stopped at a stop string',
+  length: (r) => (r.truncated ? 'the context is full: begin a new conversation, or choose a longer context'
+    : `stopped after ${r.ids.length} tokens, the longest answer in the settings`),
+  cancelled: () => 'stopped',
+};
 
-function fail(error) {
-  if (error.name === 'AbortError') return;
-  $('trouble').textContent = error.message;
-  show('trouble', true);
+let conversation = new Conversation(recall('conversation'));
+/** @type {Map<Turn, TurnView>} of the conversation that is shown */
+const views = new Map();
+/** @type {Turn | null} that is waited for */
+let waiting = null;
+/** @type {{cancel: () => void} | null} the answer that grows */
+let growing = null;
+/** When the engine is done with an answer that was cancelled. */
+let ended = Promise.resolve();
+/** When it is clear whether the page loads once more. */
+let settled = Promise.resolve();
+/** @type {Turn | null} that is written again */
+let edited = null;
+
+/** @returns {import('./conversation.js').Kind} */
+const kind = () => ($('modeText').checked ? 'text' : 'chat');
+
+// ---- what is shown, and what is remembered
+
+/** @param {Turn} turn */
+function addView(turn) {
+  const view = new TurnView(turn, { edit, regenerate: again });
+  views.set(turn, view);
+  $('turns').append(view.element);
+  show('empty', false);
+  return view;
 }
 
-/** Register the service worker. Where the host sends no isolating headers it adds them, from the next load on: so load once more, once. */
-async function isolate() {
-  if (!navigator.serviceWorker) return;
-  const registered = navigator.serviceWorker.register('sw.js');
-  registered.catch(() => {}); // the page works without, only not offline
-  if (window.crossOriginIsolated) return sessionStorage.removeItem('isolating');
-  if (sessionStorage.getItem('isolating')) return;
-  const controlled = new Promise((resolve) => {
-    if (navigator.serviceWorker.controller) resolve(true);
-    navigator.serviceWorker.addEventListener('controllerchange', () => resolve(true));
-    registered.catch(() => resolve(false));
-    setTimeout(resolve, CONTROLLER_MS, false);
-  });
-  if (!(await controlled)) return;
-  sessionStorage.setItem('isolating', 'once');
-  location.reload();
-  await new Promise(() => {});
-}
-
-function describe(plan) {
-  $('name').textContent = plan.name;
-  $('facts').textContent = `${(plan.parameters / 1e6).toFixed(0)} million parameters, in this page. Nothing you write leaves it.`;
-  const todo = plan.total - plan.cached;
-  const source = todo ? `Fetches ${mb(todo)}${plan.cached ? ` (${mb(plan.cached)} are here already)` : ''}` : 'All of it is here already';
-  $('offer').textContent = `${source}; takes about ${mb(plan.memory)} of memory. ${plan.trouble ? `Note: ${plan.trouble}.` : ''}`;
-  $('memory').textContent = `about ${mb(plan.memory)}, predicted`;
-  $('engine').textContent = `${plan.variant}, ${plan.why}`;
-}
-
-function onProgress({ stage, loaded, total, plan }) {
-  if (plan) describe(plan);
-  $('bar').value = total ? loaded / total : 0;
-  if (stage === 'download') $('offer').textContent = `Loading: ${mb(loaded)} of ${mb(total)}`;
-  if (stage === 'start') $('offer').textContent = 'Testing the engine …';
-}
-
-/** Load the model, once. @returns {Promise<any>} the model; null if that was cancelled or failed */
-function ensureModel() {
-  if (state.model) return state.model;
-  state.loading ??= load().finally(() => { state.loading = null; });
-  return state.loading;
-}
-
-async function load() {
-  const control = new AbortController();
-  $('abort').onclick = () => control.abort();
-  for (const id of ['bar', 'abort']) show(id, true);
-  show('load', false), show('trouble', false);
-  say('Loading the model');
-  try {
-    state.model = await state.loader.load_quantized_model('.', { onProgress, signal: control.signal });
-    ready(state.model);
-    return state.model;
-  } catch (error) {
-    $('offer').textContent = error.name === 'AbortError' ? 'Cancelled. What has arrived is kept.' : 'The model is not loaded.';
-    show('load', true);
-    $('load').disabled = false;
-    fail(error);
-    return null;
-  } finally {
-    show('bar', false), show('abort', false);
+/** @param {Turn[]} turns */
+function removeViews(turns) {
+  for (const turn of turns) {
+    views.get(turn)?.element.remove();
+    views.delete(turn);
   }
+  show('empty', !conversation.turns.length);
 }
 
-function ready({ info, kept }) {
-  show('gate', false);
-  const { weights, total } = info.memory;
-  $('engine').textContent = `${info.variant}, ${info.why}`;
-  $('memory').textContent = `${mb(total)} for the engine (${mb(weights)} weights)`;
-  $('live').textContent = `ready in ${info.load_s.toFixed(2)} s`;
-  say('The model is ready');
-  kept.then(({ trouble }) => { if (trouble) $('live').textContent += `; ${trouble}`; });
-  measureMemory();
+/** Where the focus goes from a button that goes away. On a phone not into the field: a keyboard would come up. */
+const resting = () => (matchMedia('(hover: hover)').matches ? $('prompt') : $('log'));
+
+/** @param {boolean} on whether an answer is waited for */
+function working(on) {
+  document.body.classList.toggle('answering', on);
+  $('send').setAttribute('aria-disabled', String(on));
+  if (!on) giveWay($('stop'), resting());
+  show('send', true);
 }
 
-/** What the browser itself counts, where it tells. */
-async function measureMemory() {
-  try {
-    const { bytes } = await performance.measureUserAgentSpecificMemory();
-    if (bytes) $('memory').textContent = `${mb(bytes)} measured; ${mb(state.model.info.memory.total)} of it reserved for the engine`;
-  } catch { /* only Chromium tells, and only isolated pages */ }
+/** The answer has begun: Stop takes the place of Send. */
+function canStop() {
+  show('stop', true);
+  giveWay($('send'), resting());
 }
 
-function readSettings() {
-  const settings = {};
-  for (const id of ['temperature', 'topK', 'topP', 'minP', 'repetitionPenalty', 'maxTokens']) settings[id] = $(id).valueAsNumber;
-  settings.seed = $('seed').value.trim() || crypto.getRandomValues(new Uint32Array(1))[0];
-  if ($('stopString').value) settings.stop = $('stopString').value;
-  return settings;
+const save = () => remember('conversation', conversation.turns.length ? conversation.toJSON() : null);
+
+/** What is written, or what was sent and not answered yet. */
+function saveDraft() {
+  const { value, selectionStart: start, selectionEnd: end } = $('prompt');
+  const text = value || (waiting && !waiting.answer ? waiting.text : '');
+  remember('draft', { text, start, end, focused: document.activeElement === $('prompt'), mode: kind() });
 }
 
-/** @param {string} role @param {string} text @returns {HTMLElement} */
-function bubble(role, text) {
-  const e = document.createElement('div');
-  e.className = `message ${role}`;
-  e.textContent = text;
-  $('log').append(e);
-  e.scrollIntoView({ block: 'end' });
-  return e;
+/**
+ * Everything that a reload should find again. What is written while the page goes may come too late
+ * (Firefox may have started the next page's process by then), so each part is saved when it changes as well.
+ */
+function saveAll() {
+  save();
+  saveDraft();
+  remember('settings', writtenSettings());
 }
 
-const PAINT_MS = 100; // where no graphics card paints, each time takes a core from the model
+/** @param {string} text for the field */
+function write(text) {
+  $('prompt').value = text;
+  saveDraft();
+}
 
-/** Put tokens on the page ten times a second, not once a token. @param {HTMLElement} out */
-function painter(out) {
-  const text = out.appendChild(document.createElement('span')), begin = performance.now(), times = [];
-  let unseen = '', due = false, first = 0, last = -Infinity;
-  const paint = () => {
-    due = false;
-    last = performance.now();
-    const log = $('log'), follow = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
-    text.append(unseen);
-    unseen = '';
-    if (times.length > 1) $('live').textContent = `${((times.length - 1) / (times.at(-1) - first) * 1000).toFixed(1)} tokens/s · first after ${(first - begin).toFixed(0)} ms`;
-    show('latency', times.length > 1);
-    drawLatency($('chart'), times.slice(1).map((t, i) => t - times[i]));
-    if (follow) log.scrollTop = log.scrollHeight;
+function restoreDraft() {
+  const draft = recall('draft'), prompt = $('prompt');
+  if (draft?.mode === 'text') $('modeText').checked = true;
+  chooseMode();
+  if (typeof draft?.text !== 'string' || prompt.value) return;
+  prompt.value = draft.text;
+  if (draft.focused) prompt.focus();
+  prompt.setSelectionRange(draft.start, draft.end);
+}
+
+function restoreAll() {
+  restoreSettings(recall('settings'));
+  restoreDraft();
+  for (const turn of conversation.turns) addView(turn);
+  show('empty', !conversation.turns.length);
+}
+
+// ---- answers
+
+/** Put tokens into a turn; show and save them now and then. @param {Turn} turn @param {TurnView} view */
+function collector(turn, view) {
+  const times = [], begin = performance.now();
+  let saved = begin;
+  const painting = throttled(() => {
+    view.grow();
+    drawGrowing(times, times[0] - begin);
+    if (performance.now() < saved + SAVE_MS) return;
+    saveAll();
+    saved = performance.now();
+  });
+  const push = ({ text, elapsed_s }) => {
+    times.push(begin + elapsed_s * 1000);
+    turn.answer += text;
+    painting.soon();
   };
-  return { paint, push(token) {
-    first ||= performance.now();
-    times.push(begin + token.elapsed_s * 1000);
-    unseen += token.text;
-    if (!due) due = true, setTimeout(requestAnimationFrame, last + PAINT_MS - performance.now(), () => due && paint());
-  } };
+  return { push, stop: painting.stop };
 }
 
-const ENDS = { eos: '', stop: 'stopped at the stop string', length: 'the longest answer that was asked for', cancelled: 'stopped' };
-
-function finish(out, r) {
-  const { timings: t } = r;
-  if (ENDS[r.finish_reason]) out.append(Object.assign(document.createElement('span'), { className: 'note', textContent: ENDS[r.finish_reason] + (r.truncated ? ': the context is full' : '') }));
-  if (t.itl_s.length) $('rate').textContent = `${t.tokens_per_s.toFixed(1)} tokens/s, ${(median(t.itl_s) * 1000).toFixed(1)} ms a token`;
-  if (t.new_tokens) $('ttft').textContent = `${(t.ttft_s * 1000).toFixed(0)} ms`;
-  if (t.prefill_s) $('prefill').textContent = `${t.prompt_tokens} tokens, ${t.cached_tokens} known; ${t.prefill_tokens_per_s.toFixed(0)} tokens/s`;
-  drawLatency($('chart'), t.itl_s.map((s) => s * 1000));
-  say(r.text ? `Answer: ${r.text}` : 'No answer');
-}
-
-/** @param {string | any[]} prompt @param {HTMLElement} out @param {any} settings @returns {Promise<string | null>} the text; null after an error */
-async function answer(prompt, out, settings) {
+/**
+ * Let the model answer a turn, and show it. What comes after "New" belongs to a conversation that nobody sees any more:
+ * `current` is false then, and nothing of it is shown.
+ * @param {Turn} turn @param {TurnView} view @param {any} settings @param {() => boolean} current
+ * @returns {Promise<boolean>} false where no answer came
+ */
+async function answer(turn, view, settings, current) {
+  await settled;
+  await ended;
   const model = await ensureModel();
-  if (!model) return null;
-  const paint = painter(out);
-  out.classList.add('busy');
-  $('stop').disabled = false;
+  if (!model || !current()) return false;
+  fetchMarkdown();
+  const tokens = collector(turn, view), prompt = conversation.prompt(turn);
+  const onToken = (token) => current() && tokens.push(token);
+  const generation = model.generate(prompt, { ...settings, overflow: 'stop', onToken });
+  growing = generation;
+  ended = generation.result.then(() => {}, () => {});
+  canStop();
+  const r = await generation.result.finally(tokens.stop);
+  if (!current()) return false;
+  Object.assign(turn, { answer: r.text, note: ENDS[r.finish_reason](r), done: true });
+  view.finish();
+  describeAnswer(r.timings);
+  return true;
+}
+
+/**
+ * Ask the model, in place of turns that were taken out.
+ * @param {import('./conversation.js').Kind} what @param {string} text
+ * @param {any} settings @param {Turn[]} removed turns
+ * @returns {Promise<boolean>} false where no answer came: then all is as it was before
+ */
+async function ask(what, text, settings, removed) {
+  const mine = conversation, current = () => conversation === mine;
+  removeViews(removed);
+  const turn = mine.add(what, text), view = addView(turn);
+  waiting = turn;
+  saveDraft();
+  working(true);
+  view.busy(true);
+  follow();
+  let error = null;
+  const done = await answer(turn, view, settings, current).catch((e) => { error = e; });
+  if (!current()) return true;
+  waiting = growing = null;
+  view.busy(false);
+  working(false);
+  if (!done) {
+    removeViews(mine.cut(turn));
+    mine.turns.push(...removed);
+    removed.forEach(addView);
+    if (error) trouble(error);
+  } else say(turn.answer ? `Answer: ${view.body.textContent}` : 'No answer');
+  saveAll();
+  return Boolean(done);
+}
+
+/** @param {any} error of an answer */
+function trouble(error) {
+  fail(error, loadedContext());
+  if (['EngineError', 'ScriptError'].includes(error.name)) unload('The engine stopped: load the model again.');
+}
+
+/** @returns {any} the settings; null where one is wrong, which is shown */
+function checkedSettings() {
+  forgive();
   try {
-    state.answer = model.generate(prompt, { ...settings, overflow: 'stop', onToken: paint.push });
-    const result = await state.answer.result;
-    paint.paint();
-    finish(out, result);
-    return result.text;
+    return readSettings();
   } catch (error) {
+    openPanel(true);
     fail(error);
     return null;
-  } finally {
-    state.answer = null;
-    out.classList.remove('busy');
-    $('stop').disabled = true;
   }
 }
 
-async function chat(text, settings) {
-  const said = bubble('user', text), out = bubble('assistant', ''), turn = { role: 'user', content: text };
-  const reply = await answer([...state.messages, turn], out, settings);
-  if (reply !== null) state.messages.push(turn, { role: 'assistant', content: reply });
-  else [said, out].forEach((e) => e.remove()), $('prompt').value ||= text;
-}
-
-async function goOn(text, settings) {
-  const out = bubble('text', '');
-  out.append(Object.assign(document.createElement('span'), { className: 'given', textContent: text }));
-  if ((await answer(text, out, settings)) === null) out.remove(), $('prompt').value ||= text;
-}
-
+/** @param {Event} [event] */
 async function send(event) {
-  event.preventDefault();
-  const text = $('prompt').value, mode = new FormData($('composer')).get('mode');
-  if (!text.trim() || state.sending) return;
-  show('trouble', false);
-  $('prompt').value = '';
-  state.sending = true;
-  $('send').disabled = true;
-  await (mode === 'chat' ? chat : goOn)(text, readSettings()).finally(() => {
-    state.sending = false;
-    $('send').disabled = false;
-  });
+  event?.preventDefault();
+  const text = $('prompt').value;
+  if (!text.trim() || waiting) return;
+  const settings = checkedSettings();
+  if (!settings) return;
+  const removed = edited ? conversation.cut(edited) : [];
+  stopEditing();
+  openPanel(false);
+  write('');
+  if (!(await ask(kind(), text, settings, removed))) write($('prompt').value || text);
+}
+
+/** Answer a turn once more. @param {Turn} turn the last */
+async function again(turn) {
+  if (waiting) return;
+  const settings = checkedSettings();
+  if (!settings) return;
+  stopEditing();
+  resting().focus({ preventScroll: true });
+  await ask(turn.kind, turn.text, settings, conversation.cut(turn));
+}
+
+/** Write a turn once more: it comes back into the field; what followed it goes when it is sent. @param {Turn} turn */
+function edit(turn) {
+  if (waiting) return;
+  stopEditing();
+  edited = turn;
+  $(turn.kind === 'chat' ? 'modeChat' : 'modeText').checked = true;
+  chooseMode();
+  write(turn.text);
+  show('editing', true);
+  const after = conversation.turns.slice(conversation.turns.indexOf(turn));
+  for (const t of after) views.get(t)?.element.classList.add('replaced');
+  $('prompt').focus();
+}
+
+function stopEditing() {
+  if (!edited) return;
+  edited = null;
+  show('editing', false);
+  for (const view of views.values()) view.element.classList.remove('replaced');
+}
+
+/** A new conversation; what still comes of the one before is dropped. */
+function startAnew() {
+  growing?.cancel();
+  waiting = growing = null;
+  conversation = new Conversation();
+  removeViews([...views.keys()]);
+  stopEditing();
+  working(false);
+  forgive();
+  clearFigures();
+  save();
+  openPanel(false);
+  $('prompt').focus();
+}
+
+// ---- what a visitor does
+
+function chooseMode() {
+  $('prompt').placeholder = PLACEHOLDERS[kind()];
+}
+
+/** Escape goes back by one step. @param {KeyboardEvent} event */
+function onKey(event) {
+  if (event.key !== 'Escape' || event.isComposing) return;
+  if (growing) growing.cancel();
+  else if (edited) keepAsItWas();
+  else openPanel(false);
+}
+
+function keepAsItWas() {
+  stopEditing();
+  write('');
+  $('prompt').focus();
+}
+
+async function anotherContext() {
+  growing?.cancel();
+  await ended;
+  await changeContext();
 }
 
 function listen() {
   $('composer').addEventListener('submit', send);
-  $('composer').addEventListener('change', (e) => {
-    if (e.target.name === 'mode') $('prompt').placeholder = e.target.value === 'chat' ? 'Ask something' : 'Write the beginning of a text';
-  });
-  $('load').onclick = ensureModel;
-  $('stop').onclick = () => state.answer?.cancel();
-  $('clear').onclick = () => {
-    state.answer?.cancel();
-    state.messages = [];
-    $('log').replaceChildren();
-    $('prompt').focus();
-  };
+  $('composer').addEventListener('input', saveDraft);
+  $('composer').addEventListener('change', chooseMode);
+  $('panel').addEventListener('change', () => remember('settings', writtenSettings()));
   $('prompt').addEventListener('keydown', (e) => {
     if (e.key !== 'Enter' || e.shiftKey || e.isComposing) return;
     e.preventDefault();
-    $('composer').requestSubmit();
+    send();
   });
-  document.addEventListener('keydown', (e) => { if (e.key === 'Escape') state.answer?.cancel(); });
+  document.addEventListener('keydown', onKey);
+  $('load').onclick = ensureModel;
+  $('stop').onclick = () => growing?.cancel();
+  $('clear').onclick = startAnew;
+  $('keep').onclick = keepAsItWas;
+  $('context').onchange = anotherContext;
+  window.addEventListener('pagehide', saveAll);
+  document.addEventListener('visibilitychange', () => document.hidden && saveAll());
 }
 
 async function main() {
+  $('unstarted').remove();
+  catchAll();
+  watchLayout();
   listen();
-  await isolate();
-  try {
-    const plan = await state.loader.plan('.');
-    describe(plan);
-    $('load').disabled = false;
-    if (plan.cached === plan.total) await ensureModel();
-  } catch (error) {
-    $('offer').textContent = 'The model cannot be loaded.';
-    $('load').disabled = false;
-    fail(error);
-  }
+  restoreAll();
+  settled = isolate(saveAll);
+  await settled;
+  await look();
+  fetchMarkdown();
 }
 
-main();
+main().catch(fail);

@@ -1,8 +1,11 @@
-/** A page that waits to be asked: each question comes from the server that opened the browser, and the answer goes back to it. */
+/** A page that waits to be asked: questions come from the server that opened the browser, answers go back to it. */
 
 const post = (record) => fetch('report', { method: 'POST', body: JSON.stringify(record) });
 
-/** The answer to one question, or what went wrong. @param {Record<string, (how: any) => Promise<any>>} verbs @param {{what: string}} question */
+/**
+ * The answer to one question, or what went wrong.
+ * @param {Record<string, (how: any) => Promise<any>>} verbs @param {{what: string}} question
+ */
 async function answer(verbs, { what, ...how }) {
   try {
     if (!Object.hasOwn(verbs, what)) throw new Error(`this page cannot ${what}`);
@@ -15,7 +18,10 @@ async function answer(verbs, { what, ...how }) {
 /** Seconds since the page began. */
 export const now = () => performance.now() / 1000;
 
-/** Answer one question after the other, until the server is gone. @param {Record<string, (how: any) => Promise<any>>} verbs by name */
+/**
+ * Answer one question after the other, until the server is gone.
+ * @param {Record<string, (how: any) => Promise<any>>} verbs by name
+ */
 export async function answerQuestions(verbs) {
   await post({ here: navigator.userAgent });
   for (;;) {

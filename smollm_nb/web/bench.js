@@ -1,14 +1,20 @@
 /**
  * Figures of this browser: bench.html?threads=2&repeats=5 measures by itself and shows a table.
- * bench.html?asked measures what the server wants to know: the same verbs, in the same units, as runner.py has for other backends.
+ * bench.html?asked measures what the server wants to know: the same verbs, in the same units,
+ * as runner.py has for other backends.
  */
 import { answerQuestions, now } from './asked.js';
 import { median } from './chart.js';
+import { $ } from './dom.js';
+import { explain } from './problems.js';
 
 /** @type {import('./smollm.js').WasmModel} */
 let model;
 let last = 0; // the id that was chosen last
 let asked = {}; // how the model was loaded
+const FACTS = [
+  'variant', 'threads', 'why', 'context', 'vocab', 'bytes_per_token', 'load_s', 'file_sha256', 'fetched_bytes',
+];
 
 async function load() {
   const begin = now(), { WasmModelLoader } = await import('./smollm.js');
@@ -17,12 +23,16 @@ async function load() {
 }
 
 const verbs = {
-  /** Seconds from nothing to a model that is ready, and facts about it. When it answers, nothing is left to be done behind its back. */
+  /**
+   * Seconds from nothing to a model that is ready, and facts about it.
+   * When it answers, nothing is left to be done behind its back.
+   */
   async load(how) {
     asked = how;
-    const ready_s = await load(), { variant, threads, why, context, vocab, bytes_per_token, load_s, file_sha256, fetched_bytes, memory } = model.info;
+    const ready_s = await load(), { memory, ...info } = model.info;
     const kept = await model.kept;
-    return { backend: 'wasm', variant, threads, why, context, vocab, bytes_per_token, load_s, file_sha256, fetched_bytes, kv: memory.kv, kept, ready_s };
+    const facts = Object.fromEntries(FACTS.map((name) => [name, info[name]]));
+    return { backend: 'wasm', ...facts, kv: memory.kv, kept, ready_s };
   },
   /** Seconds to load it again from what the browser has kept. */
   async reload() {
@@ -57,7 +67,7 @@ const verbs = {
   },
 };
 
-// ---- for a visitor ------------------------------------------------------------------------------------------------------
+// ---- for a visitor
 const DECODED = 48, PREFILL = 128, SHORT = 5; // tokens
 
 /** Ids that look like text as little as any others: no figure depends on them. */
@@ -65,34 +75,52 @@ const someIds = (n, from) => Array.from({ length: n }, (_, i) => 300 + ((from + 
 
 /** @param {{threads?: number}} how @param {number} repeats @param {(text: string) => void} say */
 async function measure(how, repeats, say) {
-  const facts = await verbs.load(how), rows = { decode: [], prefill: [], ttft: [], warm: [] };
+  const facts = await verbs.load(how);
+  /** @type {Record<'decode' | 'prefill' | 'ttft' | 'warm', number[]>} */
+  const rows = { decode: [], prefill: [], ttft: [], warm: [] };
   for (let i = 1; i <= repeats; i++) {
     say(`measuring, ${i} of ${repeats} …`);
     const [seconds] = (await verbs.prefill({ ids: someIds(PREFILL, i) })).seconds;
     rows.prefill.push(PREFILL / seconds);
-    rows.decode.push(DECODED / (await verbs.decode({ pos: PREFILL, n: DECODED })).seconds.reduce((a, b) => a + b));
+    const decoded = (await verbs.decode({ pos: PREFILL, n: DECODED })).seconds;
+    rows.decode.push(DECODED / decoded.reduce((a, b) => a + b));
     rows.ttft.push(1000 * (await verbs.prefill({ ids: someIds(SHORT, i) })).seconds[0]);
   }
   for (let i = 0; i < repeats && facts.kept.kept; i++) rows.warm.push(1000 * (await verbs.reload()).seconds);
   return { facts, rows };
 }
 
+/** One row: what, its median, its least and largest. @param {string} name @param {number[]} xs @param {string} unit */
+function line(name, xs, unit) {
+  const range = `${Math.min(...xs).toFixed(1)} … ${Math.max(...xs).toFixed(1)}`;
+  return `${name.padEnd(26)} ${median(xs).toFixed(1).padStart(8)} ${unit}   (${range}, n = ${xs.length})`;
+}
+
+/** @returns {string} */
 function table({ facts, rows }) {
-  const line = (name, xs, unit) => `${name.padEnd(26)} ${median(xs).toFixed(1).padStart(8)} ${unit}   (${Math.min(...xs).toFixed(1)} … ${Math.max(...xs).toFixed(1)}, n = ${xs.length})`;
+  const first = facts.fetched_bytes ? 'load, first visit' : 'load, not the first visit';
   return [
-    `${facts.variant}, ${facts.why}`, '', line(`decode after ${PREFILL}`, rows.decode, 'tokens/s'), line(`prefill of ${PREFILL}`, rows.prefill, 'tokens/s'), line(`first token after ${SHORT}`, rows.ttft, 'ms'),
-    line(facts.fetched_bytes ? 'load, first visit' : 'load, not the first visit', [1000 * facts.ready_s], 'ms'), ...(rows.warm.length ? [line('load, from the cache', rows.warm, 'ms')] : []), '', navigator.userAgent,
+    `${facts.variant}, ${facts.why}`, '',
+    line(`decode after ${PREFILL}`, rows.decode, 'tokens/s'),
+    line(`prefill of ${PREFILL}`, rows.prefill, 'tokens/s'),
+    line(`first token after ${SHORT}`, rows.ttft, 'ms'),
+    line(first, [1000 * facts.ready_s], 'ms'),
+    ...(rows.warm.length ? [line('load, from the cache', rows.warm, 'ms')] : []),
+    '', navigator.userAgent,
   ].join('\n');
 }
 
+/** @param {URLSearchParams} query */
 async function show(query) {
-  const out = document.getElementById('out'), say = (text) => { out.textContent = text; };
+  const out = $('out'), say = (text) => { out.textContent = text; };
   try {
-    say(table(await measure({ threads: Number(query.get('threads')) || undefined }, Number(query.get('repeats')) || 5, say)));
+    const threads = Number(query.get('threads')) || undefined, repeats = Number(query.get('repeats')) || 5;
+    say(table(await measure({ threads }, repeats, say)));
   } catch (error) {
-    say(error.message);
+    say(explain(error));
   }
 }
 
+$('unstarted').remove();
 const query = new URLSearchParams(location.search);
 await (query.has('asked') ? answerQuestions(verbs) : show(query));

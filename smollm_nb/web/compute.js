@@ -15,3 +15,4 @@ onmessage = ({ data: { port } }) => {
     }
   };
 };
+postMessage({ here: true });

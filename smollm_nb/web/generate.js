@@ -1,49 +1,85 @@
-/** The one loop of generate.py: choose a token, show it, read it, repeat. It knows a backend and a tokenizer, no thread and no page. */
+/**
+ * The one loop of generate.py: choose a token, show it, read it, repeat. It knows a backend and a tokenizer, no
+ * thread and no page.
+ */
 import { overflowError, parameterError } from './errors.js';
 import { StopStrings, StreamDecoder } from './text.js';
 
-const LIMITS = { // low, high, whole
-  temperature: [0, 100, false], topK: [0, 2 ** 31, true], topP: [0, 1, false], minP: [0, 1, false], repetitionPenalty: [0.01, 100, false], maxTokens: [0, 2 ** 31, true],
+/** @type {Record<string, [number, number, boolean]>} low, high, whole */
+const LIMITS = {
+  temperature: [0, 100, false],
+  topK: [0, 2 ** 31 - 1, true],
+  topP: [0, 1, false],
+  minP: [0, 1, false],
+  repetitionPenalty: [0.01, 100, false],
+  maxTokens: [0, 2 ** 31, true],
 };
-const DEFAULTS = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, maxTokens: 128, seed: 0, stop: [], overflow: 'error', special: false };
+const DEFAULTS = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  maxTokens: 128,
+  seed: 0,
+  stop: [],
+  overflow: 'error',
+  special: false,
+};
 const OVERFLOW = ['error', 'stop', 'drop_oldest'];
 const OWN = new Set([...Object.keys(DEFAULTS), 'signal', 'onToken']);
 
 /**
- * @typedef {{maxTokens?: number, temperature?: number, topK?: number, topP?: number, minP?: number, repetitionPenalty?: number, seed?: number | bigint | string,
- *   stop?: string | string[], overflow?: 'error' | 'stop' | 'drop_oldest', special?: boolean}} Options
- * @typedef {{index: number, id: number, text: string, elapsed_s: number}} Token one token of an answer; `text` is what became certain with it
- * @typedef {{text: string, ids: number[], prompt_ids: number[], finish_reason: 'eos' | 'stop' | 'length' | 'cancelled', truncated: boolean, timings: any}} Result
+ * @typedef {import('./smollm.js').SamplingOptions} Options
+ * @typedef {import('./smollm.js').Token} Token
+ * @typedef {import('./smollm.js').Result} Result
  */
 
 /** @param {any} seed @returns {bigint} */
 function readSeed(seed) {
   let n = -1n;
-  try { n = BigInt(seed); } catch { /* said below */ }
+  try {
+    if (['number', 'bigint', 'string'].includes(typeof seed) && seed !== '') n = BigInt(seed);
+  } catch {
+    /* said below */
+  }
   if (n < 0n || n >= 1n << 64n) throw parameterError(`seed=${seed} must be a whole number in 0..2^64-1`);
   return n;
 }
 
 /** @param {Options} options @returns every option, checked */
 export function readOptions(options) {
-  const odd = Object.keys(options).find((k) => !OWN.has(k));
-  if (odd) throw parameterError(`unknown option ${odd}; there are ${[...OWN].join(', ')}`);
-  const o = { ...DEFAULTS, ...Object.fromEntries(Object.entries(options).filter(([, v]) => v !== undefined)) };
+  const given = Object.entries(options ?? {}).filter(([, v]) => v !== undefined);
+  const odd = given.find(([k]) => !OWN.has(k));
+  if (odd) throw parameterError(`unknown option ${odd[0]}; there are ${[...OWN].join(', ')}`);
+  const o = /** @type {any} */ ({ ...DEFAULTS, ...Object.fromEntries(given) });
   for (const [name, [low, high, whole]] of Object.entries(LIMITS)) {
     const v = o[name];
-    if (typeof v !== 'number' || !(v >= low && v <= high) || (whole && !Number.isInteger(v))) throw parameterError(`${name}=${v} must be a ${whole ? 'whole ' : ''}number in ${low}..${high}`);
+    const fits = typeof v === 'number' && v >= low && v <= high && (!whole || Number.isInteger(v));
+    if (!fits) throw parameterError(`${name}=${v} must be a ${whole ? 'whole ' : ''}number in ${low}..${high}`);
   }
-  if (!OVERFLOW.includes(o.overflow)) throw parameterError(`overflow=${o.overflow} must be one of ${OVERFLOW.join(', ')}`);
-  return { ...o, seed: readSeed(o.seed), stop: [o.stop].flat() };
+  if (!OVERFLOW.includes(o.overflow))
+    throw parameterError(`overflow=${o.overflow} must be one of ${OVERFLOW.join(', ')}`);
+  return { ...o, seed: readSeed(o.seed), stop: new StopStrings(o.stop).stops };
 }
 
-/** Make prompt and answer fit the context. @param {number[]} ids @param {number} maxTokens @param {number} context @param {string} overflow */
+/**
+ * Make prompt and answer fit the context.
+ * @param {number[]} ids
+ * @param {number} maxTokens
+ * @param {number} context
+ * @param {string} overflow
+ */
 export function fitContext(ids, maxTokens, context, overflow) {
   const total = ids.length + maxTokens;
   if (total <= context) return { prompt: ids, budget: maxTokens, cut: '' };
-  if (overflow === 'drop_oldest' && maxTokens < context) return { prompt: ids.slice(total - context), budget: maxTokens, cut: 'prompt' };
+  if (overflow === 'drop_oldest' && maxTokens < context)
+    return { prompt: ids.slice(total - context), budget: maxTokens, cut: 'prompt' };
   if (overflow === 'stop' && ids.length < context) return { prompt: ids, budget: context - ids.length, cut: 'answer' };
-  throw overflowError(`a prompt of ${ids.length} tokens and an answer of ${maxTokens} do not fit a context of ${context}: shorten the prompt, lower maxTokens, or choose overflow: 'stop' or 'drop_oldest'`);
+  throw overflowError(
+    `a prompt of ${ids.length} tokens and an answer of ${maxTokens} do not fit a context of ${context}: ` +
+      "shorten the prompt, lower maxTokens, or choose overflow: 'stop' or 'drop_oldest'",
+  );
 }
 
 /** @param {number[]} a @param {number[]} b @returns {number} tokens that both share from the start */
@@ -53,60 +89,118 @@ export function sharedPrefix(a, b) {
   return n;
 }
 
+/** The text of an answer, as tokens make it certain. */
+class Writing {
+  /** @param {import('./text.js').Tokenizer} tokenizer @param {string[]} stop @param {number[]} eos */
+  constructor(tokenizer, stop, eos) {
+    this.tokenizer = tokenizer;
+    this.utf8 = new StreamDecoder(tokenizer);
+    this.stops = new StopStrings(stop, [...tokenizer.specialIds.keys()]);
+    this.eos = new Set(eos);
+  }
+
+  /**
+   * @param {number} id
+   * @returns {{text: string, reason: '' | 'stop' | 'eos'}} what became certain; why the answer ends with it
+   */
+  push(id) {
+    const special = this.tokenizer.specialTexts.get(id);
+    const text = this.stops.push(this.utf8.push(id)) + (special ? this.stops.push(special, true) : '');
+    if (this.stops.found) return { text, reason: 'stop' };
+    const ends = this.eos.has(id) || (special !== undefined && id === this.tokenizer.turnEnd());
+    return { text, reason: ends ? 'eos' : '' };
+  }
+
+  /** What was held back. */
+  flush() {
+    return this.stops.push(this.utf8.flush()) + this.stops.flush();
+  }
+}
+
 /**
- * A backend: `tokens` (ids in its cache), `context`, `config`, `startSampling(options)`, `sample(history)`, `decode(id, pos)`, and
- * `prefill(ids, pos, pause)`, where `pause` is awaited between tiles and tells whether to go on.
- * @param {any} backend @param {import('./text.js').Tokenizer} tokenizer @param {number[]} ids the prompt @param {Options} options
+ * A backend: `tokens` (ids in its cache), `context`, `config`, `startSampling(options)`, `sample(history)`,
+ * `decode(id, pos)`, and
+ * `prefill(ids, pos, pause)`, where `pause` is awaited between tiles and tells whether to go on. It is left alone
+ * until `goOn` says yes.
+ * @param {any} backend
+ * @param {import('./text.js').Tokenizer} tokenizer
+ * @param {number[]} ids the prompt
+ * @param {Options} options
  * @param {() => Promise<boolean>} goOn awaited before each token and tile; false cancels
  * @returns {AsyncGenerator<Token, Result>}
  */
 export async function* generate(backend, tokenizer, ids, options, goOn) {
-  const start = performance.now(), o = readOptions(options), promptIds = ids.length ? ids : startToken(backend);
+  const start = performance.now();
+  const o = readOptions(options);
+  const promptIds = ids.length ? ids : startToken(backend);
   const { prompt, budget, cut } = fitContext(promptIds, o.maxTokens, backend.context, o.overflow);
-  const utf8 = new StreamDecoder(tokenizer), stops = new StopStrings(o.stop), eos = new Set(backend.config.eos);
-  const t = { prompt_tokens: 0, cached_tokens: 0, new_tokens: 0, prefill_s: 0, ttft_s: NaN, itl_s: [] };
-  const out = { text: '', ids: [], prompt_ids: promptIds, finish_reason: budget ? '' : 'length', truncated: cut === 'prompt' };
+  const writing = new Writing(tokenizer, o.stop, backend.config.eos);
+  const t = {
+    prompt_tokens: 0,
+    cached_tokens: 0,
+    new_tokens: 0,
+    prefill_s: 0,
+    ttft_s: NaN,
+    itl_s: /** @type {number[]} */ ([]),
+  };
+  const out = {
+    text: '',
+    ids: /** @type {number[]} */ ([]),
+    prompt_ids: promptIds,
+    finish_reason: budget ? '' : 'length',
+    truncated: cut === 'prompt',
+  };
   const history = () => (o.repetitionPenalty === 1 ? [] : [...prompt, ...out.ids]);
-  backend.startSampling(o);
   let last = start;
   while (!out.finish_reason) {
     if (!(await read(backend, prompt, out.ids, t, goOn))) {
       out.finish_reason = 'cancelled';
-      out.text += stops.push(utf8.flush()) + stops.flush();
+      out.text += writing.flush();
       break;
     }
+    if (!out.ids.length) backend.startSampling(o);
     const id = backend.sample(history());
+    const { text, reason } = writing.push(id);
     out.ids.push(id);
-    let text = stops.push(utf8.push(id));
-    if (stops.found) out.finish_reason = 'stop';
-    else if (eos.has(id)) out.finish_reason = 'eos';
-    else if (out.ids.length === budget) out.finish_reason = 'length', out.truncated ||= cut === 'answer';
-    if (out.finish_reason === 'eos' || out.finish_reason === 'length') text += stops.push(utf8.flush()) + stops.flush();
-    out.text += text;
+    out.finish_reason = reason || (out.ids.length === budget ? 'length' : '');
+    if (out.finish_reason === 'length') out.truncated ||= cut === 'answer';
+    const certain = out.finish_reason && reason !== 'stop' ? text + writing.flush() : text;
+    out.text += certain;
     const now = performance.now();
     if (t.new_tokens++) t.itl_s.push((now - last) / 1000);
     else t.ttft_s = (now - start) / 1000;
     last = now;
-    yield { index: t.new_tokens - 1, id, text, elapsed_s: (now - start) / 1000 };
+    yield { index: t.new_tokens - 1, id, text: certain, elapsed_s: (now - start) / 1000 };
   }
   return /** @type {Result} */ ({ ...out, timings: t });
 }
 
 /** What an empty prompt means: the beginning of a text. */
 function startToken(backend) {
-  if (backend.config.bos == null) throw parameterError('the prompt is empty, and this model has no begin-of-text token; give it at least one character');
+  if (backend.config.bos == null)
+    throw parameterError(
+      'the prompt is empty, and this model has no begin-of-text token; give it at least one character',
+    );
   return [backend.config.bos];
 }
 
-/** Scores for the next token: the prompt's rest first, then one token at a time. @returns {Promise<boolean>} false when cancelled */
+/**
+ * Scores for the next token: the prompt's rest first, then one token at a time.
+ * @returns {Promise<boolean>} false when cancelled
+ */
 async function read(backend, prompt, ids, t, goOn) {
   if (!(await goOn())) return false;
   if (ids.length) {
     backend.decode(ids.at(-1), prompt.length + ids.length - 1);
     return true;
   }
-  const shared = Math.min(sharedPrefix(backend.tokens, prompt), prompt.length - 1), begin = performance.now();
+  const shared = Math.min(sharedPrefix(backend.tokens, prompt), prompt.length - 1);
+  const begin = performance.now();
   const whole = await backend.prefill(prompt.slice(shared), shared, goOn);
-  Object.assign(t, { prefill_s: (performance.now() - begin) / 1000, prompt_tokens: prompt.length, cached_tokens: shared });
+  Object.assign(t, {
+    prefill_s: (performance.now() - begin) / 1000,
+    prompt_tokens: prompt.length,
+    cached_tokens: shared,
+  });
   return whole;
 }

@@ -1,17 +1,47 @@
-/** The C kernel (csrc/smollm.h) in WebAssembly: its memory, its structs, its calls. Everything here is synchronous and blocks its thread. */
-import { engineError } from './errors.js';
+/**
+ * The C kernel (csrc/smollm.h) in WebAssembly: its memory, its structs, its calls. Everything here is synchronous and
+ * blocks its thread.
+ */
+import { engineError, nonFiniteError } from './errors.js';
 
-const PAGE = 65536, STACK = 65536, ALIGN = 64, MAX_PARTS = 4;
+const PAGE = 65536;
+const STACK = 65536;
+const ALIGN = 64;
+const MAX_PARTS = 4;
 const PROBE_PAGES = 64; // more than any build needs for static data and a stack
 const SIZEOF = { shape: 52, part: 40, sampling: 40, rng: 16 };
 export const TILE = 64; // tokens that a prefill reads between two chances to stop
-const NO_LOGITS = 0, LAST_LOGITS = 1;
+const NO_LOGITS = 0;
+const LAST_LOGITS = 1;
+const NO_SCORES = -15; // SM_E_SCORES
 const STREAM = 54n; // of PCG32, as generate.py has it
 
 const align = (n, to = ALIGN) => Math.ceil(n / to) * to;
 
 /** @typedef {import('./q4.js').Config} Config @typedef {import('./q4.js').Part} Part */
-/** @typedef {{temperature: number, topK: number, topP: number, minP: number, repetitionPenalty: number, seed: bigint}} Sampling */
+/**
+ * @typedef {{temperature: number, topK: number, topP: number, minP: number, repetitionPenalty: number, seed: bigint}}
+ *   Sampling
+ */
+
+/** What to say where a browser does not let the kernel run. @param {any} e */
+function refused(e) {
+  const words = e.message.split('\n')[0].slice(0, 100);
+  const policy = /CSP|Content.Security.Policy|unsafe-eval/i.test(e.message);
+  const way = policy
+    ? "the page's Content-Security-Policy must allow 'wasm-unsafe-eval' in script-src"
+    : 'use a newer one';
+  return engineError(`this browser does not compile the kernel: ${way} (${words})`);
+}
+
+/** @param {Uint8Array} bytes of a build of the kernel @returns {Promise<WebAssembly.Module>} */
+export async function compile(bytes) {
+  try {
+    return await WebAssembly.compile(/** @type {Uint8Array<ArrayBuffer>} */ (bytes));
+  } catch (e) {
+    throw refused(e);
+  }
+}
 
 /** @param {WebAssembly.Module} module @param {number} pages @param {boolean} shared */
 async function instantiate(module, pages, shared) {
@@ -19,25 +49,69 @@ async function instantiate(module, pages, shared) {
   try {
     memory = new WebAssembly.Memory({ initial: pages, maximum: pages, ...(shared && { shared }) });
   } catch {
-    throw engineError(`the browser gives no ${Math.ceil(pages * PAGE / 1e6)} MB of memory: close other tabs, or load with a shorter context`);
+    throw engineError(
+      `the browser gives no ${Math.ceil((pages * PAGE) / 1e6)} MB of memory: ` +
+        'close other tabs, or load with a shorter context',
+    );
   }
-  const instance = await WebAssembly.instantiate(module, { env: { memory } });
-  return { memory, exports: /** @type {any} */ (instance.exports) };
+  try {
+    const { exports } = await WebAssembly.instantiate(module, { env: { memory } });
+    return { memory, exports: /** @type {any} */ (exports) };
+  } catch (e) {
+    // WebKit asks its policy only here
+    throw refused(e);
+  }
 }
 
-/** Write an sm_shape. @param {ArrayBufferLike} buffer @param {number} at @param {Config} c @param {number} context @param {number} threads */
+/**
+ * Write an sm_shape.
+ * @param {ArrayBufferLike} buffer
+ * @param {number} at
+ * @param {Config} c
+ * @param {number} context
+ * @param {number} threads
+ */
 function putShape(buffer, at, c, context, threads) {
-  const sizes = [c.vocab, c.hidden, c.mlp, c.layers, c.heads, c.kvHeads, c.headDim, context, Number(c.tied), threads, TILE];
+  const sizes = [
+    c.vocab,
+    c.hidden,
+    c.mlp,
+    c.layers,
+    c.heads,
+    c.kvHeads,
+    c.headDim,
+    context,
+    Number(c.tied),
+    threads,
+    TILE,
+  ];
   new Int32Array(buffer, at, sizes.length).set(sizes);
   new Float32Array(buffer, at + 4 * sizes.length, 2).set([c.ropeTheta, c.rmsEps]);
 }
 
 /**
  * Where everything lies: [static data, first stack][the workers' stacks][weights][buffers of calls][arena]
- * @param {number} base `__heap_base` @param {number} threads @param {number} weights bytes @param {Config} config @param {number} context @param {number} arena bytes
+ * @param {number} base `__heap_base`
+ * @param {number} threads
+ * @param {number} weights bytes
+ * @param {Config} config
+ * @param {number} context
+ * @param {number} arena bytes
  */
 function layOut(base, threads, weights, config, context, arena) {
-  const at = { stacks: align(base), weights: 0, shape: 0, parts: 0, sampling: 0, rng: 0, model: 0, ids: 0, history: 0, arena: 0, end: 0 };
+  const at = {
+    stacks: align(base),
+    weights: 0,
+    shape: 0,
+    parts: 0,
+    sampling: 0,
+    rng: 0,
+    model: 0,
+    ids: 0,
+    history: 0,
+    arena: 0,
+    end: 0,
+  };
   at.weights = at.stacks + STACK * (threads - 1);
   at.shape = align(at.weights + weights);
   at.sampling = at.shape + align(SIZEOF.shape);
@@ -53,7 +127,23 @@ function layOut(base, threads, weights, config, context, arena) {
 
 export class Kernel {
   config = /** @type {Config} */ (/** @type {any} */ (null));
-  /** Make the memory that weights can stream into. @param {WebAssembly.Module} module @param {{config: Config, context: number, threads: number, weightBytes: number}} o */
+  module = /** @type {WebAssembly.Module} */ (/** @type {any} */ (null));
+  memory = /** @type {WebAssembly.Memory} */ (/** @type {any} */ (null));
+  exports = /** @type {any} */ (null);
+  at = /** @type {ReturnType<typeof layOut>} */ (/** @type {any} */ (null));
+  context = 0; // positions
+  threads = 0;
+  weightBytes = 0;
+  arenaBytes = 0;
+  kvBytes = 0;
+  bytesPerToken = 0;
+  model = 0; // where the kernel has it
+
+  /**
+   * Make the memory that weights can stream into.
+   * @param {WebAssembly.Module} module
+   * @param {{config: Config, context: number, threads: number, weightBytes: number}} o
+   */
   static async open(module, o) {
     const shared = o.threads > 1;
     const probe = await instantiate(module, PROBE_PAGES, shared); // asks for the size of the arena, before there is one
@@ -64,21 +154,41 @@ export class Kernel {
     if (arena < 0) throw engineError(kernel.#words(arena, probe));
     const at = layOut(base, o.threads, o.weightBytes, o.config, o.context, arena);
     const { memory, exports } = await instantiate(module, Math.ceil(at.end / PAGE), shared);
-    return Object.assign(kernel, { module, memory, exports, at, ...o, arenaBytes: arena, kvBytes: probe.exports.sm_kv_bytes(align(base)), model: 0 });
+    return Object.assign(kernel, {
+      module,
+      memory,
+      exports,
+      at,
+      ...o,
+      arenaBytes: arena,
+      kvBytes: probe.exports.sm_kv_bytes(align(base)),
+    });
   }
 
   /** @returns {Uint8Array} (weightBytes,) the file's place, for the loaders to fill */
-  get weights() { return new Uint8Array(this.memory.buffer, this.at.weights, this.weightBytes); }
+  get weights() {
+    return new Uint8Array(this.memory.buffer, this.at.weights, this.weightBytes);
+  }
 
-  get variant() { return this.#text(this.exports.sm_variant()); }
+  get variant() {
+    return this.#text(this.exports.sm_variant());
+  }
 
   /** The top of a worker's stack. @param {number} index 1..threads-1 */
-  stackTop(index) { return this.at.stacks + STACK * index; }
+  stackTop(index) {
+    return this.at.stacks + STACK * index;
+  }
 
-  /** Give the kernel the file. Workers may then call `sm_worker(kernel.model, index)`. @param {Config} config @param {Part[]} parts */
+  /**
+   * Give the kernel the file. Workers may then call `sm_worker(kernel.model, index)`.
+   * @param {Config} config
+   * @param {Part[]} parts
+   */
   create(config, parts) {
-    const { at, exports } = this, buffer = this.memory.buffer;
-    if (parts.length > (9 * this.config.layers + 3) * MAX_PARTS) throw engineError('the weights hold more parts than the engine reads: export the bundle again');
+    const { at, exports } = this;
+    const buffer = this.memory.buffer;
+    if (parts.length > (9 * this.config.layers + 3) * MAX_PARTS)
+      throw engineError('the weights hold more parts than the engine reads: export the bundle again');
     putShape(buffer, at.shape, config, this.context, this.threads);
     const view = new DataView(buffer);
     parts.forEach((p, i) => {
@@ -87,46 +197,104 @@ export class Kernel {
       view.setBigUint64(here + 24, BigInt(p.offset), true);
       view.setBigUint64(here + 32, BigInt(p.bytes), true);
     });
-    this.#check(exports.sm_create(at.shape, at.parts, parts.length, at.weights, this.weightBytes, at.arena, this.arenaBytes, at.model));
+    this.#check(
+      exports.sm_create(
+        at.shape,
+        at.parts,
+        parts.length,
+        at.weights,
+        this.weightBytes,
+        at.arena,
+        this.arenaBytes,
+        at.model,
+      ),
+    );
     this.model = view.getInt32(at.model, true);
     this.config = config;
-    this.bytesPerToken = parts.reduce((n, p) => n + (config.tied || p.tensor !== 0 ? p.bytes : 0), 0); // an embedding that is no head gives one row
+    // an embedding that is no head gives one row
+    this.bytesPerToken = parts.reduce((n, p) => n + (config.tied || p.tensor !== 0 ? p.bytes : 0), 0);
   }
 
   /** Raise unless this build computes what plain C does. */
-  selfTest() { this.#check(this.exports.sm_self_test()); }
+  selfTest() {
+    this.#check(this.exports.sm_self_test());
+  }
 
   /** Workers that have arrived. */
-  get workers() { return this.exports.sm_workers(this.model); }
+  get workers() {
+    return this.exports.sm_workers(this.model);
+  }
 
-  /** Read at most `TILE` ids. @param {number[]} ids @param {number} pos of the first @param {boolean} last whether logits are wanted */
+  /** The kernel counts in 32 bits, and would take a larger number for another id. @param {number[]} ids */
+  #checkIds(ids) {
+    const { vocab } = this.config;
+    const odd = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocab);
+    if (odd !== undefined) throw engineError(`token id ${odd} is not in 0..${vocab - 1}`);
+  }
+
+  /**
+   * Read at most `TILE` ids.
+   * @param {number[]} ids
+   * @param {number} pos of the first
+   * @param {boolean} last whether logits are wanted
+   */
   prefill(ids, pos, last) {
+    this.#checkIds(ids);
     new Int32Array(this.memory.buffer, this.at.ids, ids.length).set(ids);
     this.#check(this.exports.sm_prefill(this.model, this.at.ids, ids.length, pos, last ? LAST_LOGITS : NO_LOGITS, 0));
   }
 
   /** Read one token; logits are wanted. @param {number} id @param {number} pos */
-  decode(id, pos) { this.#check(this.exports.sm_decode(this.model, id, pos, 0)); }
+  decode(id, pos) {
+    this.#checkIds([id]);
+    this.#check(this.exports.sm_decode(this.model, id, pos, 0));
+  }
 
   /** @returns {Float32Array} (vocab,) a copy of the scores after the last call that wanted them */
-  logits() { return new Float32Array(this.memory.buffer, this.exports.sm_logits(this.model), this.config.vocab).slice(); }
+  logits() {
+    return this.#scores.slice();
+  }
 
   /** Keep the first n tokens. @param {number} n */
-  forget(n) { this.#check(this.exports.sm_forget(this.model, n)); }
+  forget(n) {
+    this.#check(this.exports.sm_forget(this.model, n));
+  }
 
   /** Start the random numbers of one answer, and write down how to choose. @param {Sampling} s */
   startSampling(s) {
     const view = new DataView(this.memory.buffer);
-    [s.temperature, s.topP, s.minP, s.repetitionPenalty].forEach((v, i) => view.setFloat64(this.at.sampling + 8 * i, v, true));
+    [s.temperature, s.topP, s.minP, s.repetitionPenalty].forEach((v, i) =>
+      view.setFloat64(this.at.sampling + 8 * i, v, true),
+    );
     view.setInt32(this.at.sampling + 32, Math.min(s.topK, this.config.vocab), true);
     view.setInt32(this.at.sampling + 36, 0, true);
     this.exports.sm_rng_seed(this.at.rng, BigInt.asIntN(64, s.seed), STREAM);
   }
 
-  /** Choose a token by the written rule. @param {number[]} history ids that the repetition penalty counts */
-  sample(history) {
+  /** The scores themselves, in the kernel's memory. @returns {Float32Array} (vocab,) */
+  get #scores() {
+    return new Float32Array(this.memory.buffer, this.exports.sm_logits(this.model), this.config.vocab);
+  }
+
+  /**
+   * Choose a token by the written rule.
+   * @param {number[]} history ids that the repetition penalty counts
+   * @param {number[]} never ids that are not chosen
+   */
+  sample(history, never = []) {
+    const scores = this.#scores;
+    for (const id of never) scores[id] = -Infinity;
     new Int32Array(this.memory.buffer, this.at.history, history.length).set(history);
-    return this.#check(this.exports.sm_sample(this.model, 0, this.at.sampling, this.at.rng, history.length ? this.at.history : 0, history.length));
+    return this.#check(
+      this.exports.sm_sample(
+        this.model,
+        0,
+        this.at.sampling,
+        this.at.rng,
+        history.length ? this.at.history : 0,
+        history.length,
+      ),
+    );
   }
 
   close() {
@@ -136,14 +304,22 @@ export class Kernel {
 
   /** @param {number} code @returns {number} */
   #check(code) {
+    if (code === NO_SCORES) {
+      throw nonFiniteError(
+        "the model's scores hold NaN or infinity, so no token can be chosen: load the model again, or another one",
+      );
+    }
     if (code < 0) throw engineError(`the kernel refused a call: ${this.#words(code, this)}`);
     return code;
   }
 
-  #words(code, { memory, exports }) { return this.#text(exports.sm_error(code), memory); }
+  #words(code, { memory, exports }) {
+    return this.#text(exports.sm_error(code), memory);
+  }
 
   #text(at, memory = this.memory) {
-    const bytes = new Uint8Array(memory.buffer), end = bytes.indexOf(0, at);
+    const bytes = new Uint8Array(memory.buffer);
+    const end = bytes.indexOf(0, at);
     return new TextDecoder().decode(bytes.slice(at, end));
   }
 }

@@ -1,5 +1,6 @@
 /**
- * A worker that brings its share of the weights: fetch, verify, inflate, straight into shared memory, or by transfer where there is none.
+ * A worker that brings its share of the weights: fetch, verify, inflate, straight into shared memory, or by transfer
+ * where there is none.
  * It begins to fetch when it hears what; it inflates when it hears whereto.
  */
 import { toPlain } from './errors.js';
@@ -7,21 +8,30 @@ import { Store } from './store.js';
 
 const LANES = 2; // chunks on the way at once: one is fetched while another is inflated
 const SAY_BYTES = 1 << 18; // progress is reported in steps of this
-const EAGER_MS = 1000; // after that each chunk is kept as it comes, so that a second try goes on from there; a faster load keeps them when it is done
+// after that each chunk is kept as it comes, so that a second try goes on from there; a faster load keeps them when it
+// is done
+const EAGER_MS = 1000;
 
-const BUFFERS = LANES + 1; // that travel to the engine's worker and back: while that is busy, no more than these wait for it
+// that travel to the engine's worker and back: while that is busy, no more than these wait for it
+const BUFFERS = LANES + 1;
 
-/** Where chunks go: their place in shared memory, or buffers that come back when they were copied. @param {MessagePort} port */
+/**
+ * Where chunks go: their place in shared memory, or buffers that come back when they were copied.
+ * @param {MessagePort} port
+ */
 function places(port) {
-  const free = Array.from({ length: BUFFERS }, () => new Uint8Array()), waiting = [];
+  const free = Array.from({ length: BUFFERS }, () => new Uint8Array());
+  const waiting = [];
   let heard;
-  const memory = new Promise((resolve) => { heard = resolve; });
+  const memory = new Promise((resolve) => {
+    heard = resolve;
+  });
   port.onmessage = ({ data }) => {
     if (!data.back) return heard(data.memory && new Uint8Array(data.memory.buffer, data.at, data.size));
     free.push(data.back);
     waiting.shift()?.();
   };
-  /** @param {import('./store.js').File} chunk */
+  /** @param {import('./manifest.js').File} chunk */
   return async ({ offset, bytes }) => {
     const shared = await memory;
     if (shared) return shared.subarray(offset, offset + bytes);
@@ -31,15 +41,26 @@ function places(port) {
   };
 }
 
-/** @param {Store} store @param {import('./store.js').File} chunk @param {ReturnType<typeof places>} place @param {number} begin @param {MessagePort} port */
+/**
+ * @param {Store} store
+ * @param {import('./manifest.js').File} chunk
+ * @param {ReturnType<typeof places>} place
+ * @param {number} begin
+ * @param {MessagePort} port
+ */
 async function bring(store, chunk, place, begin, port) {
   let unsaid = 0;
-  const { bytes, cached } = await store.chunk(chunk, () => place(chunk), (n) => {
-    unsaid += n;
-    if (n > 0 && unsaid < SAY_BYTES) return;
-    port.postMessage({ progress: unsaid });
-    unsaid = 0;
-  });
+  const { bytes, cached } = await store.chunk(
+    chunk,
+    () => place(chunk),
+    (n) => {
+      unsaid += n;
+      if (n > 0 && unsaid < SAY_BYTES) return;
+      port.postMessage({ progress: unsaid });
+      unsaid = 0;
+    },
+    () => port.postMessage({ missing: chunk.path }),
+  );
   if (unsaid) port.postMessage({ progress: unsaid });
   const shared = !(bytes.buffer instanceof ArrayBuffer);
   const kept = cached || (performance.now() - begin > EAGER_MS && (await store.keep(chunk.path, bytes)));
@@ -48,9 +69,14 @@ async function bring(store, chunk, place, begin, port) {
   else port.postMessage({ done, bytes }, { transfer: [bytes.buffer] });
 }
 
-/** @param {{base: string, files?: Record<string, Blob>, chunks: import('./store.js').File[]}} share @param {MessagePort} port */
+/**
+ * @param {{base: string, files?: Record<string, Blob>, chunks: import('./manifest.js').File[]}} share
+ * @param {MessagePort} port
+ */
 async function bringAll({ base, files, chunks }, port) {
-  const begin = performance.now(), store = new Store(new URL(base), files), place = places(port);
+  const begin = performance.now();
+  const store = new Store(new URL(base), files);
+  const place = places(port);
   const lane = async () => {
     for (let chunk; (chunk = chunks.shift());) await bring(store, chunk, place, begin, port);
   };
@@ -65,3 +91,4 @@ async function bringAll({ base, files, chunks }, port) {
 onmessage = ({ data: { port } }) => {
   port.onmessage = ({ data }) => bringAll(data, port); // what comes after it is about places
 };
+postMessage({ here: true });

@@ -1,4 +1,7 @@
-/** SHA-256, by the browser where the page is a secure context, and in plain JavaScript where it is not (HTTP in a local network). */
+/**
+ * SHA-256, by the browser where the page is a secure context, and in plain JavaScript where it is not (HTTP in a
+ * local network).
+ */
 
 const ROUND = new Uint32Array(64); // the fractions of the cube roots of the first 64 primes
 const START = new Uint32Array(8); // of the square roots of the first 8
@@ -13,11 +16,18 @@ for (let n = 2, found = 0; found < 64; n++) {
 
 const hex = (bytes) => Array.from(bytes, (b) => b.toString(16).padStart(2, '0')).join('');
 
-/** One block of 64 bytes. @param {Int32Array} state (8,) @param {Int32Array} w (64,) scratch @param {DataView} view @param {number} at */
+/**
+ * One block of 64 bytes.
+ * @param {Int32Array} state (8,)
+ * @param {Int32Array} w (64,) scratch
+ * @param {DataView} view
+ * @param {number} at
+ */
 function block(state, w, view, at) {
   for (let i = 0; i < 16; i++) w[i] = view.getInt32(at + 4 * i);
   for (let i = 16; i < 64; i++) {
-    const x = w[i - 15], y = w[i - 2];
+    const x = w[i - 15];
+    const y = w[i - 2];
     const s0 = ((x >>> 7) | (x << 25)) ^ ((x >>> 18) | (x << 14)) ^ (x >>> 3);
     const s1 = ((y >>> 17) | (y << 15)) ^ ((y >>> 19) | (y << 13)) ^ (y >>> 10);
     w[i] = (w[i - 16] + s0 + w[i - 7] + s1) | 0;
@@ -28,18 +38,20 @@ function block(state, w, view, at) {
     const t1 = (h + s1 + ((e & f) ^ (~e & g)) + ROUND[i] + w[i]) | 0;
     const s0 = ((a >>> 2) | (a << 30)) ^ ((a >>> 13) | (a << 19)) ^ ((a >>> 22) | (a << 10));
     const t2 = (s0 + ((a & b) ^ (a & c) ^ (b & c))) | 0;
-    h = g, g = f, f = e, e = (d + t1) | 0, d = c, c = b, b = a, a = (t1 + t2) | 0;
+    ((h = g), (g = f), (f = e), (e = (d + t1) | 0), (d = c), (c = b), (b = a), (a = (t1 + t2) | 0));
   }
   [a, b, c, d, e, f, g, h].forEach((v, i) => (state[i] = (state[i] + v) | 0));
 }
 
 /** In plain JavaScript. @param {Uint8Array} bytes @returns {string} hex digest */
 export function sha256Plain(bytes) {
-  const state = Int32Array.from(START, (v) => v | 0), w = new Int32Array(64);
+  const state = Int32Array.from(START, (v) => v | 0);
+  const w = new Int32Array(64);
   const whole = bytes.length - (bytes.length % 64);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   for (let at = 0; at < whole; at += 64) block(state, w, view, at);
-  const rest = bytes.length - whole, tail = new Uint8Array(rest < 56 ? 64 : 128);
+  const rest = bytes.length - whole;
+  const tail = new Uint8Array(rest < 56 ? 64 : 128);
   tail.set(bytes.subarray(whole));
   tail[rest] = 0x80;
   const end = new DataView(tail.buffer);
@@ -54,5 +66,5 @@ export function sha256Plain(bytes) {
 /** @param {Uint8Array} bytes not in shared memory @returns {Promise<string>} hex digest */
 export async function sha256(bytes) {
   if (!globalThis.crypto?.subtle) return sha256Plain(bytes);
-  return hex(new Uint8Array(await crypto.subtle.digest('SHA-256', bytes)));
+  return hex(new Uint8Array(await crypto.subtle.digest('SHA-256', /** @type {Uint8Array<ArrayBuffer>} */ (bytes))));
 }

@@ -8,43 +8,213 @@
  *
  * Everything runs in workers; the page never waits.
  */
-import { aborted, engineError, fromPlain, stateError } from './errors.js';
+import { aborted, fromPlain, parameterError, scriptError, stateError, toPlain } from './errors.js';
+import { eventWords, startWorker } from './start.js';
 import { Store } from './store.js';
 import { plan } from './variants.js';
 
 /**
- * @typedef {import('./generate.js').Options & {signal?: AbortSignal, onToken?: (token: import('./generate.js').Token) => void}} GenerateOptions
- * @typedef {{onProgress?: (p: {stage: 'plan' | 'download' | 'start' | 'ready', loaded: number, total: number, fetched?: number, plan?: any}) => void,
- *   signal?: AbortSignal, threads?: number, context?: number, files?: Record<string, Blob>}} LoadOptions `files`: the bundle's, by path, where no server has them
+ * @typedef {object} Message A turn of a conversation.
+ * @property {'system' | 'user' | 'assistant'} role
+ * @property {string} content
  */
+
+/** @typedef {string | Message[] | number[]} Prompt A text to continue, a conversation to answer, or token ids. */
+
+/**
+ * @typedef {object} SamplingOptions
+ * @property {number} [maxTokens] The longest answer, in tokens; default: 128.
+ * @property {number} [temperature] 0..100; 0, the default, always takes the likeliest token.
+ * @property {number} [topK] 0, the default, is off.
+ * @property {number} [topP] 0..1; 1, the default, is off.
+ * @property {number} [minP] 0..1; 0, the default, is off.
+ * @property {number} [repetitionPenalty] 0.01..100; 1, the default, is off.
+ * @property {number | bigint | string} [seed] 0..2^64-1; the same seed gives the same text, here and in Python.
+ * @property {string | string[]} [stop] Texts at which the answer ends; they may hold special tokens.
+ * @property {'error' | 'stop' | 'drop_oldest'} [overflow] What to do where prompt and answer do not fit the context.
+ * @property {boolean} [special] Read special tokens that stand in a text as tokens.
+ */
+
+/**
+ * @typedef {object} CallOptions
+ * @property {AbortSignal} [signal] Cancels the answer.
+ * @property {(token: Token) => void} [onToken] Called with each token.
+ */
+
+/** @typedef {SamplingOptions & CallOptions} GenerateOptions */
+
+/**
+ * @typedef {object} Token One token of an answer.
+ * @property {number} index 0 for the first.
+ * @property {number} id
+ * @property {string} text What became certain with it; may be empty.
+ * @property {number} elapsed_s Seconds since the call.
+ */
+
+/**
+ * @typedef {object} Result A whole answer.
+ * @property {string} text Without special tokens and stop string.
+ * @property {number[]} ids Every token that was chosen, a closing one included.
+ * @property {number[]} prompt_ids
+ * @property {'eos' | 'stop' | 'length' | 'cancelled'} finish_reason
+ * @property {boolean} truncated Whether the context was too short.
+ * @property {Timings} timings
+ */
+
+/**
+ * @typedef {object} Timings What an answer cost, named as in Python; seconds and bytes.
+ * @property {number} load_s
+ * @property {string} backend
+ * @property {string} variant Of the kernel.
+ * @property {number} threads
+ * @property {number} [prompt_tokens]
+ * @property {number} [cached_tokens] Tokens of the prompt that were known already.
+ * @property {number} [new_tokens]
+ * @property {number} [prefill_s]
+ * @property {number} [ttft_s] Until the first token.
+ * @property {number[]} [itl_s] Between tokens.
+ * @property {number} [tokens_per_s]
+ * @property {number} [prefill_tokens_per_s]
+ * @property {number} [bytes_per_token]
+ * @property {number} [gb_per_s]
+ * @property {number} [memory_bytes]
+ * @property {number | null} [peak_rss_bytes]
+ * @property {string} [file_sha256]
+ * @property {{browser: string, cores: number}} [machine]
+ */
+
+/**
+ * @typedef {object} Plan What a load does.
+ * @property {string} name Of the model.
+ * @property {string} version Of the bundle.
+ * @property {number} parameters
+ * @property {string} variant Of the kernel.
+ * @property {number} threads That compute.
+ * @property {string} why Why that variant on so many threads.
+ * @property {number} total Bytes of the files that it takes.
+ * @property {number} cached Bytes of these that the browser has kept.
+ * @property {number} memory Bytes that the page will take at most.
+ * @property {string} trouble Why the browser keeps nothing; "" where it does.
+ * @property {string[]} notes What a reader should know, a sentence each.
+ * @property {number} [context] Positions of the KV cache.
+ * @property {{tokens: number, memory: number}[]} [contexts] Lengths to choose from, and the memory that each takes.
+ */
+
+/**
+ * @typedef {object} Progress
+ * @property {'plan' | 'download' | 'start' | 'ready'} stage
+ * @property {number} loaded Bytes.
+ * @property {number} total Bytes.
+ * @property {number} [fetched] Bytes of these that came from the network.
+ * @property {Plan} [plan] Comes again where something is missing that seemed to be kept, before it is fetched.
+ */
+
+/**
+ * @typedef {object} LoadOptions
+ * @property {(progress: Progress) => void} [onProgress]
+ * @property {AbortSignal} [signal] Cancels the load.
+ * @property {number} [threads] That compute; default: as many as are worth it.
+ * @property {number} [context] Positions of the KV cache.
+ * @property {Record<string, Blob>} [files] The bundle's, by path, where no server has them.
+ */
+
+/**
+ * @typedef {object} ModelInfo Facts about a loaded model.
+ * @property {string} name
+ * @property {string} version Of the bundle.
+ * @property {number} parameters
+ * @property {any} quantization
+ * @property {string} file_sha256
+ * @property {string} variant Of the kernel.
+ * @property {number} threads That compute.
+ * @property {string} why Why that variant on so many threads.
+ * @property {boolean} isolated Whether the page is cross-origin isolated.
+ * @property {number} context Positions of the KV cache.
+ * @property {number} vocab Tokens.
+ * @property {{total: number, weights: number, arena: number, kv: number}} memory Bytes.
+ * @property {number} bytes_per_token
+ * @property {number} load_s
+ * @property {number} fetched_bytes
+ * @property {number} total_bytes
+ * @property {string} trouble Why the browser keeps nothing; "" where it does.
+ * @property {string[]} notes What a reader should know, a sentence each.
+ */
+
+/** @typedef {{kept: boolean, trouble: string}} Kept Whether the browser has kept the model, or why not. */
+
+const REUSE_MS = 10000; // within which a load takes the manifest that `plan` has fetched
 
 /** @param {string | URL} url of the bundle's folder */
 function folder(url) {
-  const out = new URL(url, globalThis.document?.baseURI ?? globalThis.location?.href);
+  let out;
+  try {
+    out = new URL(url, globalThis.document?.baseURI ?? globalThis.location?.href);
+  } catch {
+    throw parameterError(`${url} is no URL: name the bundle's folder`);
+  }
   if (!out.pathname.endsWith('/')) out.pathname += '/';
   return out;
 }
 
 export class WasmModelLoader {
   #locate;
+  /** @type {{store: Store, manifest: import('./store.js').Manifest, at: number} | null} what `plan` has seen */
+  #seen = null;
 
-  /** @param {(file: string) => string | URL} [locate] where the script of a worker is, for a page that cannot start those beside this one */
-  constructor(locate = (file) => new URL(file, import.meta.url)) { this.#locate = locate; }
+  /**
+   * @param {(file: string) => string | URL} [locate] where the script of a worker is ('./worker.js', './loader.js' or
+   *   './compute.js'), for a page that cannot start those beside this one
+   */
+  constructor(locate) {
+    this.#locate = locate;
+  }
 
-  /** What a load would do: bytes to fetch, bytes that are here already, memory, threads and why. @param {string | URL} url @param {LoadOptions} [options] */
+  /**
+   * What a load would do: bytes to fetch, bytes that are here already, memory, threads and why.
+   * @param {string | URL} url of the bundle's folder @param {LoadOptions} [options] @returns {Promise<Plan>}
+   */
   async plan(url, options = {}) {
     const store = new Store(folder(url), options.files);
-    return plan(store, await store.manifest(), { base: store.base.href, ...options });
+    const manifest = await store.manifest();
+    this.#seen = { store, manifest, at: performance.now() };
+    return plan(store, manifest, { ...options, exact: true });
+  }
+
+  /** @param {URL} base @param {Record<string, Blob>} [files] @returns {Promise<{store: Store, manifest: any}>} */
+  async #open(base, files) {
+    const seen = this.#seen;
+    const { href } = base;
+    this.#seen = null;
+    if (seen?.store.base.href === href && seen.store.files === files && performance.now() - seen.at < REUSE_MS)
+      return seen;
+    const store = new Store(base, files);
+    return { store, manifest: await store.manifest() };
   }
 
   /** @param {string | URL} url of the bundle's folder @param {LoadOptions} [options] @returns {Promise<WasmModel>} */
   async load_quantized_model(url, { onProgress, signal, threads, context, files } = {}) {
     if (signal?.aborted) throw aborted();
-    const begin = performance.timeOrigin + performance.now(), store = new Store(folder(url), files);
-    const link = new Link(this.#locate, onProgress), stop = () => link.end(aborted());
+    const begin = performance.timeOrigin + performance.now();
+    const base = folder(url);
+    const link = new Link(this.#locate, onProgress);
+    const stop = () => link.end(aborted());
     signal?.addEventListener('abort', stop, { once: true });
     try {
-      const request = store.manifest().then((manifest) => [{ base: store.base.href, begin, manifest, manifestText: store.manifestText, threads, context, files }]); // comes while the workers start
+      const request = this.#open(base, files).then(({ store, manifest }) => {
+        // comes while the workers start
+        return [
+          {
+            base: base.href,
+            begin,
+            manifest,
+            manifestText: store.manifestText,
+            note: store.note,
+            threads,
+            context,
+            files,
+          },
+        ];
+      });
       const info = await link.call('load', request);
       onProgress?.({ stage: 'ready', loaded: info.total_bytes, total: info.total_bytes, fetched: info.fetched_bytes });
       return new WasmModel(link, info);
@@ -57,33 +227,77 @@ export class WasmModelLoader {
   }
 }
 
-const LOADER = './loader.js', LOADERS = 2; // as load.js wants them
+const LOADER = './loader.js';
+const LOADERS = 2; // as load.js wants them
 
 /** The page's end of the wire to the worker. */
 class Link {
   #calls = new Map(); // id → {resolve, reject, onToken}
-  #helpers = new Map(); // number → Worker
+  #helpers = new Map(); // number → Promise of a Worker
   #last = 0;
   #over = null; // the error that ended it
+  #control = new AbortController(); // ends workers that are starting
+  /** @type {Worker | null} the engine's, once it runs */
+  #worker = null;
+  /** @type {(() => void)[]} what is to be said to it then */
+  #unsaid = [];
 
-  /** @param {(file: string) => string | URL} locate @param {(progress: any) => void} [onProgress] */
+  /** @param {((file: string) => string | URL) | undefined} locate @param {(progress: any) => void} [onProgress] */
   constructor(locate, onProgress) {
-    this.start = (file) => new Worker(locate(file), { type: 'module' });
-    this.worker = this.start('./worker.js');
+    this.onProgress = onProgress;
+    this.start = (file) => startWorker(file, locate, this.#control.signal);
+    this.kept = new Promise((resolve) => {
+      this.settle = resolve;
+    });
+    this.start('./worker.js').then(
+      (worker) => this.#listen(worker),
+      (e) => this.end(e),
+    );
     this.ready = Array.from({ length: LOADERS }, () => this.start(LOADER)); // will be wanted in a moment
-    this.worker.onerror = (e) => this.end(engineError(`the engine stopped: ${e.message || 'worker.js could not be started'}: load the model again`));
-    this.kept = new Promise((resolve) => { this.settle = resolve; });
-    this.worker.onmessage = ({ data }) => {
-      if (data.progress) return onProgress?.(data.progress);
-      if (data.kept) return this.settle(data.kept);
-      if (data.spawn) return this.#spawn(data);
-      if (data.end) return this.#stop(data.end);
-      const call = this.#calls.get(data.id);
-      if (data.token) return call?.onToken(data.token);
-      this.#calls.delete(data.id);
-      if (data.error) call?.reject(fromPlain(data.error));
-      else call?.resolve(data.result);
+    for (const loader of this.ready) loader.catch(() => {}); // whoever wants it hears of it
+  }
+
+  /** @param {Worker} worker the engine's, which runs */
+  #listen(worker) {
+    this.#worker = worker;
+    worker.onerror = (e) =>
+      this.end(scriptError(`the engine stopped: ${eventWords(e) || 'worker.js failed'}: load the model again`));
+    worker.onmessage = ({ data }) => this.#hear(data);
+    for (const say of this.#unsaid.splice(0)) say();
+  }
+
+  #hear(data) {
+    if (data.progress) return this.onProgress?.(data.progress);
+    if (data.kept) return this.settle(data.kept);
+    if (data.spawn) return this.#spawn(data);
+    if (data.end) return this.#stop(data.end);
+    const call = this.#calls.get(data.id);
+    if (data.token) return call?.onToken(data.token);
+    this.#calls.delete(data.id);
+    if (data.error) call?.reject(fromPlain(data.error));
+    else call?.resolve(data.result);
+  }
+
+  /**
+   * Say something to the engine's worker, in the order of the calls.
+   * @param {any} message
+   * @param {(error: Error) => void} [refused]
+   */
+  #say(message, refused) {
+    const say = () => {
+      try {
+        /** @type {Worker} */ (this.#worker).postMessage(message);
+      } catch (e) {
+        // a function among the options, or some such
+        refused?.(
+          parameterError(
+            `the prompt or an option cannot be handed to a worker (${e.message}): use text, numbers and lists`,
+          ),
+        );
+      }
     };
+    if (this.#worker) say();
+    else this.#unsaid.push(say);
   }
 
   /** @param {string} call @param {any[] | Promise<any[]>} args @param {(token: any) => void} [onToken] */
@@ -92,34 +306,55 @@ class Link {
     const promise = new Promise((resolve, reject) => {
       if (this.#over) return reject(this.#over);
       this.#calls.set(id, { resolve, reject, onToken });
-      const post = (all) => this.worker.postMessage({ id, call, args: all });
-      if (args instanceof Promise) args.then(post, reject);
-      else post(args);
+      const refused = (error) => {
+        this.#calls.delete(id);
+        reject(error);
+      };
+      const say = (all) => this.#say({ id, call, args: all }, refused);
+      if (args instanceof Promise) args.then(say, refused);
+      else say(args);
     });
     return Object.assign(promise, { id });
   }
 
   /** Start a worker that the engine's worker wants. */
-  #spawn({ spawn, file, port }) {
-    const helper = (file === LOADER && this.ready.pop()) || this.start(file);
-    helper.onerror = (e) => this.worker.postMessage({ lost: spawn, message: e.message });
-    helper.postMessage({ port }, [port]);
-    this.#helpers.set(spawn, helper);
+  async #spawn({ spawn, file, port }) {
+    const starting = (file === LOADER && this.ready.pop()) || this.start(file);
+    const lost = (error) => this.#say({ lost: spawn, error: toPlain(error) });
+    this.#helpers.set(spawn, starting);
+    try {
+      const helper = await starting;
+      helper.onerror = (e) => lost(scriptError(`${file.slice(2)}: ${eventWords(e) || 'failed'}`));
+      helper.postMessage({ port }, [port]);
+    } catch (e) {
+      lost(e);
+    }
   }
 
   #stop(number) {
-    this.#helpers.get(number)?.terminate();
+    this.#helpers.get(number)?.then(
+      (helper) => helper.terminate(),
+      () => {},
+    );
     this.#helpers.delete(number);
   }
 
-  cancel(id) { this.worker.postMessage({ cancel: id }); }
+  /** @param {number} id of a call */
+  cancel(id) {
+    this.#say({ cancel: id });
+  }
 
   /** Stop all workers; their memory goes. @param {Error} error for every call that waits or comes */
   end(error) {
     this.#over ??= error;
-    this.worker.terminate();
+    this.#control.abort();
+    this.#worker?.terminate();
     for (const number of this.#helpers.keys()) this.#stop(number);
-    for (const helper of this.ready) helper.terminate();
+    for (const loader of this.ready)
+      loader.then(
+        (worker) => worker.terminate(),
+        () => {},
+      );
     this.settle({ kept: false, trouble: error.message });
     for (const { reject } of this.#calls.values()) reject(error);
     this.#calls.clear();
@@ -127,36 +362,57 @@ class Link {
 }
 
 /** An answer while it grows: iterate over it for tokens; `await answer.result` is the record of all of it. */
-class Generation {
+export class Generation {
   #tokens = [];
   #wake = () => {};
   #done = false;
+  #silent = false;
+  #link;
 
-  /** @param {Link} link @param {any} prompt @param {GenerateOptions} options */
+  /** @param {any} link to the worker @param {Prompt} prompt @param {GenerateOptions} options */
   constructor(link, prompt, { signal, onToken, ...options }) {
+    this.#link = link;
     const call = link.call('generate', [prompt, options], (token) => {
+      if (this.#silent) return;
       this.#tokens.push(token);
       onToken?.(token);
       this.#wake();
     });
-    this.cancel = () => link.cancel(call.id);
+    /** Which answer it is: no two of a model have the same. @type {number} */
+    this.id = call.id;
+    const cancel = () => this.cancel();
     if (signal?.aborted) this.cancel();
-    signal?.addEventListener('abort', this.cancel, { once: true });
-    /** @type {Promise<import('./generate.js').Result>} */
+    signal?.addEventListener('abort', cancel, { once: true });
+    /** @type {Promise<Result>} */
     this.result = call.finally(() => {
-      signal?.removeEventListener('abort', this.cancel);
+      signal?.removeEventListener('abort', cancel);
       this.#done = true;
       this.#wake();
     });
     this.result.catch(() => {}); // whoever iterates hears of it there
   }
 
+  /** End it with the token that is on its way; whatever is asked next waits for that. */
+  cancel() {
+    this.#link.cancel(this.id);
+  }
+
+  /** End it, and let no more tokens be heard. */
+  drop() {
+    this.#silent = true;
+    this.#tokens = [];
+    this.cancel();
+  }
+
+  /** @returns {AsyncGenerator<Token, Result, void>} */
   async *[Symbol.asyncIterator]() {
     try {
       for (;;) {
-        while (this.#tokens.length) yield this.#tokens.shift();
+        while (this.#tokens.length) yield /** @type {Token} */ (this.#tokens.shift());
         if (this.#done) return await this.result;
-        await new Promise((resolve) => { this.#wake = resolve; });
+        await new Promise((resolve) => {
+          this.#wake = () => resolve(undefined);
+        });
       }
     } finally {
       if (!this.#done) this.cancel();
@@ -167,38 +423,77 @@ class Generation {
 export class WasmModel {
   #link;
   #gone = false;
+  /** @type {Set<Generation>} answers that are not done */
+  #growing = new Set();
 
-  /** @param {Link} link @param {any} info */
+  /** @param {any} link to the worker @param {any} info */
   constructor(link, info) {
     this.#link = link;
-    /** name, version, variant, why, threads, isolated, context, memory {total, weights, arena, kv} in bytes, load_s, fetched_bytes, … */
+    /** @type {ModelInfo} */
     this.info = info;
-    /** Timings of the last answer, named as in Python's `Timings`. @type {any} */
+    /** Of the last answer. @type {Timings} */
     this.timings = { load_s: info.load_s, variant: info.variant, threads: info.threads, backend: 'wasm' };
-    /** When the browser has kept the model, or why it did not. @type {Promise<{kept: boolean, trouble: string}>} */
+    /** When the browser has kept the model, or why it did not. @type {Promise<Kept>} */
     this.kept = link.kept;
   }
 
-  is_ready() { return !this.#gone; }
+  /** @returns {boolean} until `dispose` */
+  is_ready() {
+    return !this.#gone;
+  }
 
-  /** Continue a text, answer a conversation, or go on from ids. @param {string | import('./text.js').Message[] | number[]} prompt @param {GenerateOptions} [options] */
+  /**
+   * Continue a text, answer a conversation, or go on from ids. Answers come one after the other: one that is asked
+   * for while
+   * another grows begins when that is done.
+   * @param {Prompt} prompt @param {GenerateOptions} [options] @returns {Generation}
+   */
   generate(prompt, options = {}) {
     const answer = new Generation(this.#live(), prompt, options);
-    answer.result.then((r) => { this.timings = r.timings; }, () => {});
+    const over = () => this.#growing.delete(answer);
+    this.#growing.add(answer);
+    answer.result
+      .then((r) => {
+        this.timings = r.timings;
+      })
+      .finally(over)
+      .catch(() => {});
     return answer;
   }
 
-  /** The ids of a text or a conversation. @param {string | import('./text.js').Message[]} prompt @param {{special?: boolean}} [options] @returns {Promise<number[]>} */
-  async encode(prompt, options = {}) { return this.#live().call('encode', [prompt, options]); }
+  /**
+   * The ids of a text or a conversation.
+   * @param {string | Message[]} prompt @param {{special?: boolean}} [options] @returns {Promise<number[]>}
+   */
+  async encode(prompt, options = {}) {
+    return this.#live().call('encode', [prompt, options]);
+  }
 
-  /** The likeliest id after some ids, which are read from a position of the cache on: no text, no sampling. @param {number[]} ids @param {number} [pos] @returns {Promise<number>} */
-  async next(ids, pos = 0) { return this.#live().call('next', [ids, pos]); }
+  /**
+   * The likeliest id after some ids, which are read from a position of the cache on: no text, no sampling.
+   * @param {number[]} ids @param {number} [pos] @returns {Promise<number>}
+   */
+  async next(ids, pos = 0) {
+    return this.#live().call('next', [ids, pos]);
+  }
 
-  /** Scores after the last of the ids, read from an empty cache. @param {number[]} ids @returns {Promise<Float32Array>} (vocab,) */
-  async logits(ids) { return this.#live().call('logits', [ids]); }
+  /**
+   * Scores after the last of the ids, read from an empty cache.
+   * @param {number[]} ids
+   * @returns {Promise<Float32Array>} (vocab,)
+   */
+  async logits(ids) {
+    return this.#live().call('logits', [ids]);
+  }
 
-  /** Forget all tokens. */
-  async reset() { return this.#live().call('reset', []); }
+  /**
+   * Forget all tokens: answers that still grow are cancelled, and no more is heard of them.
+   * @returns {Promise<void>}
+   */
+  async reset() {
+    for (const answer of this.#growing) answer.drop();
+    return this.#live().call('reset', []);
+  }
 
   /** Stop everything and give the memory back. */
   dispose() {

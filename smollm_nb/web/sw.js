@@ -1,23 +1,187 @@
 /**
  * The service worker: the page itself works offline, and gets the headers that threads need where its host sends none.
- * Weights, tokenizer and kernel are none of its business: store.js fetches, verifies and keeps them.
+ *
+ * Each version of the page is kept in a cache of its own, filled whole with bytes that were held against the
+ * manifest's hashes.
+ * A new version takes over at once, when a page is opened; a page that is open keeps the one that it began with, its
+ * workers
+ * too. Weights, tokenizer and kernel are none of its business: store.js fetches, verifies and keeps them.
  */
-const SHELL = `smollm_nb shell ${new URL(self.registration.scope).pathname}`;
-const MANIFEST = 'model_manifest.json', PATIENCE_MS = 4000;
+const SCOPE = new URL(self.registration.scope);
+const STATE = `smollm_nb shells ${SCOPE.pathname}`;
+const SHELL = `smollm_nb shell ${SCOPE.pathname}`; // SHELL, a space, a version
+const MANIFEST = 'model_manifest.json';
+const INDEX = 'index.html';
 const ROLES = ['page', 'module', 'vendor'];
+const PATIENCE_MS = 4000; // for a newer version, when a page is opened
+const ASK_MS = 30000; // for one file
+const INSTALL_MS = 15000; // for the first one: headers are wanted even where it cannot be filled
+const OPENING_MS = 60000; // after which a page that was opened is listed among the clients, or never
+const MANIFEST_BYTES = 1 << 22;
+const FILE_BYTES = 1 << 26;
+const TYPES = {
+  js: /^(text|application)\/(x-)?(java|ecma)script\b/,
+  html: /^text\/html\b/,
+  css: /^text\/css\b/,
+  json: /\bjson\b/,
+};
 
-const url = (path) => new URL(path, self.registration.scope).href;
+/**
+ * @typedef {{path: string, role: string, stored: number, sha256: string}} File an entry of the manifest
+ * @typedef {{current: string, clients: Record<string, string>}} State the version for new pages, "" if there is none;
+ *   that of each open page or worker
+ */
 
-async function fill() {
-  const manifest = await (await fetch(url(MANIFEST), { cache: 'no-cache' })).json();
-  const paths = ['./', ...manifest.files.filter((f) => ROLES.includes(f.role)).map((f) => f.path)];
-  const shell = await caches.open(SHELL);
-  await Promise.all(paths.map(async (path) => {
-    const response = await fetch(url(path), { cache: 'no-cache' });
-    if (response.ok) await shell.put(url(path), response);
-  }));
-  await self.skipWaiting();
+const url = (path) => new URL(path, SCOPE).href;
+const cacheName = (version) => `${SHELL} ${version}`;
+const sleep = (ms) =>
+  new Promise((resolve) => {
+    setTimeout(resolve, ms);
+  });
+
+/** @param {ArrayBuffer | Uint8Array<ArrayBuffer>} bytes */
+async function digest(bytes) {
+  return Array.from(new Uint8Array(await crypto.subtle.digest('SHA-256', bytes)), (b) =>
+    b.toString(16).padStart(2, '0'),
+  ).join('');
 }
+
+// ---- what is kept ---------------------------------------------------------------------------------------------------
+
+/** @type {Promise<State> | undefined} */
+let remembered;
+
+/**
+ * Pages and workers that the browser does not list yet, and since when, ms.
+ * @type {Map<string, {since: number, page: boolean}>}
+ */
+const opening = new Map();
+
+async function readState() {
+  const kept = await (await caches.open(STATE)).match(url('state'));
+  const { current = '', clients = {} } = kept ? await kept.json() : {};
+  return { current: current && (await caches.has(cacheName(current))) ? current : '', clients };
+}
+
+/** The state outlives this worker, which the browser ends when it likes. */
+function state() {
+  remembered ??= readState().catch(() => ({ current: '', clients: {} }));
+  return remembered;
+}
+
+/** @param {State} now */
+async function remember(now) {
+  await (await caches.open(STATE)).put(url('state'), new Response(JSON.stringify(now)));
+}
+
+/** @param {string} version @param {string} path @returns {Promise<Response | undefined>} */
+async function fromShell(version, path) {
+  return (await caches.has(cacheName(version))) ? (await caches.open(cacheName(version))).match(url(path)) : undefined;
+}
+
+// ---- a new version --------------------------------------------------------------------------------------------------
+
+/**
+ * A file as the server has it; whatever is not what the manifest says counts as no answer.
+ * @param {string} path
+ * @param {number} most bytes
+ */
+async function ask(path, most) {
+  const response = await fetch(url(path), { cache: 'no-cache', signal: AbortSignal.timeout(ASK_MS) });
+  const type = response.headers.get('Content-Type') ?? '';
+  const wanted = TYPES[path.split('.').at(-1)];
+  if (!response.ok || (wanted && !wanted.test(type))) throw new Error(`${path}: ${response.status} ${type}`);
+  const bytes = await response.arrayBuffer();
+  if (bytes.byteLength > most) throw new Error(`${path}: ${bytes.byteLength} bytes`);
+  return { response, bytes };
+}
+
+/** The same response, its body known. @param {Response} response @param {ArrayBuffer} bytes */
+function whole({ headers: given, status }, bytes) {
+  const headers = new Headers(given);
+  for (const name of ['Content-Encoding', 'Content-Length', 'Transfer-Encoding']) headers.delete(name);
+  return new Response(bytes, { status, headers });
+}
+
+/** @param {any} f @returns {f is File} */
+const isSound = (f) =>
+  typeof f?.path === 'string' &&
+  typeof f.sha256 === 'string' &&
+  url(f.path).startsWith(SCOPE.href) &&
+  f.stored <= FILE_BYTES;
+
+/**
+ * What the server has now.
+ * @returns {Promise<{version: string, files: File[], response: Response, bytes: ArrayBuffer}>}
+ */
+async function look() {
+  const { response, bytes } = await ask(MANIFEST, MANIFEST_BYTES);
+  const manifest = JSON.parse(new TextDecoder().decode(bytes));
+  const files = manifest.files.filter((f) => ROLES.includes(f?.role));
+  if (!files.length || !files.every(isSound)) throw new Error(`${MANIFEST}: no list of files`);
+  const said = await digest(new TextEncoder().encode(files.map((f) => `${f.path} ${f.sha256}\n`).join('')));
+  return { version: `${encodeURIComponent(manifest.version)}-${said.slice(0, 8)}`, files, response, bytes };
+}
+
+/** The files of one version in its cache, the manifest last: it is the sign that all are there. */
+async function fill({ version, files, response, bytes }) {
+  const shell = await caches.open(cacheName(version));
+  const { current } = await state();
+  const old = current ? await caches.open(cacheName(current)) : null;
+  const known = new Map(
+    ((await (await old?.match(url(MANIFEST)))?.json())?.files ?? []).map((f) => [f.path, f.sha256]),
+  );
+  await Promise.all(
+    files.map(async ({ path, sha256, stored }) => {
+      const same = known.get(path) === sha256 ? await old?.match(url(path)) : undefined;
+      if (same) return shell.put(url(path), same);
+      const got = await ask(path, stored);
+      if ((await digest(got.bytes)) !== sha256) throw new Error(`${path}: other bytes than the manifest says`);
+      await shell.put(url(path), whole(got.response, got.bytes));
+    }),
+  );
+  await shell.put(url(MANIFEST), whole(response, bytes));
+}
+
+/** Take a newer version where the server has one, whole, or leave all as it is. */
+async function update() {
+  const found = await look();
+  const now = await state();
+  if (found.version === now.current) return;
+  await fill(found);
+  now.current = found.version;
+  await remember(now);
+}
+
+/** Versions that no open page has go. */
+async function tidy() {
+  const now = await state();
+  const open = new Set((await self.clients.matchAll({ type: 'all', includeUncontrolled: true })).map((c) => c.id));
+  for (const [id, { since }] of opening) if (open.has(id) || performance.now() - since > OPENING_MS) opening.delete(id);
+  const clients = Object.entries(now.clients).filter(([id]) => open.has(id) || opening.has(id));
+  now.clients = Object.fromEntries(clients);
+  const needed = clients.filter(([id]) => open.has(id) || opening.get(id)?.page); // a worker's page needs the same
+  const used = new Set([now.current, ...needed.map(([, version]) => version)].map(cacheName));
+  for (const name of await caches.keys()) {
+    if (name === SHELL || (name.startsWith(`${SHELL} `) && !used.has(name))) await caches.delete(name);
+  }
+  await remember(now);
+}
+
+/** @type {Promise<void> | null} */
+let updating = null;
+
+/** @returns {Promise<void>} one update at a time; never fails */
+function refresh() {
+  updating ??= update()
+    .catch(() => {})
+    .finally(() => {
+      updating = null;
+    }); // down, or half copied: the version before goes on
+  return updating;
+}
+
+// ---- answers --------------------------------------------------------------------------------------------------------
 
 /** The response, isolated from other origins. @param {Response} response */
 function isolated(response) {
@@ -29,23 +193,53 @@ function isolated(response) {
   return new Response(response.body, { status: response.status, statusText: response.statusText, headers });
 }
 
-/** From the network; from the cache when that is down or slow. @param {Request} request */
-async function answer(request) {
-  const shell = await caches.open(SHELL), kept = await shell.match(request, { ignoreSearch: true });
-  const network = fetch(request).then(async (response) => {
-    if (response.ok && kept) await shell.put(request.url.split(/[?#]/)[0], response.clone());
-    return response;
-  });
-  if (!kept) return isolated(await network);
-  network.catch(() => {}); // the cache has answered by then
-  const slow = new Promise((resolve) => { setTimeout(resolve, PATIENCE_MS, kept); });
-  return isolated(await Promise.race([network.catch(() => kept), slow]));
+/** @param {Request} request @returns {string} its path in the folder */
+const pathOf = (request) => new URL(request.url).pathname.slice(SCOPE.pathname.length) || INDEX;
+
+/**
+ * The version that a page or a worker goes on with.
+ * @param {string} id of the client
+ * @param {string} version
+ * @param {boolean} page
+ */
+async function bind(id, version, page) {
+  const now = await state();
+  if (!id || !version || now.clients[id] === version) return;
+  now.clients[id] = version;
+  opening.set(id, { since: performance.now(), page });
+  await remember(now);
 }
 
-self.addEventListener('install', (event) => event.waitUntil(fill()));
+/** A page is opened. @param {any} event */
+async function open(event) {
+  const refreshed = refresh();
+  event.waitUntil(refreshed.then(tidy));
+  if ((await state()).current) await Promise.race([refreshed, sleep(PATIENCE_MS)]);
+  const { current } = await state();
+  const kept = current && (await fromShell(current, pathOf(event.request)));
+  await bind(event.resultingClientId, current, true);
+  return isolated(kept || (await fetch(event.request)));
+}
+
+/** A part of a page, or of a worker, in the version that this one has. @param {any} event */
+async function part(event) {
+  const { current, clients } = await state();
+  const version = clients[event.clientId] ?? current;
+  await bind(event.clientId, version, true);
+  await bind(event.resultingClientId, version, false); // the worker that this script starts
+  const kept = version && (await fromShell(version, pathOf(event.request)));
+  return isolated(kept || (await fetch(event.request)));
+}
+
+self.addEventListener('install', (event) =>
+  event.waitUntil(Promise.race([refresh(), sleep(INSTALL_MS)]).then(() => self.skipWaiting())),
+);
 self.addEventListener('activate', (event) => event.waitUntil(self.clients.claim()));
 self.addEventListener('fetch', (event) => {
-  const { request } = event, { origin, pathname } = new URL(request.url), scope = new URL(self.registration.scope);
-  if (request.method !== 'GET' || origin !== scope.origin || !pathname.startsWith(scope.pathname)) return;
-  if (request.mode === 'navigate' || ['script', 'worker', 'style'].includes(request.destination)) event.respondWith(answer(request));
+  const { request } = event;
+  const { origin, pathname } = new URL(request.url);
+  if (request.method !== 'GET' || origin !== SCOPE.origin || !pathname.startsWith(SCOPE.pathname)) return;
+  if (request.mode === 'navigate') event.respondWith(open(event));
+  else if (['script', 'worker', 'style', 'image'].includes(request.destination) || pathOf(request) === MANIFEST)
+    event.respondWith(part(event));
 });

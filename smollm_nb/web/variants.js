@@ -1,7 +1,7 @@
 /** Which build of the kernel runs, on how many threads, in how much memory: known from the manifest, before anything large is fetched. */
 import { bundleError, parameterError } from './errors.js';
 
-const MAX_THREADS = 8, MAX_CONTEXT = 65536, CONTEXT = 2048;
+const MAX_THREADS = 8, MAX_CONTEXT = 65536, CONTEXT = 2048, LEAST_CONTEXT = 512;
 const OWN_BYTES = 45e6; // of the browser's processes for this page: scripts, tokenizer, buffers on the way
 
 /** @typedef {import('./store.js').Store} Store @typedef {{variant: string, path: string, threads: number, why: string}} Choice */
@@ -47,13 +47,28 @@ export function pickContext(config, context) {
   return context === undefined ? Math.min(limit, CONTEXT) : whole('context', context, limit);
 }
 
-/** @param {any} manifest @param {number} threads @param {number} [context] @returns {number} bytes that the page will take at most */
+/**
+ * Lengths of context to choose from: doubled up to what the model knows.
+ * @param {number} positions that it knows @returns {number[]} rising
+ */
+export function offeredContexts(positions) {
+  const limit = Math.min(positions, MAX_CONTEXT), out = [];
+  for (let n = LEAST_CONTEXT; n < limit; n *= 2) out.push(n);
+  return [...out, limit];
+}
+
+/**
+ * The arena was measured at one length of context; its share of keys and values grows with the context.
+ * @param {any} manifest @param {number} threads @param {number} [context]
+ * @returns {number} bytes that the page will take at most
+ */
 export function predictMemory(manifest, threads, context) {
-  const { arena, context: positions, weights } = manifest.memory ?? {};
+  const { arena, context: positions, weights, kv } = manifest.memory ?? {};
   const known = Object.keys(arena ?? {}).map(Number).sort((a, b) => a - b);
   if (!known.length) throw bundleError('model_manifest.json: says nothing about memory: export the bundle again');
   const bytes = arena[known.find((n) => n >= threads) ?? known.at(-1)];
-  return Math.round(weights + bytes * Math.max(1, (context ?? positions) / positions) + OWN_BYTES);
+  const growing = kv ?? bytes;
+  return Math.round(weights + bytes + growing * ((context ?? positions) / positions - 1) + OWN_BYTES);
 }
 
 const ROLES = ['tokenizer', 'tokenizer_config', 'config', 'chat_template'];
@@ -61,12 +76,24 @@ const ROLES = ['tokenizer', 'tokenizer_config', 'config', 'chat_template'];
 /** The files that a model is made of. @param {any} manifest @param {{path: string}} choice */
 const wanted = (manifest, { path }) => [...manifest.weights, ...manifest.files.filter((f) => ROLES.includes(f.role) || f.path === path)];
 
-/** What is known before anything large is fetched. @param {Store} store @param {any} manifest @param {{threads?: number, context?: number}} request */
-export async function plan(store, manifest, { threads, context }) {
-  const [choice] = choices(manifest, threads), kept = await store.kept(manifest), needed = wanted(manifest, choice);
+/**
+ * What is known before anything large is fetched.
+ * @param {Store} store @param {any} manifest
+ * @param {{threads?: number, context?: number, exact?: boolean}} request `exact`: as for `Store.kept`
+ * @returns {Promise<import('./smollm.js').Plan>}
+ */
+export async function plan(store, manifest, { threads, context, exact = false }) {
+  const [choice] = choices(manifest, threads), kept = await store.kept(manifest, exact);
+  const needed = wanted(manifest, choice);
   const sum = (files) => files.reduce((n, f) => n + f.stored, 0);
+  const { positions = CONTEXT } = manifest.memory ?? {};
+  const memory = (tokens) => predictMemory(manifest, choice.threads, tokens);
+  const contexts = offeredContexts(positions).map((tokens) => ({ tokens, memory: memory(tokens) }));
   return {
+    context: pickContext({ positions }, context), contexts,
     name: manifest.name, version: manifest.version, parameters: manifest.parameters, variant: choice.variant, threads: choice.threads, why: choice.why,
-    total: sum(needed), cached: sum(needed.filter((f) => kept.has(f.path))), memory: predictMemory(manifest, choice.threads, context), trouble: store.trouble,
+    total: sum(needed), cached: sum(needed.filter((f) => kept.has(f.path))),
+    memory: memory(context), trouble: store.trouble,
+    notes: [...(choice.threads < (threads ?? cores()) ? [choice.why] : []), ...store.notes],
   };
 }

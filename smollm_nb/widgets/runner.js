@@ -2,7 +2,8 @@
 import { h, s, short, ticks } from "./common.js";
 
 const ENTRIES = ["smollm.js", "worker.js", "loader.js", "compute.js"]; // what the page and its workers start with
-const IMPORTS = /(?<!^ \*.*)(\bfrom\s*["'])(\.\/[\w-]+\.js)|(\bimport\(["'])(\.\/vendor\/[\w-]+\.js)/gm; // also in small copies; what JSDoc imports is left alone
+// imports of modules beside a module, also in small copies; what JSDoc imports is left alone
+const IMPORTS = /(?<!^ \*.*)(\bfrom\s*["'])(\.\/[\w/-]+\.js)/gm;
 const ENDS = { eos: "the model ended", stop: "a stop string", length: "the length that was asked for" };
 const mb = (bytes) => `${short(bytes / 1e6)} MB`;
 const count = (n, thing) => `${n} ${thing}${n === 1 ? "" : "s"}`;
@@ -21,8 +22,8 @@ async function scripts(read, toUrl) {
   };
   const rewrite = async (text) => {
     const urls = new Map();
-    for (const [, , a, , b] of text.matchAll(IMPORTS)) urls.set(a ?? b, await make((a ?? b).slice(2)));
-    return toUrl(text.replace(IMPORTS, (_, before, a, call, b) => (before ?? call) + urls.get(a ?? b)));
+    for (const [, , path] of text.matchAll(IMPORTS)) urls.set(path, await make(path.slice(2)));
+    return toUrl(text.replace(IMPORTS, (_, before, path) => before + urls.get(path)));
   };
   return new Map(await Promise.all(ENTRIES.map(async (path) => [`./${path}`, await make(path)])));
 }

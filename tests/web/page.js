@@ -1,4 +1,7 @@
-/** Sits in the page itself (the server appends it to app.js) and uses it as a person would. Its steps outlive reloads in sessionStorage. */
+/**
+ * Sits in the page itself (the server appends it to app.js) and uses it as a person would.
+ * Its steps outlive reloads in sessionStorage.
+ */
 import { check, equal, ok, post, until } from './check.js';
 
 const $ = (id) => document.getElementById(id);
@@ -10,9 +13,17 @@ sessionStorage.setItem('reloads', String(Number(sessionStorage.getItem('reloads'
 async function send(text) {
   $('prompt').value = text;
   $('prompt').dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', bubbles: true, cancelable: true }));
-  await until(() => $('send').disabled, 'the page to work');
+  await until(working, 'the page to work');
 }
-const idle = () => until(() => !$('send').disabled, 'the answer');
+/** Fill in fields as a person does: the page hears of it. @param {Record<string, any>} values by id */
+function fill(values) {
+  for (const [id, value] of Object.entries(values)) {
+    $(id).value = value;
+    for (const event of ['input', 'change']) $(id).dispatchEvent(new Event(event, { bubbles: true }));
+  }
+}
+const working = () => document.body.classList.contains('answering');
+const idle = () => until(() => !working(), 'the answer');
 const messages = (kind) => [...document.querySelectorAll(`.message.${kind}`)].map((e) => e.textContent);
 
 async function first() {
@@ -26,10 +37,10 @@ async function first() {
     ok($('memory').textContent.includes('predicted'), $('memory').textContent);
   });
   await check('a chat of two turns', async () => {
-    for (const [id, value] of Object.entries({ temperature: 0.8, seed: 5, maxTokens: 24, topK: 20, repetitionPenalty: 1 })) $(id).value = value;
+    fill({ temperature: 0.8, seed: 5, maxTokens: 24, topK: 20, repetitionPenalty: 1 });
     await send('Hello <b>you</b>'); // loads the model first
     await idle();
-    ok($('trouble').hidden, $('trouble').textContent);
+    ok($('trouble').hidden, $('what').textContent);
     await send('And now?');
     await idle();
     equal(messages('user'), ['Hello <b>you</b>', 'And now?'], 'messages');
@@ -40,13 +51,14 @@ async function first() {
   });
   await check('figures and chart', async () => {
     ok(/tokens\/s/.test($('rate').textContent) && /\d ms/.test($('ttft').textContent), $('rate').textContent);
-    ok($('chart').querySelectorAll('rect').length > 5 && / ms/.test($('chart').textContent) && /median/.test($('chart').getAttribute('aria-label')), 'the chart');
+    const chart = $('chart');
+    ok(chart.querySelectorAll('rect').length > 5 && / ms/.test(chart.textContent), 'the chart');
+    ok(/median/.test(chart.getAttribute('aria-label')), 'the chart in words');
     ok(/threads|one thread/.test($('engine').textContent), $('engine').textContent);
   });
   await check('stopped by Escape', async () => {
     document.querySelector('[value=text]').click();
-    Object.assign($('maxTokens'), { value: 200 });
-    $('seed').value = '3';
+    fill({ maxTokens: 200, seed: 3 });
     await send('Once upon a time');
     await until(() => messages('text')[0]?.length > 30, 'some text');
     document.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape', bubbles: true }));
@@ -66,16 +78,20 @@ async function first() {
     return `${paintings} paintings in ${ms.toFixed(0)} ms`;
   });
   await check('what is wrong is shown, and the text comes back', async () => {
-    $('topP').value = '7';
-    await send('again');
-    await idle();
-    ok(!$('trouble').hidden && /topP=7/.test($('trouble').textContent), $('trouble').textContent);
+    fill({ topP: 7 });
+    $('prompt').value = 'again';
+    $('composer').requestSubmit();
+    await until(() => !$('trouble').hidden, 'the trouble');
+    ok(/Top-p must be a number from 0 to 1/.test($('what').textContent), $('what').textContent);
+    equal(document.activeElement?.id, 'topP', 'the field that has the focus');
     equal($('prompt').value, 'again', 'the text');
-    $('topP').value = '0.9';
+    fill({ topP: 0.9 });
   });
   await check('narrow and accessible', async () => {
     ok(document.documentElement.scrollWidth <= innerWidth, 'nothing sticks out');
-    for (const e of document.querySelectorAll('input, textarea, button, progress')) ok(e.labels?.length || e.textContent.trim() || e.getAttribute('aria-label'), `${e.id || e.name} has no name`);
+    for (const e of document.querySelectorAll('input, textarea, select, button, progress')) {
+      ok(e.labels?.length || e.textContent.trim() || e.getAttribute('aria-label'), `${e.id || e.name} has no name`);
+    }
   });
   await check('no rule of the policy is broken', async () => equal(violations, [], 'violations'));
   sessionStorage.setItem('step', 'back');
@@ -87,7 +103,7 @@ async function back() {
     await until(() => $('gate').hidden, 'the model from the cache');
     await send('Once upon a time');
     await idle();
-    ok($('trouble').hidden, $('trouble').textContent);
+    ok($('trouble').hidden, $('what').textContent);
   });
   sessionStorage.setItem('step', 'offline');
   await post('report', { kill: true }); // the server goes away now
@@ -97,11 +113,15 @@ async function back() {
 
 async function offline() {
   await until(() => $('gate').hidden || !$('trouble').hidden, 'the model without a server');
-  const early = $('trouble').textContent;
+  const early = $('what').textContent;
   await send('Once upon a time');
   await idle();
-  const said = { text: messages('assistant')[0] ?? '', trouble: early + $('trouble').textContent, isolated: crossOriginIsolated, engine: $('engine').textContent };
-  location.href = `${sessionStorage.getItem('other')}say?${encodeURIComponent(JSON.stringify(said))}`; // the policy lets no request go there, but a person may
+  const said = {
+    text: document.querySelector('.turn:last-child .more, .turn:last-child .prose').textContent,
+    trouble: early + $('what').textContent, isolated: crossOriginIsolated, engine: $('engine').textContent,
+  };
+  // the policy lets no request go there, but a person may
+  location.href = `${sessionStorage.getItem('other')}say?${encodeURIComponent(JSON.stringify(said))}`;
 }
 
 window.addEventListener('pageshow', (e) => { if (e.persisted) back(); });

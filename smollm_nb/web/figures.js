@@ -1,0 +1,72 @@
+/** The figures beside the conversation: how fast, how much memory, what runs; and the line below the field. */
+import { drawLatency, median } from './chart.js';
+import { $, megabytes, sentence, show } from './dom.js';
+import { panelShown } from './layout.js';
+
+const NONE = '–';
+
+/** @param {any} plan what a load would do @param {number} memory bytes that it would take */
+export function describePlan(plan, memory) {
+  $('model').textContent = `${plan.name}, ${(plan.parameters / 1e6).toFixed(0)} million parameters`;
+  $('memory').textContent = `about ${megabytes(memory)}, predicted`;
+  $('engine').textContent = `${plan.variant}, ${plan.why}`;
+}
+
+/** @param {any} info of a loaded model */
+export function describeModel(info) {
+  const { weights, total } = info.memory;
+  $('engine').textContent = `${info.variant}, ${info.why}`;
+  $('memory').textContent = `${megabytes(total)} for the engine (${megabytes(weights)} weights)`;
+  $('kept').textContent = 'not yet';
+  $('live').textContent = `ready in ${info.load_s.toFixed(2)} s`;
+  measureMemory(total);
+}
+
+/** @param {{kept: boolean, trouble: string}} how */
+export function describeKept({ kept, trouble }) {
+  $('kept').textContent = kept ? 'yes: the next visit fetches nothing' : `no: ${trouble}`;
+}
+
+/** What the browser itself counts, where it tells. @param {number} reserved bytes */
+async function measureMemory(reserved) {
+  try {
+    const { bytes } = await /** @type {any} */ (performance).measureUserAgentSpecificMemory();
+    const engine = `${megabytes(reserved)} of it reserved for the engine`;
+    if (bytes) $('memory').textContent = `${megabytes(bytes)} measured; ${engine}`;
+  } catch { /* only Chromium tells, and only isolated pages */ }
+}
+
+/** Figures while an answer grows. @param {number[]} times of its tokens, ms @param {number} wait ms before the first */
+export function drawGrowing(times, wait) {
+  if (times.length < 2) return;
+  const rate = ((times.length - 1) / (/** @type {number} */ (times.at(-1)) - times[0])) * 1000;
+  $('live').textContent = `${rate.toFixed(1)} tokens/s · first after ${wait.toFixed(0)} ms`;
+  show('latency', true);
+  if (panelShown()) drawLatency($('chart'), times.slice(1).map((t, i) => t - times[i]));
+}
+
+/** Figures of a whole answer. @param {any} t its timings */
+export function describeAnswer(t) {
+  const ms = t.itl_s.map((s) => s * 1000);
+  if (ms.length) $('rate').textContent = `${t.tokens_per_s.toFixed(1)} tokens/s, ${median(ms).toFixed(1)} ms a token`;
+  if (t.new_tokens) $('ttft').textContent = `${(t.ttft_s * 1000).toFixed(0)} ms`;
+  if (t.prefill_s) {
+    const speed = `${t.prefill_tokens_per_s.toFixed(0)} tokens/s`;
+    $('prefill').textContent = `${t.prompt_tokens} tokens, ${t.cached_tokens} known; ${speed}`;
+  }
+  show('latency', ms.length > 0);
+  drawLatency($('chart'), ms);
+}
+
+/** Forget the last answer's figures. */
+export function clearFigures() {
+  for (const id of ['rate', 'ttft', 'prefill']) $(id).textContent = NONE;
+  $('live').textContent = '';
+  show('latency', false);
+}
+
+/** What a visitor should know before the first answer: nothing kept, one thread. @param {string[]} facts */
+export function note(facts) {
+  show('note', facts.length > 0);
+  $('note').textContent = facts.map((f) => `${sentence(f)}.`).join(' ');
+}

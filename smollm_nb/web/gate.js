@@ -1,0 +1,129 @@
+/** The model on its way: what a load takes is said before, progress while it goes on, and what to do where it fails. */
+import { WasmModelLoader } from './smollm.js';
+import { $, giveWay, megabytes, say, show } from './dom.js';
+import { describeKept, describeModel, describePlan, note } from './figures.js';
+import { fail, forgive } from './problems.js';
+import { chosenContext, offerContexts } from './settings.js';
+import { recall, remember, remembers } from './tab.js';
+
+const loader = new WasmModelLoader();
+/** @typedef {import('./smollm.js').WasmModel} WasmModel */
+/** @type {WasmModel | null} */
+let model = null;
+/** @type {Promise<WasmModel | null> | null} */
+let loading = null;
+/** @type {any} what a load would do, as it was said last */
+let plan = null;
+
+/** @returns {number | undefined} tokens that the loaded model sees at once */
+export const loadedContext = () => model?.info.context;
+
+/** What a visitor should know. @param {any} facts a plan or a model's info @param {string} trouble with keeping it */
+function tell({ threads, why, notes }, trouble) {
+  const single = threads === 1 && !globalThis.crossOriginIsolated;
+  const told = [...(notes ?? (single ? [why] : [])), trouble, remembers() ? '' : 'a reload forgets the conversation'];
+  note([...new Set(told.filter(Boolean))]);
+}
+
+/** @param {any} next plan */
+function describe(next) {
+  plan = next;
+  const wanted = recall('context'), choice = plan.contexts.find((c) => c.tokens === wanted) ?? plan;
+  $('name').textContent = plan.name;
+  describeOffer(choice.memory);
+  describePlan(plan, choice.memory);
+  offerContexts(plan.contexts, choice.tokens ?? plan.context);
+  tell(plan, plan.trouble);
+}
+
+/** @param {number} memory bytes */
+function describeOffer(memory) {
+  const todo = plan.total - plan.cached, here = plan.cached ? ` (${megabytes(plan.cached)} are here already)` : '';
+  const source = todo ? `Fetches ${megabytes(todo)}${here}` : 'All of it is here already';
+  $('offer').textContent = `${source}; takes about ${megabytes(memory)} of memory.`;
+}
+
+function onProgress({ stage, loaded, total, fetched, plan: seen }) {
+  if (seen) describe(seen);
+  $('bar').value = total ? loaded / total : 0;
+  const network = fetched ? `, ${megabytes(fetched)} from the network` : '';
+  if (stage === 'download') $('offer').textContent = `Loading: ${megabytes(loaded)} of ${megabytes(total)}${network}`;
+  if (stage === 'start') $('offer').textContent = 'Testing the engine …';
+}
+
+/** Look at what a load would take; where that is nothing from the network, load. */
+export async function look() {
+  show('gate', true);
+  try {
+    describe(await loader.plan('.'));
+    $('load').disabled = false;
+    if (plan.cached === plan.total) await ensureModel();
+  } catch (error) {
+    offerAgain('The model cannot be loaded.');
+    fail(error);
+  }
+}
+
+/** @param {string} why it is not there */
+function offerAgain(why) {
+  show('gate', true);
+  show('load', true);
+  $('load').disabled = false;
+  $('offer').textContent = why;
+}
+
+/** Load the model, once. @returns {Promise<WasmModel | null>} null if that was cancelled or failed */
+export async function ensureModel() {
+  if (model) return model;
+  loading ??= load().finally(() => { loading = null; });
+  return loading;
+}
+
+async function load() {
+  const control = new AbortController();
+  $('abort').onclick = () => control.abort();
+  show('gate', true);
+  for (const id of ['bar', 'abort']) show(id, true);
+  giveWay($('load'), $('abort'));
+  $('context').disabled = true;
+  forgive();
+  say('Loading the model');
+  try {
+    model = await loader.load_quantized_model('.', { onProgress, signal: control.signal, context: chosenContext() });
+    ready(model);
+  } catch (error) {
+    offerAgain(error.name === 'AbortError' ? 'Cancelled. What has arrived is kept.' : 'The model is not loaded.');
+    fail(error);
+  }
+  show('bar', false);
+  $('context').disabled = false;
+  giveWay($('abort'), model ? $('prompt') : $('load'));
+  if (model) show('gate', false);
+  return model;
+}
+
+/** @param {WasmModel} loaded */
+function ready(loaded) {
+  describeModel(loaded.info);
+  say('The model is ready');
+  loaded.kept.then((how) => {
+    if (model !== loaded) return; // another one by now
+    describeKept(how);
+    tell(loaded.info, how.trouble);
+  });
+}
+
+/** Let the model go. @param {string} why there is none now */
+export function unload(why) {
+  model?.dispose();
+  model = null;
+  offerAgain(why);
+}
+
+/** Another length of context was chosen: a loaded model is loaded again, from what the browser has kept. */
+export async function changeContext() {
+  remember('context', chosenContext());
+  if (!model) return describe(plan);
+  unload('Loading again with another context');
+  await ensureModel();
+}
