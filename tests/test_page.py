@@ -695,7 +695,7 @@ def test_one_thread_and_nothing_kept_are_said(browser, folder):
         assert "one thread" in v.inner_text("#engine")
 
 
-STILL = "must come from a web server. Run smollm serve DIR, or python -m http.server in this folder"
+STILL = "must come from a web server, as JavaScript. Run smollm serve DIR, or python -m http.server in this folder"
 
 
 def test_opened_as_a_file(browser, folder, artefacts):

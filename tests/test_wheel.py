@@ -36,7 +36,9 @@ def test_it_holds_libraries_and_wasm(wheel):
     system = kernel.this_system()
     for v in kernel.variants(system): assert f"smollm_nb/_native/{kernel.library(v, system)}" in names
     assert "smollm_nb/_native/smollm-simd128.wasm" in names and "smollm_nb/csrc/smollm.h" in names
-    for name in ("tokenizers.js", "jinja.js", "LICENSE-tokenizers", "LICENSE-jinja", "own/smollm.js"): assert f"smollm_nb/_native/vendor/{name}" in names
+    libraries = ("tokenizers.js", "jinja.js", "marked.js", "purify.js")
+    licences = ("LICENSE-tokenizers", "LICENSE-jinja", "LICENSE-marked", "LICENSE-dompurify")
+    for name in (*libraries, *licences, "own/smollm.js"): assert f"smollm_nb/_native/vendor/{name}" in names
     for folder in ("web", "widgets", "peer_pages", "peer_builds"):
         for p in (ROOT/"smollm_nb"/folder).rglob("[!.]*.*"): assert p.relative_to(ROOT).as_posix() in names
     _, _, python, abi, tag = wheel.stem.split("-")

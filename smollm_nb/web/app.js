@@ -1,6 +1,6 @@
 /** The page: one conversation with one model. What the model writes is formatted text, never HTML of its own. */
 import { Conversation } from './conversation.js';
-import { $, giveWay, say, show } from './dom.js';
+import { $, giveWay, resting, say, show } from './dom.js';
 import { clearFigures, describeAnswer, drawGrowing } from './figures.js';
 import { changeContext, ensureModel, loadedContext, look, unload } from './gate.js';
 import { isolate } from './isolate.js';
@@ -31,7 +31,7 @@ let waiting = null;
 let growing = null;
 /** When the engine is done with an answer that was cancelled. */
 let ended = Promise.resolve();
-/** When it is clear whether the page loads once more. */
+/** When it is clear whether the page loads once more, and what the model takes. */
 let settled = Promise.resolve();
 /** @type {Turn | null} that is written again */
 let edited = null;
@@ -58,9 +58,6 @@ function removeViews(turns) {
   }
   show('empty', !conversation.turns.length);
 }
-
-/** Where the focus goes from a button that goes away. On a phone not into the field: a keyboard would come up. */
-const resting = () => (matchMedia('(hover: hover)').matches ? $('prompt') : $('log'));
 
 /** @param {boolean} on whether an answer is waited for */
 function working(on) {
@@ -326,9 +323,8 @@ async function main() {
   watchLayout();
   listen();
   restoreAll();
-  settled = isolate(saveAll);
+  settled = isolate(saveAll).then(look);
   await settled;
-  await look();
   fetchMarkdown();
 }
 

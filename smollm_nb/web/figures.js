@@ -4,6 +4,8 @@ import { $, megabytes, sentence, show } from './dom.js';
 import { panelShown } from './layout.js';
 
 const NONE = '–';
+const CHART_MS = 500; // between two drawings of a chart that grows: nobody reads it faster, and each costs the model time
+let drawn = -Infinity;
 
 /** @param {any} plan what a load would do @param {number} memory bytes that it would take */
 export function describePlan(plan, memory) {
@@ -42,7 +44,9 @@ export function drawGrowing(times, wait) {
   const rate = ((times.length - 1) / (/** @type {number} */ (times.at(-1)) - times[0])) * 1000;
   $('live').textContent = `${rate.toFixed(1)} tokens/s · first after ${wait.toFixed(0)} ms`;
   show('latency', true);
-  if (panelShown()) drawLatency($('chart'), times.slice(1).map((t, i) => t - times[i]));
+  if (!panelShown() || performance.now() < drawn + CHART_MS) return;
+  drawn = performance.now();
+  drawLatency($('chart'), times.slice(1).map((t, i) => t - times[i]));
 }
 
 /** Figures of a whole answer. @param {any} t its timings */

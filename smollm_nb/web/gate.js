@@ -1,6 +1,6 @@
 /** The model on its way: what a load takes is said before, progress while it goes on, and what to do where it fails. */
 import { WasmModelLoader } from './smollm.js';
-import { $, giveWay, megabytes, say, show } from './dom.js';
+import { $, giveWay, megabytes, resting, say, show } from './dom.js';
 import { describeKept, describeModel, describePlan, note } from './figures.js';
 import { fail, forgive } from './problems.js';
 import { chosenContext, offerContexts } from './settings.js';
@@ -14,6 +14,8 @@ let model = null;
 let loading = null;
 /** @type {any} what a load would do, as it was said last */
 let plan = null;
+/** @type {any} tokens of context that were chosen here; anything else is no choice */
+let wanted = recall('context');
 
 /** @returns {number | undefined} tokens that the loaded model sees at once */
 export const loadedContext = () => model?.info.context;
@@ -28,19 +30,14 @@ function tell({ threads, why, notes }, trouble) {
 /** @param {any} next plan */
 function describe(next) {
   plan = next;
-  const wanted = recall('context'), choice = plan.contexts.find((c) => c.tokens === wanted) ?? plan;
-  $('name').textContent = plan.name;
-  describeOffer(choice.memory);
-  describePlan(plan, choice.memory);
-  offerContexts(plan.contexts, choice.tokens ?? plan.context);
-  tell(plan, plan.trouble);
-}
-
-/** @param {number} memory bytes */
-function describeOffer(memory) {
+  const chosen = plan.contexts.find((c) => c.tokens === wanted), { memory } = chosen ?? plan;
   const todo = plan.total - plan.cached, here = plan.cached ? ` (${megabytes(plan.cached)} are here already)` : '';
   const source = todo ? `Fetches ${megabytes(todo)}${here}` : 'All of it is here already';
+  $('name').textContent = plan.name;
   $('offer').textContent = `${source}; takes about ${megabytes(memory)} of memory.`;
+  describePlan(plan, memory);
+  offerContexts(plan.contexts, chosen?.tokens ?? plan.context);
+  tell(plan, plan.trouble);
 }
 
 function onProgress({ stage, loaded, total, fetched, plan: seen }) {
@@ -97,7 +94,7 @@ async function load() {
   }
   show('bar', false);
   $('context').disabled = false;
-  giveWay($('abort'), model ? $('prompt') : $('load'));
+  giveWay($('abort'), model ? resting() : $('load'));
   if (model) show('gate', false);
   return model;
 }
@@ -122,7 +119,8 @@ export function unload(why) {
 
 /** Another length of context was chosen: a loaded model is loaded again, from what the browser has kept. */
 export async function changeContext() {
-  remember('context', chosenContext());
+  wanted = chosenContext();
+  remember('context', wanted);
   if (!model) return describe(plan);
   unload('Loading again with another context');
   await ensureModel();

@@ -43,7 +43,7 @@ function copySelected(text) {
 
 /** @param {string} kind @param {string} name for screen readers @param {...(Node | string)} inside */
 const message = (kind, name, ...inside) => (
-  make('div', { className: `message ${kind}`, role: 'group', 'aria-label': name }, ...inside));
+  make('div', { className: `message ${kind}`, dir: 'auto', role: 'group', 'aria-label': name }, ...inside));
 
 /** @param {string} text @param {string} name for screen readers @param {(e: any) => void} onclick */
 const tool = (text, name, onclick) => (
