@@ -168,16 +168,23 @@ async function tidy() {
   await remember(now);
 }
 
-/** @type {Promise<void> | null} */
+/** @type {{done: Promise<void>, over: Promise<void>} | null} */
 let updating = null;
 
-/** @returns {Promise<void>} one update at a time; never fails */
+/**
+ * One update at a time: where the server is down, or half copied, the version before goes on.
+ * @returns {{done: Promise<void>, over: Promise<void>}} when the newest version is known; when what is old has gone, too
+ */
 function refresh() {
-  updating ??= update()
+  if (updating) return updating;
+  const done = update().catch(() => {});
+  const over = done
+    .then(tidy)
     .catch(() => {})
     .finally(() => {
       updating = null;
-    }); // down, or half copied: the version before goes on
+    });
+  updating = { done, over };
   return updating;
 }
 
@@ -212,12 +219,12 @@ async function bind(id, version, page) {
 
 /** A page is opened. @param {any} event */
 async function open(event) {
-  const refreshed = refresh();
-  event.waitUntil(refreshed.then(tidy));
-  if ((await state()).current) await Promise.race([refreshed, sleep(PATIENCE_MS)]);
+  const { done, over } = refresh();
+  event.waitUntil(over);
+  if ((await state()).current) await Promise.race([done, sleep(PATIENCE_MS)]);
   const { current } = await state();
   const kept = current && (await fromShell(current, pathOf(event.request)));
-  await bind(event.resultingClientId, current, true);
+  event.waitUntil(bind(event.resultingClientId, current, true));
   return isolated(kept || (await fetch(event.request)));
 }
 
@@ -225,14 +232,14 @@ async function open(event) {
 async function part(event) {
   const { current, clients } = await state();
   const version = clients[event.clientId] ?? current;
-  await bind(event.clientId, version, true);
-  await bind(event.resultingClientId, version, false); // the worker that this script starts
+  event.waitUntil(bind(event.clientId, version, true));
+  event.waitUntil(bind(event.resultingClientId, version, false)); // the worker that this script starts
   const kept = version && (await fromShell(version, pathOf(event.request)));
   return isolated(kept || (await fetch(event.request)));
 }
 
 self.addEventListener('install', (event) =>
-  event.waitUntil(Promise.race([refresh(), sleep(INSTALL_MS)]).then(() => self.skipWaiting())),
+  event.waitUntil(Promise.race([refresh().over, sleep(INSTALL_MS)]).then(() => self.skipWaiting())),
 );
 self.addEventListener('activate', (event) => event.waitUntil(self.clients.claim()));
 self.addEventListener('fetch', (event) => {
