@@ -236,7 +236,7 @@ def tokenizer(h, path, change) -> bool:
     rules = json.loads(gzip.decompress((h.server.folder/"bundle"/name).read_bytes()))
     change(rules)
     raw = json.dumps(rules, ensure_ascii=False).encode()
-    return replaced(h, {name: gzip.compress(raw)}, raw)
+    return replaced(h, {name: gzip.compress(raw, mtime=0)}, raw)
 
 
 def begun(rules:dict) -> None:

@@ -8,7 +8,7 @@
  *
  * Everything runs in workers; the page never waits.
  */
-import { aborted, fromPlain, parameterError, scriptError, stateError, toPlain } from './errors.js';
+import { aborted, engineError, fromPlain, parameterError, scriptError, stateError, toPlain } from './errors.js';
 import { eventWords, startWorker } from './start.js';
 import { Store } from './store.js';
 import { plan } from './variants.js';
@@ -200,21 +200,10 @@ export class WasmModelLoader {
     const stop = () => link.end(aborted());
     signal?.addEventListener('abort', stop, { once: true });
     try {
-      const request = this.#open(base, files).then(({ store, manifest }) => {
-        // comes while the workers start
-        return [
-          {
-            base: base.href,
-            begin,
-            manifest,
-            manifestText: store.manifestText,
-            note: store.note,
-            threads,
-            context,
-            files,
-          },
-        ];
-      });
+      // the manifest comes while the workers start
+      const request = this.#open(base, files).then(({ store: { manifestText, note }, manifest }) => [
+        { base: base.href, begin, manifest, manifestText, note, threads, context, files },
+      ]);
       const info = await link.call('load', request);
       onProgress?.({ stage: 'ready', loaded: info.total_bytes, total: info.total_bytes, fetched: info.fetched_bytes });
       return new WasmModel(link, info);
@@ -259,9 +248,10 @@ class Link {
 
   /** @param {Worker} worker the engine's, which runs */
   #listen(worker) {
+    if (this.#over) return worker.terminate();
     this.#worker = worker;
     worker.onerror = (e) =>
-      this.end(scriptError(`the engine stopped: ${eventWords(e) || 'worker.js failed'}: load the model again`));
+      this.end(engineError(`the engine stopped: ${eventWords(e) || 'worker.js failed'}: load the model again`));
     worker.onmessage = ({ data }) => this.#hear(data);
     for (const say of this.#unsaid.splice(0)) say();
   }

@@ -173,7 +173,7 @@ let updating = null;
 
 /**
  * One update at a time: where the server is down, or half copied, the version before goes on.
- * @returns {{done: Promise<void>, over: Promise<void>}} when the newest version is known; when what is old has gone, too
+ * @returns {{done: Promise<void>, over: Promise<void>}} when the newest version is known; when what is old has gone too
  */
 function refresh() {
   if (updating) return updating;
