@@ -2,6 +2,7 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -11,12 +12,28 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pytest
+from playwright.sync_api import expect
+
 from smollm_nb.core import python_command
 
+expect.set_options(timeout=60_000) # a guard against hangs, not a bar
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 # what JupyterLab 4.6 itself logs as an error when a kernel restarts or a page closes
 HARMLESS = ("Canceled future for", "Connection lost, reconnecting", "favicon", "net::ERR_ABORTED", "Kernel info request failed")
+
+
+# 100 ms for each token, whatever computes it
+SLOW = """import time
+from smollm_nb.engine import Engine
+from smollm_nb.model import TorchBackend
+def slowly(decode):
+    def f(self, id, pos):
+        time.sleep(0.1)
+        return decode(self, id, pos)
+    return f
+for kind in (Engine, TorchBackend): kind.decode = slowly(kind.decode)"""
 
 
 def free_port() -> int:
@@ -65,12 +82,30 @@ def settings(folder:Path, dark:bool=False) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def lab_folder(tmp_path_factory, model:Path):
+    "JupyterLab on a new folder; yields its address, its token and the folder. The int8 file of a model is made before anybody clicks"
+    from smollm_nb.recipes import cached
+    d, cache = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("lab_cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SMOLLM_CACHE", str(cache))
+        cached(model, "int8")
+    with jupyterlab(d, settings(tmp_path_factory.mktemp("settings")), SMOLLM_CACHE=str(cache)) as (url, token): yield url, token, d
+
+
+def write(folder:Path, name:str, cells:list[str]) -> Path:
+    "A notebook in a file"
+    path = folder/f"{name}.ipynb"
+    path.write_text(json.dumps(notebook(cells)))
+    return path
+
+
 class Lab:
     "A notebook in a tab"
     def __init__(self, browser, url:str, token:str, name:str, width:int=1200, height:int=1000):
         self.page = browser.new_context(viewport=dict(width=width, height=height), permissions=["clipboard-read", "clipboard-write"]).new_page()
         self.errors, self.where = [], f"{url}/lab/tree/{name}?reset&token={token}"
-        self.page.set_default_timeout(40_000)
+        self.page.set_default_timeout(100_000)
         self.page.on("console", lambda m: self._hear(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda e: self._hear(str(e)))
         self.open()
@@ -104,9 +139,36 @@ class Lab:
                 self.page.wait_for_timeout(100)
         raise AssertionError(f"cell {i} did not begin")
 
+    def restart(self) -> None:
+        "Restart the kernel, from the menu"
+        self.command("Kernel/Restart Kernel…")
+        self.page.get_by_role("button", name="Confirm Kernel Restart").click()
+
+    def theme(self, name:str) -> None:
+        "Choose Light or Dark"
+        self.command("Settings/Theme")
+        self.page.locator(".lm-Menu-itemLabel", has_text=f"JupyterLab {name}").last.click()
+        self.page.wait_for_function("v => document.body.dataset.jpThemeLight === v", arg=str(name == "Light").lower())
+
+    def narrow(self, width:int=700, height:int=1700) -> None:
+        "A small window, the file browser away"
+        if self.page.locator(".jp-FileBrowser:visible").count(): self.page.keyboard.press("Control+b")
+        self.page.set_viewport_size(dict(width=width, height=height))
+        self.page.wait_for_timeout(500) # it is laid out anew
+
     def shot(self, path:Path) -> None:
         "What a person sees, kept for looking at"
         self.page.screenshot(path=str(path))
 
 
 def press_here(page, name:str) -> None: page.get_by_role("button", name=name, exact=True).click()
+
+
+def press(page, name:str) -> None: page.locator(".lab-panel button:enabled", has_text=name).first.click()
+
+
+def wait_status(page, pattern:str, seconds:int=100) -> str:
+    "The first view's status once it matches; an error tells what it was instead"
+    status = page.locator(".lab-status").first
+    expect(status).to_have_text(re.compile(pattern), timeout=1000*seconds)
+    return status.text_content()
