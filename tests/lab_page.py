@@ -26,8 +26,8 @@ HARMLESS = ("Canceled future for", "Connection lost, reconnecting", "favicon", "
 
 # 100 ms for each token, whatever computes it
 SLOW = """import time
-from smollm_nb.engine import Engine
-from smollm_nb.model import TorchBackend
+from smollm_nb.engine.native import Engine
+from smollm_nb.inference.llama import TorchBackend
 def slowly(decode):
     def f(self, id, pos):
         time.sleep(0.1)
@@ -85,7 +85,7 @@ def settings(folder:Path, dark:bool=False) -> Path:
 @contextlib.contextmanager
 def lab_folder(tmp_path_factory, model:Path):
     "JupyterLab on a new folder; yields its address, its token and the folder. The int8 file of a model is made before anybody clicks"
-    from smollm_nb.recipes import cached
+    from smollm_nb.quant.recipes import cached
     d, cache = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("lab_cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMOLLM_CACHE", str(cache))

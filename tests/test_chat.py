@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from chat_cases import CHATS, FAMILIES, SETTINGS, SPECIAL, published
 
-from smollm_nb.chat import encode_chat, render
+from smollm_nb.text.chat import encode_chat, render
 from smollm_nb.core import SmolLMError, TokenizerError
-from smollm_nb.template import compiled, run_template
-from smollm_nb.template_text import Budget
-from smollm_nb.tiny import tiny_tokenizer
-from smollm_nb.tokenizer import SmolLMTokenizer
+from smollm_nb.text.template import compiled, run_template
+from smollm_nb.text.template_text import Budget
+from smollm_nb.models.tiny import tiny_tokenizer
+from smollm_nb.text.tokenizer import SmolLMTokenizer
 
 MESSAGES = CHATS["system"]
 
@@ -213,14 +213,14 @@ def test_no_word_becomes_a_control_token(fuzz):
 
 def run_marked(tok, messages):
     "The rendered chat with its marks"
-    from smollm_nb.chat import _run
-    from smollm_nb.template_text import literal
+    from smollm_nb.text.chat import _run
+    from smollm_nb.text.template_text import literal
     return _run(tok.chat_template, messages, True, {}, dict(bos_token=literal(tok.bos_token)))
 
 
 def count_own(chat, name) -> int:
     "How often a token's name stands in a chat, all of it written by the template"
-    from smollm_nb.template_text import own_of
+    from smollm_nb.text.template_text import own_of
     own, places = own_of(chat), [i for i in range(len(chat)) if chat.startswith(name, i)]
     return sum(all(own[i:i + len(name)]) for i in places)
 

@@ -5,7 +5,7 @@ import pytest
 
 from lab_page import SLOW, Lab, lab_folder, notebook, press, press_here, wait_status, write
 
-PANEL = """from smollm_nb.prompt_panel import PromptPanel
+PANEL = """from smollm_nb.lab.prompt_panel import PromptPanel
 panel = PromptPanel({model!r}, "native int8", "Hello", max_tokens=40)
 panel"""
 PANEL_OF = """import json
@@ -131,7 +131,7 @@ def test_a_click_acts_while_a_cell_runs(browser, server):
     assert not lab.errors, lab.errors
 
 
-COMPARE = """from smollm_nb.compare_view import CompareView
+COMPARE = """from smollm_nb.lab.compare_view import CompareView
 view = CompareView({model!r}, "torch fp32", "native int8", "Hello", 40)
 view"""
 
@@ -162,7 +162,7 @@ def test_two_models_side_by_side(browser, server, artefacts):
     assert not lab.errors, lab.errors
 
 
-EXPLORE = """from smollm_nb.quant_explorer import QuantExplorer
+EXPLORE = """from smollm_nb.lab.quant_explorer import QuantExplorer
 view = QuantExplorer({model!r}, "int8", 1.0, {output!r}, 300)
 view"""
 
@@ -236,16 +236,16 @@ def test_a_recipe_is_tried_out(browser, server, artefacts):
     assert not lab.errors, lab.errors
 
 
-RUNNER = """from smollm_nb.browser_runner import BrowserRunner
+RUNNER = """from smollm_nb.lab.browser_runner import BrowserRunner
 view = BrowserRunner({model!r}, prompt="Hello there", max_tokens=30)
 view"""
 
 
 def slowly(route) -> None:
     "The bundle's loop, as it was written, with 50 ms before each token"
-    from smollm_nb.kernel import PACKAGE
+    from smollm_nb.core import PACKAGE
     loop, slow = "while (!out.finish_reason) {", "while (!out.finish_reason) { await new Promise((go) => setTimeout(go, 50));"
-    source = (PACKAGE/"web"/"generate.js").read_text(encoding="utf-8")
+    source = (PACKAGE/"browser"/"runtime"/"generate.js").read_text(encoding="utf-8")
     assert source.count(loop) == 1
     route.fulfill(status=200, content_type="text/javascript", body=source.replace(loop, slow))
 
@@ -310,7 +310,7 @@ def test_the_page_runs_the_bundle(browser, server, tiny_q4, artefacts):
     assert not lab.errors, lab.errors
 
 
-HOSTILE = """from smollm_nb.prompt_panel import AnswerView
+HOSTILE = """from smollm_nb.lab.prompt_panel import AnswerView
 view = AnswerView()
 view.begin()
 view.tokens = [["<b>bold</b><script>document.title='bad'</script>", 0.5, [["<img src=x onerror=document.title='bad'>", 0.25]], None, "<b>"]] + [[" word", 10**-(i/10), [[" word", 0.5]], 5.0, " word"] for i in range(30)]
@@ -349,7 +349,7 @@ def test_dark_narrow_and_hostile(browser, server, artefacts, tmp_path, look):
     assert not lab.errors, lab.errors
 
 
-DASHBOARD = """from smollm_nb.bench_dashboard import BenchDashboard
+DASHBOARD = """from smollm_nb.lab.bench_dashboard import BenchDashboard
 view = BenchDashboard({model!r}, ("native int8", "torch fp32"), 1, rounds=2, history={history!r})
 view"""
 

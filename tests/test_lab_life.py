@@ -10,19 +10,19 @@ from playwright.sync_api import expect
 from lab_page import SLOW, Lab, lab_folder, press, press_here, wait_status, write
 
 CELLS = dict(
-    panel="""from smollm_nb.prompt_panel import PromptPanel
+    panel="""from smollm_nb.lab.prompt_panel import PromptPanel
 view = PromptPanel({model!r}, "native int8", "Hello", max_tokens=200)
 view""",
-    compare="""from smollm_nb.compare_view import CompareView
+    compare="""from smollm_nb.lab.compare_view import CompareView
 view = CompareView({model!r}, "torch fp32", "native int8", "Hello", 200)
 view""",
-    explorer="""from smollm_nb.quant_explorer import QuantExplorer
+    explorer="""from smollm_nb.lab.quant_explorer import QuantExplorer
 view = QuantExplorer({model!r}, "int8", 1.0, "explored", 300)
 view""",
-    runner="""from smollm_nb.browser_runner import BrowserRunner
+    runner="""from smollm_nb.lab.browser_runner import BrowserRunner
 view = BrowserRunner({file!r}, prompt="Hello there", max_tokens=30)
 view""",
-    dashboard="""from smollm_nb.bench_dashboard import BenchDashboard
+    dashboard="""from smollm_nb.lab.bench_dashboard import BenchDashboard
 view = BenchDashboard({model!r}, ("native int8",), 1, rounds=1000, history="runs.jsonl")
 view""")
 READY = dict(panel="^Generate loads", compare="^Compare loads", explorer="^choose", runner="^Generate loads", dashboard="^choose")
@@ -153,8 +153,8 @@ def test_a_cell_that_runs_again_frees_what_it_made(browser, server, tiny_folder)
     wait_status(page, "^stopped after")
 
 
-TWO = """from smollm_nb.lab import open_model
-from smollm_nb.prompt_panel import PromptPanel
+TWO = """from smollm_nb.lab.jobs import open_model
+from smollm_nb.lab.prompt_panel import PromptPanel
 from IPython.display import display
 model = open_model({model!r}, "native int8")
 alone = [model.generate(p, max_tokens=60).finish().text for p in ("Hello", "There was")]
@@ -234,7 +234,7 @@ def test_tabs_and_maps_by_keyboard(browser, server, tiny_folder):
     expect(page.locator("button:focus")).to_have_text("row ›") # drawn anew, still under the finger
 
 
-SPIKE = """from smollm_nb.prompt_panel import AnswerView
+SPIKE = """from smollm_nb.lab.prompt_panel import AnswerView
 view = AnswerView()
 view.begin()
 view.tokens = [[" a", 0.9, [[" a", 0.9]], 500.0 if i == 30 else 4 + 0.1*(i % 7), " a"] for i in range(64)]

@@ -10,10 +10,10 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from tokenizers import decoders as d
 
-from smollm_nb.checkpoint import find_problems
+from smollm_nb.models.checkpoint import find_problems
 from smollm_nb.core import SmolLMError, TokenizerError
-from smollm_nb.tiny import tiny_tokenizer, write_tiny
-from smollm_nb.tokenizer import SmolLMTokenizer, StreamDecoder
+from smollm_nb.models.tiny import tiny_tokenizer, write_tiny
+from smollm_nb.text.tokenizer import SmolLMTokenizer, StreamDecoder
 
 TINY_JSON = json.loads(tiny_tokenizer().to_str())
 LETTERS = [chr(i) for i in range(33, 127)]
@@ -194,7 +194,7 @@ def test_a_panic_is_an_error_like_others(change, tmp_path):
 
 def test_ctrl_c_passes_through(tmp_path):
     "What turns panics into errors leaves KeyboardInterrupt and SystemExit alone"
-    code = ("from smollm_nb.checkpoint import library_errors\n"
+    code = ("from smollm_nb.models.checkpoint import library_errors\n"
         "for e in (KeyboardInterrupt, SystemExit):\n    try:\n        with library_errors('x'): raise e\n    except e: print(e.__name__)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
     assert done.stdout.split() == ["KeyboardInterrupt", "SystemExit"]
@@ -203,9 +203,9 @@ def test_ctrl_c_passes_through(tmp_path):
 def test_ids_above_the_tokenizer(tmp_path):
     "An embedding with more rows than tokens, and a token beyond it"
     from dataclasses import replace
-    from smollm_nb.generate import generate
-    from smollm_nb.model import load
-    from smollm_nb.tiny import TINY
+    from smollm_nb.inference.generation import generate
+    from smollm_nb.inference.llama import load
+    from smollm_nb.models.tiny import TINY
     folder = write_tiny(tmp_path/"wide", replace(TINY, vocab_size=640, num_hidden_layers=1))
     (folder/"provenance.json").unlink()
     tok = SmolLMTokenizer.load(folder)
