@@ -7,7 +7,7 @@ BUILT := smollm_nb/engine/_native/build.json
 # threads that spin only briefly at barriers: ten times quicker on a busy machine, no slower on an idle one
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: help demo small best wasm bench lab test fuzz types notebooks clean
+.PHONY: help demo small best wasm bench lab test fuzz types wheels notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -51,6 +51,9 @@ fuzz: $(BUILT) ## the tests with random damage and abuse in their long form: min
 types: $(READY) ## make the browser runtime's TypeScript declarations from its comments
 	$(BIN)/python tests/test_bundler.py
 
+wheels: $(BUILT) ## wheels for Linux, macOS and Windows on x86-64 and ARM, into dist/wheels: minutes
+	$(BIN)/python .ci/wheels.py
+
 notebooks: $(READY) ## export the modules, clean the notebooks, make README.md
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
@@ -59,4 +62,4 @@ notebooks: $(READY) ## export the modules, clean the notebooks, make README.md
 		--output-dir . --output README nbs/index.ipynb
 
 clean: ## remove what was built (the model cache stays)
-	rm -rf .venv smollm_nb/_native build dist _docs _proc *.egg-info .pytest_cache .hypothesis .coverage
+	rm -rf .venv smollm_nb/engine/_native smollm_nb/browser/_vendor build dist _docs _proc *.egg-info .pytest_cache .hypothesis .coverage

@@ -1,4 +1,5 @@
-"Package facts come from settings.ini, which nbdev reads too; nothing is said twice. The kernel is compiled and the browser's libraries are fetched on the way"
+"Package facts come from settings.ini, which nbdev reads too. The kernel is compiled and the browser's libraries are fetched on the way"
+import os
 import runpy
 from configparser import ConfigParser
 from pathlib import Path
@@ -17,20 +18,30 @@ def module(path:str) -> dict:
     return runpy.run_path(str(ROOT/"smollm_nb"/path))
 
 
+build, vendor = module("engine/build.py"), module("browser/vendor.py")
+SYSTEM = os.environ.get("SMOLLM_SYSTEM") or build["this_system"]()  # another one for a wheel that is made elsewhere
+TAGS = {  # the age of glibc and of macOS that the compiler links against
+    "x86_64-linux": "manylinux_2_17_x86_64",
+    "aarch64-linux": "manylinux_2_17_aarch64",
+    "x86_64-macos": "macosx_11_0_x86_64",
+    "aarch64-macos": "macosx_11_0_arm64",
+    "x86_64-windows": "win_amd64",
+    "aarch64-windows": "win_arm64",
+}
+
+
 class BuildWithKernel(build_py):
     "Compile the kernel and fetch the libraries before the package's files are collected; an error of compiler or npm stops the build and is shown"
     def run(self):
-        module("engine/build.py")["build"]()
-        module("browser/vendor.py")["build"]()
+        build["build"](systems=(SYSTEM, "wasm32"))
+        vendor["build"]()
         super().run()
 
 
 class PlatformWheel(bdist_wheel):
     "The libraries serve one system and any Python"
     def get_tag(self):
-        system, (_, _, platform) = module("engine/build.py")["this_system"](), super().get_tag()
-        # the compiler links against the glibc of that age, whatever this machine has
-        return "py3", "none", f"manylinux_2_17_{system.split('-')[0]}" if system.endswith("-linux") else platform
+        return "py3", "none", TAGS[SYSTEM]
 
 
 class BinaryDistribution(Distribution):

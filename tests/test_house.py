@@ -42,7 +42,7 @@ def test_each_module_imports_only_modules_above_it():
 
 def test_help_lists_every_target():
     out = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("demo", "small", "wasm", "bench", "lab", "test", "fuzz", "notebooks", "clean"): assert f"make {target} " in out
+    for target in ("demo", "small", "wasm", "bench", "lab", "test", "fuzz", "wheels", "notebooks", "clean"): assert f"make {target} " in out
 
 
 def test_cancel_from_another_thread(tiny_folder):

@@ -45,7 +45,7 @@ VARIANTS = {v.name: v for v in (
 # %% ../../nbs/06_engine/01_build.ipynb #74eb2cfd
 TARGETS = { # system → what the compiler calls it, ending of a library's name
     "x86_64-linux": ("x86_64-linux-gnu.2.17", ".so"), "aarch64-linux": ("aarch64-linux-gnu.2.17", ".so"),
-    "x86_64-macos": ("x86_64-macos", ".dylib"), "aarch64-macos": ("aarch64-macos", ".dylib"),
+    "x86_64-macos": ("x86_64-macos.11.0-none", ".dylib"), "aarch64-macos": ("aarch64-macos.11.0-none", ".dylib"),
     "x86_64-windows": ("x86_64-windows-gnu", ".dll"), "aarch64-windows": ("aarch64-windows-gnu", ".dll"),
     "wasm32": ("wasm32-freestanding", ".wasm"),
 }

@@ -4,41 +4,42 @@
 #include "fixedmath.h"
 
 void sm_norm(const float *x, const float *weight, float eps, int32_t n, float *y) {
-    f32x16 sum = sm_all(0);
-    for (int32_t i = 0; i < n; i += 16) sum += sm_load(x + i)*sm_load(x + i);
-    const f32x16 r = sm_all(1.0f/__builtin_sqrtf(sm_sum16(sum)/(float)n + eps));
-    for (int32_t i = 0; i < n; i += 16) sm_store(y + i, sm_load(weight + i)*(sm_load(x + i)*r));
+    f32x16 sum = sm_set1(0);
+    for (int32_t i = 0; i < n; i += 16) sum += sm_load(x + i) * sm_load(x + i);
+    const f32x16 r = sm_set1(1.0f / __builtin_sqrtf(sm_sum16(sum) / (float)n + eps));
+    for (int32_t i = 0; i < n; i += 16) sm_store(y + i, sm_load(weight + i) * (sm_load(x + i) * r));
 }
 
 void sm_swiglu(float *gate, const float *up, int32_t n) {
     for (int32_t i = 0; i < n; i += 16) {
         const f32x16 g = sm_load(gate + i);
-        sm_store(gate + i, g/(sm_exp(-g) + 1.0f)*sm_load(up + i));
+        sm_store(gate + i, g / (sm_exp(-g) + 1.0f) * sm_load(up + i));
     }
 }
 
 // One group of n numbers, n a multiple of 16: SM_AMAX stands for the largest
 static void quantize_group(const float *x, int32_t n, int32_t *word, float *scale, int32_t *bias) {
-    f32x16 most = sm_all(0);
+    f32x16 most = sm_set1(0);
     for (int32_t i = 0; i < n; i += 16) most = sm_max(sm_abs(sm_load(x + i)), most);
     const float top = sm_max16(most);
     const int32_t some = top > 1e-30f; // anything smaller is nothing, and its inverse would be infinite
-    const f32x16 inverse = sm_all(some ? SM_AMAX/top : 0);
-    i32x16 sum = sm_alli(0);
+    const f32x16 inverse = sm_set1(some ? SM_AMAX / top : 0);
+    i32x16 sum = sm_set1i(0);
     for (int32_t i = 0; i < n; i += 16) {
-        const i32x16 a = sm_round(sm_load(x + i)*inverse);
+        const i32x16 a = sm_round(sm_load(x + i) * inverse);
         sum = sm_addi(sum, a);
-        *(i32x8 *)(word + i/2) = sm_words(a);
+        *(i32x8 *)(word + i / 2) = sm_pack_activations(a);
     }
     uint32_t total = 0;
     for (int i = 0; i < 16; i++) total += (uint32_t)sum[i];
-    *bias = (int32_t)(0u - SM_BIAS*total);
-    *scale = some ? top/SM_AMAX : 0;
+    *bias = (int32_t)(0u - SM_BIAS * total);
+    *scale = some ? top / SM_AMAX : 0;
 }
 
 void sm_quantize(const float *x, int32_t n, sm_act *act, int32_t at) {
-    for (int32_t g = 0; g*SM_GROUP < n; g++) {
-        const size_t i = (size_t)g*(size_t)act->room + (size_t)at;
-        quantize_group(x + g*SM_GROUP, sm_least(n - g*SM_GROUP, SM_GROUP), act->word + i*64, act->scale + i, act->bias + i);
+    for (int32_t g = 0; g * SM_GROUP < n; g++) {
+        const size_t i = (size_t)g * (size_t)act->capacity + (size_t)at;
+        quantize_group(x + g * SM_GROUP, sm_min(n - g * SM_GROUP, SM_GROUP), act->word + i * 64, act->scale + i,
+                       act->bias + i);
     }
 }

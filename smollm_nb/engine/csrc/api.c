@@ -1,52 +1,55 @@
-// The door: everything that comes in is checked here, and memory is laid out here.
+// The entry points: every argument is checked here, and the arena is laid out here.
 #include "model.h"
 #include "dot.h"
 #include "fixedmath.h"
 
-// ---- the arena: a walk that either measures or places ------------------------------------------------------------------
-typedef struct { uint8_t *base; size_t at; } walk; // base NULL: only measure
+// ---- the arena: a walk that either measures or places ----
+typedef struct {
+    uint8_t *base;
+    size_t at;
+} walk; // base NULL: only measure
 
 static void *take(walk *w, size_t count, size_t size) { // aligned to 64
     void *p = w->base ? w->base + w->at : NULL;
-    w->at += (count*size + 63)/64*64;
+    w->at += (count * size + 63) / 64 * 64;
     return p;
 }
 
-static void take_act(walk *w, sm_act *act, size_t room, size_t cols) {
-    const size_t n = room*(size_t)sm_groups((int32_t)cols);
-    act->word = take(w, n*64, sizeof(int32_t));
+static void take_act(walk *w, sm_act *act, size_t capacity, size_t cols) {
+    const size_t n = capacity * (size_t)sm_groups((int32_t)cols);
+    act->word = take(w, n * 64, sizeof(int32_t));
     act->scale = take(w, n + 16, sizeof(float));
     act->bias = take(w, n + 16, sizeof(int32_t));
-    act->room = (int32_t)room;
+    act->capacity = (int32_t)capacity;
 }
 
 static size_t widest(const sm_shape *s) {
-    const int32_t q = s->heads*SM_DIM, w = s->hidden > s->mlp ? s->hidden : s->mlp;
+    const int32_t q = s->heads * SM_DIM, w = s->hidden > s->mlp ? s->hidden : s->mlp;
     return (size_t)(q > w ? q : w);
 }
 
 static void take_scratch(walk *w, const sm_model *m, sm_scratch *own) {
     const sm_shape *s = &m->shape;
-    const size_t chunks = (size_t)m->chunks, row = (chunks + 15)/16*16, group = (size_t)(s->heads/s->kv_heads);
+    const size_t chunks = (size_t)m->chunks, row = (chunks + 15) / 16 * 16, group = (size_t)(s->heads / s->kv_heads);
     take_act(w, &own->act, 1, widest(s));
     own->wide = take(w, widest(s), sizeof(float));
-    own->mix = take(w, (size_t)s->heads*SM_DIM, sizeof(float));
-    own->sums = take(w, (size_t)s->tile*16, sizeof(float));
-    own->panel = take(w, 32*SM_PANEL, 1);
+    own->mix = take(w, (size_t)s->heads * SM_DIM, sizeof(float));
+    own->sums = take(w, (size_t)s->tile * 16, sizeof(float));
+    own->panel = take(w, 32 * SM_PANEL, 1);
     own->barriers = 0;
-    own->query = take(w, (size_t)s->heads*32, sizeof(int32_t));
+    own->query = take(w, (size_t)s->heads * 32, sizeof(int32_t));
     own->qscale = take(w, (size_t)s->heads, sizeof(float));
-    own->weight = take(w, 3*SM_CHUNK, sizeof(float));
-    own->share = take(w, 3*SM_CHUNK/2, sizeof(int32_t));
-    own->part = take(w, group*chunks*SM_DIM, sizeof(float));
-    own->top = take(w, group*row, sizeof(float));
-    own->sum = take(w, group*row, sizeof(float));
+    own->weight = take(w, SM_MAX_HEADS * SM_CHUNK, sizeof(float));
+    own->weight_pairs = take(w, SM_MAX_HEADS * SM_CHUNK / 2, sizeof(int32_t));
+    own->part = take(w, group * chunks * SM_DIM, sizeof(float));
+    own->top = take(w, group * row, sizeof(float));
+    own->sum = take(w, group * row, sizeof(float));
 }
 
 static size_t take_cache(walk *w, const sm_model *m, sm_cache *c) { // its bytes
-    const size_t before = w->at, n = (size_t)m->shape.kv_heads*(size_t)m->room;
-    c->k = take(w, n*SM_DIM, sizeof(int16_t));
-    c->v = take(w, n*SM_DIM, sizeof(int16_t));
+    const size_t before = w->at, n = (size_t)m->shape.kv_heads * (size_t)m->capacity;
+    c->k = take(w, n * SM_DIM, sizeof(int16_t));
+    c->v = take(w, n * SM_DIM, sizeof(int16_t));
     c->kscale = take(w, n, sizeof(float));
     c->vscale = take(w, n, sizeof(float));
     return w->at - before;
@@ -55,7 +58,8 @@ static size_t take_cache(walk *w, const sm_model *m, sm_cache *c) { // its bytes
 // Places everything of m->shape behind the model itself; what m points to is only touched if w has a base
 static size_t lay_out(walk *w, sm_model *m) { // bytes of the KV cache
     const sm_shape *s = &m->shape;
-    const size_t tile = (size_t)s->tile, hidden = (size_t)s->hidden, chunks = (size_t)m->chunks, row = (chunks + 15)/16*16;
+    const size_t tile = (size_t)s->tile, hidden = (size_t)s->hidden, chunks = (size_t)m->chunks,
+                 row = (chunks + 15) / 16 * 16;
     sm_cache nowhere;
     sm_scratch none;
     size_t kv = 0;
@@ -65,15 +69,15 @@ static size_t lay_out(walk *w, sm_model *m) { // bytes of the KV cache
     m->layer = take(w, (size_t)s->layers, sizeof(sm_layer));
     m->cache = take(w, (size_t)s->layers, sizeof(sm_cache));
     m->scratch = take(w, (size_t)s->threads, sizeof(sm_scratch));
-    m->x = take(w, tile*hidden, sizeof(float));
-    m->qkv = take(w, tile*(size_t)(s->heads + 2*s->kv_heads)*SM_DIM, sizeof(float));
-    m->mix = take(w, tile*(size_t)s->heads*SM_DIM, sizeof(float));
-    m->gate = take(w, tile*(size_t)s->mlp, sizeof(float));
-    m->up = take(w, tile*(size_t)s->mlp, sizeof(float));
-    m->turn = take(w, tile*SM_DIM, sizeof(float));
-    m->part = take(w, (size_t)s->heads*chunks*SM_DIM, sizeof(float));
-    m->top = take(w, (size_t)s->heads*row, sizeof(float));
-    m->sum = take(w, (size_t)s->heads*row, sizeof(float));
+    m->x = take(w, tile * hidden, sizeof(float));
+    m->qkv = take(w, tile * (size_t)(s->heads + 2 * s->kv_heads) * SM_DIM, sizeof(float));
+    m->mix = take(w, tile * (size_t)s->heads * SM_DIM, sizeof(float));
+    m->gate = take(w, tile * (size_t)s->mlp, sizeof(float));
+    m->up = take(w, tile * (size_t)s->mlp, sizeof(float));
+    m->rope = take(w, tile * SM_DIM, sizeof(float));
+    m->part = take(w, (size_t)s->heads * chunks * SM_DIM, sizeof(float));
+    m->top = take(w, (size_t)s->heads * row, sizeof(float));
+    m->sum = take(w, (size_t)s->heads * row, sizeof(float));
     m->logits = take(w, (size_t)s->vocab, sizeof(float));
     take_act(w, &m->act, tile, widest(s));
     m->odds = take(w, (size_t)s->vocab, sizeof(double));
@@ -85,26 +89,31 @@ static size_t lay_out(walk *w, sm_model *m) { // bytes of the KV cache
     return kv;
 }
 
-static int32_t within(int32_t x, int32_t low, int32_t high) { return low <= x && x <= high; }
+static int32_t within(int32_t x, int32_t low, int32_t high) {
+    return low <= x && x <= high;
+}
 
 static int32_t shape_fits(const sm_shape *s) {
     const float huge = 3e38f;
-    return within(s->vocab, 1, 1 << 20) && within(s->hidden, 64, 8192) && s->hidden % 64 == 0 && within(s->mlp, 64, 32768) && s->mlp % 64 == 0
-        && within(s->layers, 1, 256) && s->head_dim == SM_DIM && within(s->heads, 1, 128) && within(s->kv_heads, 1, s->heads)
-        && s->heads % s->kv_heads == 0 && s->heads/s->kv_heads <= SM_MAX_GROUP && within(s->context, 1, 65536) && within(s->tied, 0, 1)
-        && within(s->threads, 1, SM_MAX_THREADS) && within(s->tile, 1, 512)
-        && s->rope_theta >= 1 && s->rope_theta < huge && s->rms_eps > 0 && s->rms_eps < huge;
+    return within(s->vocab, 1, 1 << 20) && within(s->hidden, 64, 8192) && s->hidden % 64 == 0 &&
+           within(s->mlp, 64, 32768) && s->mlp % 64 == 0 && within(s->layers, 1, 256) && s->head_dim == SM_DIM &&
+           within(s->heads, 1, 128) && within(s->kv_heads, 1, s->heads) && s->heads % s->kv_heads == 0 &&
+           s->heads / s->kv_heads <= SM_MAX_GROUP && within(s->context, 1, 65536) && within(s->tied, 0, 1) &&
+           within(s->threads, 1, SM_MAX_THREADS) && within(s->tile, 1, 512) && s->rope_theta >= 1 &&
+           s->rope_theta < huge && s->rms_eps > 0 && s->rms_eps < huge;
 }
 
-static ptrdiff_t measure(const sm_shape *s, sm_model *m, size_t *kv) { // bytes; m gets the shape and what follows from it
+static ptrdiff_t measure(const sm_shape *s, sm_model *m,
+                         size_t *kv) { // bytes; m gets the shape and what follows from it
     if (!s) return SM_E_NULL;
     if (!shape_fits(s)) return SM_E_SHAPE;
     m->shape = *s;
-    m->room = (s->context + SM_STRETCH - 1)/SM_STRETCH*SM_STRETCH;
-    m->chunks = (s->context + SM_CHUNK - 1)/SM_CHUNK;
-    const double guess = 300.0*s->layers*s->kv_heads*m->room + 1e8 + 4.0*s->tile*(3.0*s->mlp + 4.0*s->hidden) + 8e5*s->threads;
-    if (guess > (double)PTRDIFF_MAX) return SM_E_SHAPE; // 32 bits of memory have an end
-    walk w = {NULL, (sizeof(sm_model) + 63)/64*64};
+    m->capacity = (s->context + SM_VALUE_GROUP - 1) / SM_VALUE_GROUP * SM_VALUE_GROUP;
+    m->chunks = (s->context + SM_CHUNK - 1) / SM_CHUNK;
+    const double guess = 300.0 * s->layers * s->kv_heads * m->capacity + 1e8 +
+                         4.0 * s->tile * (3.0 * s->mlp + 4.0 * s->hidden) + 8e5 * s->threads;
+    if (guess > (double)PTRDIFF_MAX) return SM_E_SHAPE; // more than 32 bits can address
+    walk w = {NULL, (sizeof(sm_model) + 63) / 64 * 64};
     *kv = lay_out(&w, m);
     return (ptrdiff_t)w.at;
 }
@@ -116,22 +125,32 @@ ptrdiff_t sm_arena_bytes(const sm_shape *s) {
 }
 
 // Structs in WebAssembly, bytes: whoever makes a folder for the browser says how much memory the kernel will take there
-enum { WASM_MODEL = 4608, WASM_MATRIX = 4928, WASM_LAYER = 34560, WASM_CACHE = 16, WASM_SCRATCH = 64, WASM_SYSTEM = 4, WASM_PANEL = 128 };
+enum {
+    WASM_MODEL = 4608,
+    WASM_MATRIX = 4928,
+    WASM_LAYER = 34560,
+    WASM_CACHE = 16,
+    WASM_SCRATCH = 64,
+    WASM_SYSTEM = 4,
+    WASM_PANEL = 128
+};
 #ifdef __wasm__
-_Static_assert(sizeof(sm_model) == WASM_MODEL && sizeof(sm_matrix) == WASM_MATRIX && sizeof(sm_layer) == WASM_LAYER, "sizes of structs changed");
-_Static_assert(sizeof(sm_cache) == WASM_CACHE && sizeof(sm_scratch) == WASM_SCRATCH && SM_PANEL == WASM_PANEL, "sizes of structs changed");
+_Static_assert(sizeof(sm_model) == WASM_MODEL && sizeof(sm_matrix) == WASM_MATRIX && sizeof(sm_layer) == WASM_LAYER,
+               "sizes of structs changed");
+_Static_assert(sizeof(sm_cache) == WASM_CACHE && sizeof(sm_scratch) == WASM_SCRATCH && SM_PANEL == WASM_PANEL,
+               "sizes of structs changed");
 #else
 static ptrdiff_t more(int32_t count, size_t there, size_t here) { // bytes that an array of structs takes more there
-    return (ptrdiff_t)(((size_t)count*there + 63)/64*64) - (ptrdiff_t)(((size_t)count*here + 63)/64*64);
+    return (ptrdiff_t)(((size_t)count * there + 63) / 64 * 64) - (ptrdiff_t)(((size_t)count * here + 63) / 64 * 64);
 }
 
 ptrdiff_t sm_wasm_arena_bytes(const sm_shape *s) {
     const ptrdiff_t here = sm_arena_bytes(s);
     if (here < 0) return here;
-    return here + more(1, WASM_MODEL, sizeof(sm_model)) + more(1, WASM_SYSTEM, sm_system_bytes())
-        + (s->tied ? 1 : 2)*more(1, WASM_MATRIX, sizeof(sm_matrix)) + more(s->layers, WASM_LAYER, sizeof(sm_layer))
-        + more(s->layers, WASM_CACHE, sizeof(sm_cache)) + more(s->threads, WASM_SCRATCH, sizeof(sm_scratch))
-        + (ptrdiff_t)s->threads*32*(WASM_PANEL - SM_PANEL);
+    return here + more(1, WASM_MODEL, sizeof(sm_model)) + more(1, WASM_SYSTEM, sm_system_bytes()) +
+           (s->tied ? 1 : 2) * more(1, WASM_MATRIX, sizeof(sm_matrix)) + more(s->layers, WASM_LAYER, sizeof(sm_layer)) +
+           more(s->layers, WASM_CACHE, sizeof(sm_cache)) + more(s->threads, WASM_SCRATCH, sizeof(sm_scratch)) +
+           (ptrdiff_t)s->threads * 32 * (WASM_PANEL - SM_PANEL);
 }
 #endif
 
@@ -142,38 +161,51 @@ ptrdiff_t sm_kv_bytes(const sm_shape *s) {
     return all < 0 ? all : (ptrdiff_t)kv;
 }
 
-// ---- weights ----------------------------------------------------------------------------------------------------------
+// ---- weights ----
 static sm_matrix *matrix_of(sm_model *m, int32_t tensor, int32_t layer) {
     sm_layer *l = &m->layer[layer];
     switch (tensor) {
-    case SM_EMBED: return m->embed;
-    case SM_HEAD: return m->shape.tied ? NULL : m->head;
-    case SM_Q: return &l->q;
-    case SM_K: return &l->k;
-    case SM_V: return &l->v;
-    case SM_O: return &l->o;
-    case SM_GATE: return &l->gate;
-    case SM_UP: return &l->up;
-    case SM_DOWN: return &l->down;
-    default: return NULL;
+    case SM_EMBED:
+        return m->embed;
+    case SM_HEAD:
+        return m->shape.tied ? NULL : m->head;
+    case SM_Q:
+        return &l->q;
+    case SM_K:
+        return &l->k;
+    case SM_V:
+        return &l->v;
+    case SM_O:
+        return &l->o;
+    case SM_GATE:
+        return &l->gate;
+    case SM_UP:
+        return &l->up;
+    case SM_DOWN:
+        return &l->down;
+    default:
+        return NULL;
     }
 }
 
 static const float **vector_of(sm_model *m, int32_t tensor, int32_t layer) {
-    return tensor == SM_NORM ? &m->norm : tensor == SM_ATTN_NORM ? &m->layer[layer].attn_norm : tensor == SM_MLP_NORM ? &m->layer[layer].mlp_norm : NULL;
+    return tensor == SM_NORM        ? &m->norm
+           : tensor == SM_ATTN_NORM ? &m->layer[layer].attn_norm
+           : tensor == SM_MLP_NORM  ? &m->layer[layer].mlp_norm
+                                    : NULL;
 }
 
 static uint64_t packed_bytes(int32_t format, int32_t rows, int32_t cols) { // as Format.nbytes; cols a multiple of 64
-    const uint64_t lanes = (uint64_t)sm_blocks(rows)*16;
-    if (format == SM_INT8_ROW) return lanes*(uint64_t)cols + lanes*4;
-    return 64 + lanes*(uint64_t)cols/2 + (lanes*(uint64_t)sm_groups(cols) + 63)/64*64;
+    const uint64_t lanes = (uint64_t)sm_blocks(rows) * 16;
+    if (format == SM_INT8_ROW) return lanes * (uint64_t)cols + lanes * 4;
+    return 64 + lanes * (uint64_t)cols / 2 + (lanes * (uint64_t)sm_groups(cols) + 63) / 64 * 64;
 }
 
 static int32_t add_vector(sm_model *m, const sm_part *p, const uint8_t *data) {
     const float **v = vector_of(m, p->tensor, p->layer);
     if (p->format != SM_F32 || p->begin != 0 || p->end != 1) return SM_E_FORMAT;
     if (*v) return SM_E_TENSORS;
-    if (p->nbytes != ((uint64_t)m->shape.hidden*4 + 63)/64*64) return SM_E_BOUNDS;
+    if (p->nbytes != ((uint64_t)m->shape.hidden * 4 + 63) / 64 * 64) return SM_E_BOUNDS;
     *v = (const float *)(const void *)data;
     return SM_OK;
 }
@@ -191,12 +223,13 @@ static int32_t add_matrix(sm_matrix *w, const sm_part *p, const uint8_t *data) {
 
 static void size_matrices(sm_model *m) {
     const sm_shape *s = &m->shape;
-    const int32_t q = s->heads*SM_DIM, kv = s->kv_heads*SM_DIM;
+    const int32_t q = s->heads * SM_DIM, kv = s->kv_heads * SM_DIM;
 #define SM_SIZE(w, r, c) ((w)->pieces = 0, (w)->rows = (r), (w)->cols = (c))
     SM_SIZE(m->embed, s->vocab, s->hidden);
     SM_SIZE(m->head, s->vocab, s->hidden);
     for (sm_layer *l = m->layer; l < m->layer + s->layers; l++) {
-        SM_SIZE(&l->q, q, s->hidden), SM_SIZE(&l->k, kv, s->hidden), SM_SIZE(&l->v, kv, s->hidden), SM_SIZE(&l->o, s->hidden, q);
+        SM_SIZE(&l->q, q, s->hidden), SM_SIZE(&l->k, kv, s->hidden), SM_SIZE(&l->v, kv, s->hidden),
+            SM_SIZE(&l->o, s->hidden, q);
         SM_SIZE(&l->gate, s->mlp, s->hidden), SM_SIZE(&l->up, s->mlp, s->hidden), SM_SIZE(&l->down, s->hidden, s->mlp);
         l->attn_norm = l->mlp_norm = NULL;
     }
@@ -205,37 +238,41 @@ static void size_matrices(sm_model *m) {
 
 static int32_t add_part(sm_model *m, const sm_part *p, const uint8_t *weights, size_t bytes) {
     const int32_t layered = p->tensor >= SM_ATTN_NORM;
-    if (!within(p->tensor, SM_EMBED, SM_DOWN) || !within(p->layer, 0, layered ? m->shape.layers - 1 : 0)) return SM_E_TENSORS;
+    if (!within(p->tensor, SM_EMBED, SM_DOWN) || !within(p->layer, 0, layered ? m->shape.layers - 1 : 0))
+        return SM_E_TENSORS;
     if (p->offset % 64 || p->offset > bytes || p->nbytes > bytes - p->offset) return SM_E_BOUNDS;
     if (vector_of(m, p->tensor, p->layer)) return add_vector(m, p, weights + p->offset);
     sm_matrix *w = matrix_of(m, p->tensor, p->layer);
     return w ? add_matrix(w, p, weights + p->offset) : SM_E_TENSORS;
 }
 
-static int32_t complete(const sm_matrix *w) { return w->pieces && w->piece[w->pieces - 1].end == w->rows; }
+static int32_t complete(const sm_matrix *w) {
+    return w->pieces && w->piece[w->pieces - 1].end == w->rows;
+}
 
 static int32_t all_there(const sm_model *m) {
     int32_t good = complete(m->embed) && complete(m->head) && m->norm;
     for (const sm_layer *l = m->layer; l < m->layer + m->shape.layers; l++)
-        good = good && complete(&l->q) && complete(&l->k) && complete(&l->v) && complete(&l->o) && complete(&l->gate) && complete(&l->up)
-            && complete(&l->down) && l->attn_norm && l->mlp_norm;
+        good = good && complete(&l->q) && complete(&l->k) && complete(&l->v) && complete(&l->o) && complete(&l->gate) &&
+               complete(&l->up) && complete(&l->down) && l->attn_norm && l->mlp_norm;
     return good;
 }
 
-// ---- life -------------------------------------------------------------------------------------------------------------
-int32_t sm_create(const sm_shape *shape, const sm_part *parts, int32_t n_parts, const void *weights, size_t weights_bytes, void *arena,
-                  size_t arena_bytes, sm_model **model) {
+// ---- life ----
+int32_t sm_create(const sm_shape *shape, const sm_part *parts, int32_t n_parts, const void *weights,
+                  size_t weights_bytes, void *arena, size_t arena_bytes, sm_model **model) {
     sm_model measured;
     size_t kv;
-    if (!shape || !parts || !weights || !arena || !model || (uintptr_t)weights % 64 || (uintptr_t)arena % 64) return SM_E_NULL;
+    if (!shape || !parts || !weights || !arena || !model || (uintptr_t)weights % 64 || (uintptr_t)arena % 64)
+        return SM_E_NULL;
     if (n_parts < 1) return SM_E_SIZE;
     const ptrdiff_t need = measure(shape, &measured, &kv);
     if (need < 0) return (int32_t)need;
     if (arena_bytes < (size_t)need) return SM_E_ARENA;
     sm_model *m = arena;
     __builtin_memset(m, 0, sizeof *m);
-    m->shape = *shape, m->room = measured.room, m->chunks = measured.chunks;
-    walk w = {arena, (sizeof(sm_model) + 63)/64*64};
+    m->shape = *shape, m->capacity = measured.capacity, m->chunks = measured.chunks;
+    walk w = {arena, (sizeof(sm_model) + 63) / 64 * 64};
     lay_out(&w, m);
     m->log_theta = sm_log_double(shape->rope_theta);
     size_matrices(m);
@@ -255,7 +292,9 @@ int32_t sm_enter(sm_model *m) {
     return atomic_exchange(&m->busy, 1) ? SM_E_BUSY : SM_OK;
 }
 
-void sm_leave(sm_model *m) { atomic_store(&m->busy, 0); }
+void sm_leave(sm_model *m) {
+    atomic_store(&m->busy, 0);
+}
 
 static int32_t leave(sm_model *m, int32_t code) {
     sm_leave(m);
@@ -268,8 +307,9 @@ int32_t sm_close(sm_model *m) {
     return code;
 }
 
-// ---- reading tokens ---------------------------------------------------------------------------------------------------
-static int32_t check_tokens(const sm_model *m, const int32_t *ids, int32_t n, int32_t pos, int32_t want, const float *logits) {
+// ---- reading tokens ----
+static int32_t check_tokens(const sm_model *m, const int32_t *ids, int32_t n, int32_t pos, int32_t want,
+                            const float *logits) {
     if (!ids || (want == SM_ALL_LOGITS && !logits)) return SM_E_NULL;
     if (n < 1 || n > m->shape.context || !within(want, SM_NO_LOGITS, SM_ALL_LOGITS)) return SM_E_SIZE;
     if (!within(pos, 0, m->held) || pos > m->shape.context - n) return SM_E_POSITION;
@@ -285,8 +325,8 @@ int32_t sm_prefill(sm_model *m, const int32_t *ids, int32_t n, int32_t pos, int3
     if (!sm_threads_ready(m)) return leave(m, SM_E_THREADS);
     m->held = pos;
     for (int32_t i = 0; i < n; i += m->shape.tile) {
-        const int32_t count = sm_least(n - i, m->shape.tile), end = i + count == n;
-        float *out = want == SM_ALL_LOGITS ? logits + (size_t)i*(size_t)m->shape.vocab : logits ? logits : m->logits;
+        const int32_t count = sm_min(n - i, m->shape.tile), end = i + count == n;
+        float *out = want == SM_ALL_LOGITS ? logits + (size_t)i * (size_t)m->shape.vocab : logits ? logits : m->logits;
         m->job = (sm_job){ids + i, count, pos + i, want == SM_LAST_LOGITS && !end ? SM_NO_LOGITS : want, out};
         sm_threads_run(m);
         m->held = pos + i + count;
@@ -294,10 +334,16 @@ int32_t sm_prefill(sm_model *m, const int32_t *ids, int32_t n, int32_t pos, int3
     return leave(m, SM_OK);
 }
 
-int32_t sm_decode(sm_model *m, int32_t id, int32_t pos, float *logits) { return sm_prefill(m, &id, 1, pos, SM_LAST_LOGITS, logits); }
+int32_t sm_decode(sm_model *m, int32_t id, int32_t pos, float *logits) {
+    return sm_prefill(m, &id, 1, pos, SM_LAST_LOGITS, logits);
+}
 
-float *sm_logits(sm_model *m) { return m ? m->logits : NULL; }
-int32_t sm_held(const sm_model *m) { return m ? m->held : SM_E_NULL; }
+float *sm_logits(sm_model *m) {
+    return m ? m->logits : NULL;
+}
+int32_t sm_held(const sm_model *m) {
+    return m ? m->held : SM_E_NULL;
+}
 
 int32_t sm_forget(sm_model *m, int32_t n) {
     const int32_t code = sm_enter(m);

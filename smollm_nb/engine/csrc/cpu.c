@@ -8,8 +8,12 @@
 #include <windows.h>
 #endif
 
-int32_t sm_abi(void) { return SM_ABI; }
-const char *sm_variant(void) { return SM_VARIANT; }
+int32_t sm_abi(void) {
+    return SM_ABI;
+}
+const char *sm_variant(void) {
+    return SM_VARIANT;
+}
 
 #if defined(__x86_64__)
 static void cpuid(uint32_t leaf, uint32_t sub, uint32_t r[4]) { // eax, ebx, ecx, edx
@@ -30,7 +34,8 @@ int32_t sm_cpu(void) {
     const uint32_t saved = one[2] >> 27 & 1 ? saved_registers() : 0;
     int32_t out = one[2] >> 9 & 1 ? SM_CPU_SSSE3 : 0;
     if ((saved & 6) == 6 && seven[1] >> 5 & 1) out |= SM_CPU_AVX2;
-    const uint32_t f_bw_vl = 1u << 16 | 1u << 30 | 1u << 31 | 1u << 17; // foundation, bytes and words, 256-bit forms, DQ
+    const uint32_t f_bw_vl =
+        1u << 16 | 1u << 30 | 1u << 31 | 1u << 17; // foundation, bytes and words, 256-bit forms, DQ
     if ((saved & 0xe6) == 0xe6 && (seven[1] & f_bw_vl) == f_bw_vl && seven[2] >> 11 & 1) out |= SM_CPU_AVX512_VNNI;
     return out;
 }
@@ -45,18 +50,28 @@ int32_t sm_cpu(void) {
 #endif
 }
 #else
-int32_t sm_cpu(void) { return 0; }
+int32_t sm_cpu(void) {
+    return 0;
+}
 #endif
 
 const char *sm_error(int32_t code) {
-    static const char *const line[] = {
-        "all is well", "a pointer is missing or not aligned", "the model's shape is none that the kernel runs",
-        "a tensor is held in a format that the kernel does not read", "tensors are missing, or come twice",
-        "a tensor reaches outside the file, or has the wrong size", "the arena is too small", "threads could not be started",
-        "a token id is outside the vocabulary", "a position leaves a gap or lies past the context", "a count is out of range",
-        "a sampling parameter is out of range", "another call is running on this model",
-        "the process forked after the model was made", "this build computes wrong results on this machine",
-        "the scores hold NaN or infinity"};
-    const int32_t n = sizeof line/sizeof *line;
+    static const char *const line[] = {"all is well",
+                                       "a pointer is missing or not aligned",
+                                       "the model's shape is none that the kernel runs",
+                                       "a tensor is held in a format that the kernel does not read",
+                                       "tensors are missing, or come twice",
+                                       "a tensor reaches outside the file, or has the wrong size",
+                                       "the arena is too small",
+                                       "threads could not be started",
+                                       "a token id is outside the vocabulary",
+                                       "a position leaves a gap or lies past the context",
+                                       "a count is out of range",
+                                       "a sampling parameter is out of range",
+                                       "another call is running on this model",
+                                       "the process forked after the model was made",
+                                       "this build computes wrong results on this machine",
+                                       "the scores hold NaN or infinity"};
+    const int32_t n = sizeof line / sizeof *line;
     return code <= 0 && -code < n ? line[-code] : "an unknown error";
 }

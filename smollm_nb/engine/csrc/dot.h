@@ -5,8 +5,9 @@
 //   pairs: weights are widened to 16 bits, and each lane adds two products of 16 × 16 bits (SSE2, AVX2, NEON, WASM)
 //   quads: activations are two planes of 8 bits, a = 256·hi + lo, and each lane adds four products of 8 × 8 bits
 //          into one sum a plane (AVX-512 VNNI, NEON dotprod)
-// Four activations take two 32-bit words either way. Where weights must be unsigned (pairs take their even bytes by a mask,
-// VNNI multiplies u8 by s8), they are raised by SM_BIAS, and SM_BIAS·Σa is taken off again, a number worked out once a vector.
+// Four activations take two 32-bit words either way. Where weights must be unsigned (pairs take their even bytes by a
+// mask, VNNI multiplies u8 by s8), SM_BIAS is added to them, and SM_BIAS·Σa is subtracted again, which is computed once
+// a vector.
 #ifndef SM_DOT_H
 #define SM_DOT_H
 
@@ -15,12 +16,12 @@
 enum { SM_AMAX = 32639 }; // 127·256 + 127: both planes stay within ±127
 
 // Each header defines SM_VARIANT, SM_QUADS, SM_BIAS, SM_TOKENS (tokens that a prefill multiplies at once,
-// at most 8), where it pays SM_FEW (at most 8: so many take their weights straight from registers, nothing is laid aside) and
-// SM_ASK 0 (the processor reads one vector's weights ahead better than it is told to), and
-//   u8x64 sm_lookup(u8x64 table, u8x64 index)              table[index], the table's 16 entries repeated in every 16 bytes
-//   f32x16 sm_lookup_float(const float *table, i32x16 j)   table[j], table (16)
-//   i32x16 sm_pairs(i32x16 acc, i16x32 w, i32x16 pair)     acc[i] + w[2i]·lo + w[2i+1]·hi, lo and hi the halves of pair[i]
-//   i32x16 sm_quads(i32x16 acc, u8x64 w, int32_t quad)     acc[i] + Σ w[4i+k]·(signed byte k of quad); only where SM_QUADS
+// at most 8), where it pays SM_FEW (at most 8: so many take their weights straight from registers, nothing is laid
+// aside) and SM_PREFETCH 0 (the processor reads one vector's weights ahead better than it is told to), and
+//   u8x64 sm_lookup(u8x64 table, u8x64 index)              table[index], the table's 16 entries repeated in every 16
+//   bytes f32x16 sm_lookup_float(const float *table, i32x16 j)   table[j], table (16) i32x16 sm_pairs(i32x16 acc,
+//   i16x32 w, i32x16 pair)     acc[i] + w[2i]·lo + w[2i+1]·hi, lo and hi the halves of pair[i] i32x16 sm_quads(i32x16
+//   acc, u8x64 w, int32_t quad)     acc[i] + Σ w[4i+k]·(signed byte k of quad); only where SM_QUADS
 #if defined(__AVX512VNNI__) || defined(SMOLLM_EMULATE)
 #include "dot_avx512.h"
 #elif defined(__SSE2__)
@@ -35,17 +36,21 @@ enum { SM_AMAX = 32639 }; // 127·256 + 127: both planes stay within ±127
 #ifndef SM_FEW
 #define SM_FEW 1
 #endif
-#ifndef SM_ASK
-#define SM_ASK 1
+#ifndef SM_PREFETCH
+#define SM_PREFETCH 1
 #endif
-#ifndef SM_LOW_BITS
-#define SM_LOW_BITS 15   // of every byte
-#define SM_LOW_BYTE 0xff // of every 16 bits
+#ifndef SM_NIBBLE_MASK
+#define SM_NIBBLE_MASK 15   // of every byte
+#define SM_BYTE_MASK   0xff // of every 16 bits
 #endif
 
-typedef struct { i32x16 sum[1 + SM_QUADS]; } sm_acc; // one lane a row: pairs {Σ}, quads {Σ hi plane, Σ lo plane}
+typedef struct {
+    i32x16 sum[1 + SM_QUADS];
+} sm_acc; // one lane a row: pairs {Σ}, quads {Σ hi plane, Σ lo plane}
 
-enum { SM_CHAINS = SM_QUADS ? 4 : 1 };        // sums side by side: a quad's result takes four or five cycles, a pair's addition one
+enum {
+    SM_CHAINS = SM_QUADS ? 4 : 1
+}; // sums side by side: a quad's result takes four or five cycles, a pair's addition one
 enum { SM_PANEL = SM_QUADS ? 64 : 128 }; // bytes of 16 rows × 4 unpacked weights, as the dot product takes them
 
 // 16 rows × 4 weights as bytes → as the dot product takes them
@@ -53,8 +58,8 @@ SM_INLINE void sm_panel_put(uint8_t *panel, u8x64 w) { // (SM_PANEL) bytes, alig
 #if SM_QUADS
     *(u8x64 *)panel = w;
 #else
-    *(u16x32 *)panel = (u16x32)w & SM_LOW_BYTE; // weights 0 and 2 of each row
-    *(u16x32 *)(panel + 64) = (u16x32)w >> 8;     // weights 1 and 3
+    *(u16x32 *)panel = (u16x32)w & SM_BYTE_MASK; // weights 0 and 2 of each row
+    *(u16x32 *)(panel + 64) = (u16x32)w >> 8;    // weights 1 and 3
 #endif
 }
 
@@ -64,8 +69,8 @@ SM_INLINE void sm_panel_dot(sm_acc *acc, const uint8_t *panel, const int32_t *wo
     acc->sum[0] = sm_quads(acc->sum[0], *(const u8x64 *)panel, word[0]);
     acc->sum[1] = sm_quads(acc->sum[1], *(const u8x64 *)panel, word[1]);
 #else
-    acc->sum[0] = sm_pairs(acc->sum[0], *(const i16x32 *)panel, sm_alli(word[0]));
-    acc->sum[0] = sm_pairs(acc->sum[0], *(const i16x32 *)(panel + 64), sm_alli(word[1]));
+    acc->sum[0] = sm_pairs(acc->sum[0], *(const i16x32 *)panel, sm_set1i(word[0]));
+    acc->sum[0] = sm_pairs(acc->sum[0], *(const i16x32 *)(panel + 64), sm_set1i(word[1]));
 #endif
 }
 
@@ -74,8 +79,8 @@ SM_INLINE void sm_dot4(sm_acc *acc, u8x64 w, const int32_t *word) { // the same 
     acc->sum[0] = sm_quads(acc->sum[0], w, word[0]);
     acc->sum[1] = sm_quads(acc->sum[1], w, word[1]);
 #else
-    acc->sum[0] = sm_pairs(acc->sum[0], (i16x32)((u16x32)w & SM_LOW_BYTE), sm_alli(word[0]));
-    acc->sum[0] = sm_pairs(acc->sum[0], (i16x32)((u16x32)w >> 8), sm_alli(word[1]));
+    acc->sum[0] = sm_pairs(acc->sum[0], (i16x32)((u16x32)w & SM_BYTE_MASK), sm_set1i(word[0]));
+    acc->sum[0] = sm_pairs(acc->sum[0], (i16x32)((u16x32)w >> 8), sm_set1i(word[1]));
 #endif
 }
 
@@ -85,14 +90,14 @@ SM_INLINE void sm_join(sm_acc *acc, const sm_acc *other) {
 
 SM_INLINE i32x16 sm_total(const sm_acc *acc, int32_t bias) { // bias: -SM_BIAS·Σa
 #if SM_QUADS
-    return sm_addi((i32x16)((u32x16)acc->sum[0] << 8), sm_addi(acc->sum[1], sm_alli(bias)));
+    return sm_addi((i32x16)((u32x16)acc->sum[0] << 8), sm_addi(acc->sum[1], sm_set1i(bias)));
 #else
-    return sm_addi(acc->sum[0], sm_alli(bias));
+    return sm_addi(acc->sum[0], sm_set1i(bias));
 #endif
 }
 
 // Sixteen activations → eight words, four activations to two words
-SM_INLINE i32x8 sm_words(i32x16 a) {
+SM_INLINE i32x8 sm_pack_activations(i32x16 a) {
 #define SM_EACH4(x, k) __builtin_shufflevector(x, x, k, k, k + 4, k + 4, k + 8, k + 8, k + 12, k + 12)
 #if SM_QUADS
     const i32x16 hi = (a + 128) >> 8, lo = a - (hi << 8);

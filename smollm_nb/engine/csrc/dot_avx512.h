@@ -1,11 +1,11 @@
-// AVX-512 VNNI: vpdpbusd adds four products of u8 × s8 in one instruction, vpdpwssd two of 16 × 16 bits. With SMOLLM_EMULATE
-// the three instructions are plain C, so that this path is tested on machines without them.
-#define SM_VARIANT "avx512vnni"
-#define SM_QUADS 1
-#define SM_BIAS 128
-#define SM_TOKENS 8
-#define SM_FEW 8
-#define SM_ASK 0
+// AVX-512 VNNI: vpdpbusd adds four products of u8 × s8 in one instruction, vpdpwssd two of 16 × 16 bits. With
+// SMOLLM_EMULATE the three instructions are plain C, so that this path is tested on machines without them.
+#define SM_VARIANT  "avx512vnni"
+#define SM_QUADS    1
+#define SM_BIAS     128
+#define SM_TOKENS   8
+#define SM_FEW      8
+#define SM_PREFETCH 0
 
 #ifdef SMOLLM_EMULATE
 SM_INLINE u8x64 sm_lookup(u8x64 table, u8x64 index) {
@@ -21,21 +21,24 @@ SM_INLINE f32x16 sm_lookup_float(const float *table, i32x16 j) {
 }
 
 SM_INLINE i32x16 sm_quads(i32x16 acc, u8x64 w, int32_t quad) {
-    for (int i = 0; i < 64; i++) acc[i/4] = (int32_t)((uint32_t)acc[i/4] + (uint32_t)(w[i]*(int8_t)((uint32_t)quad >> 8*(i % 4))));
+    for (int i = 0; i < 64; i++)
+        acc[i / 4] = (int32_t)((uint32_t)acc[i / 4] + (uint32_t)(w[i] * (int8_t)((uint32_t)quad >> 8 * (i % 4))));
     return acc;
 }
 
 SM_INLINE i32x16 sm_pairs(i32x16 acc, i16x32 w, i32x16 pair) {
     for (int i = 0; i < 16; i++) {
         const int32_t low = (int16_t)(pair[i] & 0xffff), high = pair[i] >> 16;
-        acc[i] = (int32_t)((uint32_t)acc[i] + (uint32_t)(w[2*i]*low) + (uint32_t)(w[2*i + 1]*high));
+        acc[i] = (int32_t)((uint32_t)acc[i] + (uint32_t)(w[2 * i] * low) + (uint32_t)(w[2 * i + 1] * high));
     }
     return acc;
 }
 #else
 #include <immintrin.h>
 
-SM_INLINE u8x64 sm_lookup(u8x64 table, u8x64 index) { return (u8x64)_mm512_shuffle_epi8((__m512i)table, (__m512i)index); }
+SM_INLINE u8x64 sm_lookup(u8x64 table, u8x64 index) {
+    return (u8x64)_mm512_shuffle_epi8((__m512i)table, (__m512i)index);
+}
 
 SM_INLINE f32x16 sm_lookup_float(const float *table, i32x16 j) {
     return (f32x16)_mm512_permutexvar_ps((__m512i)j, _mm512_loadu_ps(table));

@@ -1,8 +1,8 @@
 // Plain C: what every other variant must agree with.
 #define SM_VARIANT "plain"
-#define SM_QUADS 0
-#define SM_BIAS 128
-#define SM_TOKENS 4
+#define SM_QUADS   0
+#define SM_BIAS    128
+#define SM_TOKENS  4
 
 SM_INLINE u8x64 sm_lookup(u8x64 table, u8x64 index) {
     u8x64 out;
@@ -19,7 +19,7 @@ SM_INLINE f32x16 sm_lookup_float(const float *table, i32x16 j) {
 SM_INLINE i32x16 sm_pairs(i32x16 acc, i16x32 w, i32x16 pair) {
     for (int i = 0; i < 16; i++) {
         const int32_t low = (int16_t)(pair[i] & 0xffff), high = pair[i] >> 16;
-        acc[i] = (int32_t)((uint32_t)acc[i] + (uint32_t)(w[2*i]*low) + (uint32_t)(w[2*i + 1]*high));
+        acc[i] = (int32_t)((uint32_t)acc[i] + (uint32_t)(w[2 * i] * low) + (uint32_t)(w[2 * i + 1] * high));
     }
     return acc;
 }

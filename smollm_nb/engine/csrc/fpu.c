@@ -8,7 +8,9 @@ sm_fpu sm_fpu_enter(void) {
     _mm_setcsr(0x1f80);
     return before;
 }
-void sm_fpu_leave(sm_fpu state) { _mm_setcsr((uint32_t)state); }
+void sm_fpu_leave(sm_fpu state) {
+    _mm_setcsr((uint32_t)state);
+}
 #elif defined(__aarch64__)
 sm_fpu sm_fpu_enter(void) {
     sm_fpu before;
@@ -16,10 +18,16 @@ sm_fpu sm_fpu_enter(void) {
     __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
     return before;
 }
-void sm_fpu_leave(sm_fpu state) { __asm__ volatile("msr fpcr, %0" : : "r"(state)); }
+void sm_fpu_leave(sm_fpu state) {
+    __asm__ volatile("msr fpcr, %0" : : "r"(state));
+}
 #else
-sm_fpu sm_fpu_enter(void) { return 0; }
-void sm_fpu_leave(sm_fpu state) { (void)state; }
+sm_fpu sm_fpu_enter(void) {
+    return 0;
+}
+void sm_fpu_leave(sm_fpu state) {
+    (void)state;
+}
 #endif
 
 #if defined(__wasm__) // no C library: what the compiler itself calls

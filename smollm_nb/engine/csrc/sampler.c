@@ -1,4 +1,4 @@
-// Choosing a token by generate.py's rule, step by step, in double precision. Nothing is put in order that need not be: top-k
+// Choosing a token by generate.py's rule, step by step, in double precision. Nothing is sorted that need not be: top-k
 // keeps a small heap while it walks over the vocabulary, and top-p orders only the likeliest few.
 #include <float.h>
 
@@ -14,27 +14,27 @@ void sm_rng_seed(sm_rng *rng, uint64_t seed, uint64_t stream) {
 
 uint32_t sm_rng_next(sm_rng *rng) {
     const uint64_t s = rng->state;
-    rng->state = s*6364136223846793005u + rng->inc;
+    rng->state = s * 6364136223846793005u + rng->inc;
     const uint32_t x = (uint32_t)((s >> 18 ^ s) >> 27), turn = (uint32_t)(s >> 59);
     return x >> turn | x << (-turn & 31);
 }
 
 // What may still be drawn
 typedef struct {
-    double *odds;   // (count) scores, then what is proportional to probabilities
-    int32_t *ids;   // (count) whose they are, rising
-    int32_t *heap;  // (vocab) places in the two above, while some are chosen
-    uint8_t *mark;  // (vocab) places that a step has chosen; all zero between steps
+    double *odds;  // (count) scores, then what is proportional to probabilities
+    int32_t *ids;  // (count) whose they are, rising
+    int32_t *heap; // (vocab) places in the two above, while some are chosen
+    uint8_t *mark; // (vocab) places that a step has chosen; all zero between steps
     int32_t count;
 } draw;
 
-// ---- whole vocabularies, eight numbers at a time in one order -----------------------------------------------------------
+// ---- whole vocabularies, eight numbers at a time in one order ----
 static double largest(const double *x, int32_t n) {
     double most[8], all;
     int32_t i = 8;
     for (int k = 0; k < 8; k++) most[k] = x[k < n ? k : 0];
     f64x8 m = sm_load8(most);
-    for (; i + 8 <= n; i += 8) m = sm_pick8(sm_load8(x + i) > m, sm_load8(x + i), m);
+    for (; i + 8 <= n; i += 8) m = sm_select8(sm_load8(x + i) > m, sm_load8(x + i), m);
     sm_store8(most, m);
     all = most[0];
     for (int k = 1; k < 8; k++) all = most[k] > all ? most[k] : all;
@@ -57,19 +57,20 @@ static double sum(const double *x, int32_t n) {
 // exp((x - most)/temperature): the likeliest has 1. A tiny temperature makes the quotients -infinity, and their odds 0
 static void softmax(draw *d, double most, double temperature) {
     int32_t i = 0;
-    for (; i + 8 <= d->count; i += 8) sm_store8(d->odds + i, sm_exp8((sm_load8(d->odds + i) - most)/temperature));
-    for (; i < d->count; i++) d->odds[i] = sm_exp_double((d->odds[i] - most)/temperature);
+    for (; i + 8 <= d->count; i += 8) sm_store8(d->odds + i, sm_exp8((sm_load8(d->odds + i) - most) / temperature));
+    for (; i < d->count; i++) d->odds[i] = sm_exp_double((d->odds[i] - most) / temperature);
 }
 
-// ---- choosing some ------------------------------------------------------------------------------------------------------
-SM_INLINE int32_t before(const draw *d, int32_t a, int32_t b) { // whether place a comes first: the larger, then the lower id
+// ---- choosing some ----
+SM_INLINE int32_t before(const draw *d, int32_t a,
+                         int32_t b) { // whether place a comes first: the larger, then the lower id
     return d->odds[a] > d->odds[b] || (d->odds[a] == d->odds[b] && a < b);
 }
 
 // Let the entry at `at` sink in a heap of n places whose first entry comes first (way 1) or last (way 0) of all
 static void sink(draw *d, int32_t at, int32_t n, int32_t way) {
     const int32_t own = d->heap[at];
-    for (int32_t child; (child = 2*at + 1) < n; at = child) {
+    for (int32_t child; (child = 2 * at + 1) < n; at = child) {
         if (child + 1 < n && before(d, d->heap[child + 1], d->heap[child]) == way) child++;
         if (before(d, d->heap[child], own) != way) break;
         d->heap[at] = d->heap[child];
@@ -78,7 +79,7 @@ static void sink(draw *d, int32_t at, int32_t n, int32_t way) {
 }
 
 static void heapify(draw *d, int32_t n, int32_t way) {
-    for (int32_t i = n/2 - 1; i >= 0; i--) sink(d, i, n, way);
+    for (int32_t i = n / 2 - 1; i >= 0; i--) sink(d, i, n, way);
 }
 
 // The marked places alone stay, in rising order
@@ -108,11 +109,11 @@ static void min_p(draw *d, double least) {
 
 static void top_p(draw *d, double p) {
     if (p >= 1) return;
-    const double need = p*sum(d->odds, d->count);
+    const double need = p * sum(d->odds, d->count);
     double least = 1, have = 0;
     int32_t n = 0;
     do { // more and more of the likeliest, until they are enough
-        least = least > 1e-12 ? least/8 : 0, n = 0, have = 0;
+        least = least > 1e-12 ? least / 8 : 0, n = 0, have = 0;
         for (int32_t i = 0; i < d->count; i++)
             if (d->odds[i] >= least) d->heap[n++] = i, have += d->odds[i];
     } while (have < need && n < d->count);
@@ -132,15 +133,15 @@ static void top_p(draw *d, double p) {
 static int32_t walk_by_id(const draw *d, double u) { // u in 0..1, 1 excluded
     enum { BLOCK = 512 };
     double total = 0, run = 0;
-    for (int32_t i = 0; i < d->count; i += BLOCK) total += sum(d->odds + i, sm_least(BLOCK, d->count - i));
+    for (int32_t i = 0; i < d->count; i += BLOCK) total += sum(d->odds + i, sm_min(BLOCK, d->count - i));
     for (int32_t i = 0; i < d->count; i += BLOCK) {
-        const int32_t n = sm_least(BLOCK, d->count - i);
+        const int32_t n = sm_min(BLOCK, d->count - i);
         const double next = run + sum(d->odds + i, n);
-        if (next > u*total) {
+        if (next > u * total) {
             int32_t last = i; // that has any odds: the sum of the block may be rounded otherwise than the running one
             for (int32_t j = i; j < i + n; j++) {
                 if (d->odds[j] > 0) last = j;
-                if ((run += d->odds[j]) > u*total) break;
+                if ((run += d->odds[j]) > u * total) break;
             }
             return d->ids[last];
         }
@@ -149,11 +150,12 @@ static int32_t walk_by_id(const draw *d, double u) { // u in 0..1, 1 excluded
     return d->ids[d->count - 1];
 }
 
-// ---- the rule -----------------------------------------------------------------------------------------------------------
-static void penalize(draw *d, double penalty, const int32_t *history, int32_t n) { // every id once, however often it comes
+// ---- the rule ----
+static void penalize(draw *d, double penalty, const int32_t *history,
+                     int32_t n) { // every id once, however often it comes
     for (int32_t i = 0; i < n; i++) {
         double *x = &d->odds[history[i]];
-        if (!d->mark[history[i]]) *x = *x > 0 ? *x/penalty : *x*penalty;
+        if (!d->mark[history[i]]) *x = *x > 0 ? *x / penalty : *x * penalty;
         d->mark[history[i]] = 1;
     }
     for (int32_t i = 0; i < n; i++) d->mark[history[i]] = 0;
@@ -181,15 +183,18 @@ static int32_t choose(draw *d, double most, const sm_sampling *how, sm_rng *rng)
     softmax(d, most, how->temperature);
     if (how->min_p > 0) min_p(d, how->min_p);
     top_p(d, how->top_p);
-    return walk_by_id(d, sm_rng_next(rng)/4294967296.0);
+    return walk_by_id(d, sm_rng_next(rng) / 4294967296.0);
 }
 
-static int32_t within(double x, double low, double high) { return x >= low && x <= high; } // NaN is not
+static int32_t within(double x, double low, double high) {
+    return x >= low && x <= high;
+} // NaN is not
 
 static int32_t check(const sm_model *m, const sm_sampling *how, const sm_rng *rng, const int32_t *history, int32_t n) {
     if (!how || (!history && n)) return SM_E_NULL;
-    if (!within(how->temperature, 0, 100) || !within(how->top_p, 0, 1) || !within(how->min_p, 0, 1)
-        || !within(how->repetition_penalty, 0.01, 100) || how->top_k < 0 || how->zero) return SM_E_PARAM;
+    if (!within(how->temperature, 0, 100) || !within(how->top_p, 0, 1) || !within(how->min_p, 0, 1) ||
+        !within(how->repetition_penalty, 0.01, 100) || how->top_k < 0 || how->zero)
+        return SM_E_PARAM;
     if (how->temperature > 0 && !rng) return SM_E_NULL;
     if (n < 0) return SM_E_SIZE;
     for (int32_t i = 0; i < n; i++)
@@ -197,7 +202,8 @@ static int32_t check(const sm_model *m, const sm_sampling *how, const sm_rng *rn
     return SM_OK;
 }
 
-int32_t sm_sample(sm_model *m, const float *logits, const sm_sampling *how, sm_rng *rng, const int32_t *history, int32_t n_history) {
+int32_t sm_sample(sm_model *m, const float *logits, const sm_sampling *how, sm_rng *rng, const int32_t *history,
+                  int32_t n_history) {
     int32_t code = m ? sm_enter(m) : SM_E_NULL;
     if (code) return code;
     if (!(code = check(m, how, rng, history, n_history))) {
@@ -207,8 +213,10 @@ int32_t sm_sample(sm_model *m, const float *logits, const sm_sampling *how, sm_r
         __builtin_memset(d.mark, 0, (size_t)d.count);
         if (how->repetition_penalty != 1) penalize(&d, how->repetition_penalty, history, n_history);
         const double most = largest(d.odds, d.count);
-        if (!good || most < -FLT_MAX) code = SM_E_SCORES; // the second: nothing but -infinity
-        else code = how->temperature == 0 ? greedy(&d, most) : choose(&d, most, how, rng);
+        if (!good || most < -FLT_MAX)
+            code = SM_E_SCORES; // the second: nothing but -infinity
+        else
+            code = how->temperature == 0 ? greedy(&d, most) : choose(&d, most, how, rng);
         sm_fpu_leave(before_call);
     }
     sm_leave(m);
@@ -219,16 +227,16 @@ int32_t sm_sample(sm_model *m, const float *logits, const sm_sampling *how, sm_r
 double sm_log_probability(sm_model *m, const float *logits, int32_t id) {
     if (!m || (id < 0 || id >= m->shape.vocab)) return 1;
     const float *x = logits ? logits : m->logits;
-    const int32_t n = m->shape.vocab, whole = n/16*16;
+    const int32_t n = m->shape.vocab, whole = n / 16 * 16;
     const sm_fpu before_call = sm_fpu_enter();
-    f32x16 most = sm_all(x[0]);
+    f32x16 most = sm_set1(x[0]);
     for (int32_t i = 0; i < whole; i += 16) most = sm_max(sm_load(x + i), most);
     float top = sm_max16(most);
     for (int32_t i = whole; i < n; i++) top = x[i] > top ? x[i] : top;
     double all = 0;
     for (int32_t i = 0; i < whole; i += 1024) {
-        f32x16 s = sm_all(0);
-        for (int32_t j = i; j < sm_least(i + 1024, whole); j += 16) s += sm_exp(sm_load(x + j) - top);
+        f32x16 s = sm_set1(0);
+        for (int32_t j = i; j < sm_min(i + 1024, whole); j += 16) s += sm_exp(sm_load(x + j) - top);
         all += sm_sum16(s);
     }
     for (int32_t i = whole; i < n; i++) all += sm_exp_double(x[i] - top);

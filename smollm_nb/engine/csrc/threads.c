@@ -1,5 +1,5 @@
-// Threads: a barrier by atomics within a call, sleep between calls. Natively the workers are started here (SMOLLM_THREADS);
-// in WASM the host starts them, and they sleep by memory.atomic.wait32.
+// Threads: a barrier by atomics within a call, sleep between calls. Natively the workers are started here
+// (SMOLLM_THREADS); in WASM the host starts them, and they sleep by memory.atomic.wait32.
 #define _POSIX_C_SOURCE 200809L // nanosleep
 #include "model.h"
 
@@ -17,10 +17,11 @@
 
 enum {
 #if defined(__wasm__)
-    SPINS = 200000,      // looks at a barrier before giving way: some 0.2 ms; there is no pause between them, and waking takes long
-    IDLE_SPINS = 100000  // looks for the next call before going to sleep: while a token is chosen and shown
+    SPINS = 200000,     // looks at a barrier before giving way: some 0.2 ms; there is no pause between them, and waking
+                        // takes long
+    IDLE_SPINS = 100000 // looks for the next call before going to sleep: while a token is chosen and shown
 #else
-    SPINS = 4000,        // some 50 µs
+    SPINS = 4000, // some 50 µs
     IDLE_SPINS = 2000
 #endif
 };
@@ -33,52 +34,86 @@ SM_INLINE void relax(void) {
 #endif
 }
 
-// A machine with more threads than cores needs this one's core. Who sleeps is served sooner again than who yields: two to six
-// times the tokens a second beside two busy processes on two cores
-static void give_way(sm_line *line, uint32_t seen) {
+// A machine with more threads than cores needs this one's core. Who sleeps is served sooner again than who yields: two
+// to six times the tokens a second beside two busy processes on two cores
+static void back_off(sm_line *line, uint32_t seen) {
 #if defined(SM_WINDOWS)
     (void)line, (void)seen, SwitchToThread();
 #elif defined(SM_POSIX)
     (void)line, (void)seen;
     nanosleep(&(struct timespec){0, 20000}, NULL);
 #elif defined(SM_HOSTED)
-    __builtin_wasm_memory_atomic_wait32((int32_t *)&line->value, (int32_t)seen, 100000); // at most 0.1 ms: nobody notifies
+    __builtin_wasm_memory_atomic_wait32((int32_t *)&line->value, (int32_t)seen,
+                                        100000); // at most 0.1 ms: nobody notifies
 #else
     (void)line, (void)seen;
 #endif
 }
 
-// Each thread writes how many barriers it has reached, on a cache line of its own, and reads everyone else's: a line that goes
-// from core to core once, where a common counter would travel three times
-void sm_wait(sm_model *m, int32_t thread) {
+// Each thread writes how many barriers it has reached, on a cache line of its own, and reads everyone else's: a line
+// that goes from core to core once, where a common counter would travel three times
+void sm_barrier(sm_model *m, int32_t thread) {
     const uint32_t mine = m->scratch[thread].barriers++ + 1;
     atomic_store_explicit(&m->reached[thread].value, mine, memory_order_release);
     for (int32_t t = 0; t < m->shape.threads; t++) {
         uint32_t theirs;
-        for (int32_t i = 0; (int32_t)((theirs = atomic_load_explicit(&m->reached[t].value, memory_order_acquire)) - mine) < 0;)
-            if (i < SPINS) i++, relax();
-            else give_way(&m->reached[t], theirs);
+        for (int32_t i = 0;
+             (int32_t)((theirs = atomic_load_explicit(&m->reached[t].value, memory_order_acquire)) - mine) < 0;)
+            if (i < SPINS)
+                i++, relax();
+            else
+                back_off(&m->reached[t], theirs);
     }
 }
 
-// ---- sleeping and waking ----------------------------------------------------------------------------------------------
+// ---- sleeping and waking ----
 #if defined(SM_WINDOWS)
-struct sm_system { HANDLE thread[SM_MAX_THREADS]; SRWLOCK lock; CONDITION_VARIABLE wake; DWORD process; };
-static void lock(sm_model *m) { AcquireSRWLockExclusive(&m->sys->lock); }
-static void unlock(sm_model *m) { ReleaseSRWLockExclusive(&m->sys->lock); }
-static void sleep_on(sm_model *m) { SleepConditionVariableSRW(&m->sys->wake, &m->sys->lock, INFINITE, 0); }
-static void wake_all(sm_model *m) { WakeAllConditionVariable(&m->sys->wake); }
+struct sm_system {
+    HANDLE thread[SM_MAX_THREADS];
+    SRWLOCK lock;
+    CONDITION_VARIABLE wake;
+    DWORD process;
+};
+static void lock(sm_model *m) {
+    AcquireSRWLockExclusive(&m->sys->lock);
+}
+static void unlock(sm_model *m) {
+    ReleaseSRWLockExclusive(&m->sys->lock);
+}
+static void sleep_on(sm_model *m) {
+    SleepConditionVariableSRW(&m->sys->wake, &m->sys->lock, INFINITE, 0);
+}
+static void wake_all(sm_model *m) {
+    WakeAllConditionVariable(&m->sys->wake);
+}
 #elif defined(SM_POSIX)
-struct sm_system { pthread_t thread[SM_MAX_THREADS]; pthread_mutex_t lock; pthread_cond_t wake; pid_t process; };
-static void lock(sm_model *m) { pthread_mutex_lock(&m->sys->lock); }
-static void unlock(sm_model *m) { pthread_mutex_unlock(&m->sys->lock); }
-static void sleep_on(sm_model *m) { pthread_cond_wait(&m->sys->wake, &m->sys->lock); }
-static void wake_all(sm_model *m) { pthread_cond_broadcast(&m->sys->wake); }
+struct sm_system {
+    pthread_t thread[SM_MAX_THREADS];
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    pid_t process;
+};
+static void lock(sm_model *m) {
+    pthread_mutex_lock(&m->sys->lock);
+}
+static void unlock(sm_model *m) {
+    pthread_mutex_unlock(&m->sys->lock);
+}
+static void sleep_on(sm_model *m) {
+    pthread_cond_wait(&m->sys->wake, &m->sys->lock);
+}
+static void wake_all(sm_model *m) {
+    pthread_cond_broadcast(&m->sys->wake);
+}
 #else
-struct sm_system { int32_t none; };
+struct sm_system {
+    int32_t none;
+};
 #endif
 
-size_t sm_system_bytes(void) { return sizeof(struct sm_system); }
+size_t sm_system_bytes(void) {
+    return sizeof(struct sm_system);
+}
 
 static void sleep_until(sm_model *m, uint32_t seen) { // until the number of the call is no longer `seen`
 #if defined(SM_WINDOWS) || defined(SM_POSIX)
@@ -88,7 +123,8 @@ static void sleep_until(sm_model *m, uint32_t seen) { // until the number of the
     atomic_fetch_sub(&m->asleep.value, 1);
     unlock(m);
 #elif defined(SM_HOSTED)
-    while (atomic_load(&m->call.value) == seen) __builtin_wasm_memory_atomic_wait32((int32_t *)&m->call.value, (int32_t)seen, -1);
+    while (atomic_load(&m->call.value) == seen)
+        __builtin_wasm_memory_atomic_wait32((int32_t *)&m->call.value, (int32_t)seen, -1);
 #else
     (void)m, (void)seen;
 #endif
@@ -117,7 +153,8 @@ int32_t sm_worker(sm_model *m, int32_t index) {
     uint32_t seen = 0;
     atomic_fetch_add(&m->present.value, 1);
     for (;;) {
-        for (int32_t i = 0; i < IDLE_SPINS && atomic_load_explicit(&m->call.value, memory_order_acquire) == seen; i++) relax();
+        for (int32_t i = 0; i < IDLE_SPINS && atomic_load_explicit(&m->call.value, memory_order_acquire) == seen; i++)
+            relax();
         if (atomic_load_explicit(&m->call.value, memory_order_acquire) == seen) sleep_until(m, seen);
         seen++;
         if (atomic_load(&m->stop)) break;
@@ -127,11 +164,16 @@ int32_t sm_worker(sm_model *m, int32_t index) {
     return SM_OK;
 }
 
-int32_t sm_workers(const sm_model *m) { return m ? (int32_t)atomic_load(&((sm_model *)m)->present.value) : SM_E_NULL; }
+int32_t sm_workers(const sm_model *m) {
+    return m ? (int32_t)atomic_load(&((sm_model *)m)->present.value) : SM_E_NULL;
+}
 
-// ---- life -------------------------------------------------------------------------------------------------------------
+// ---- life ----
 #if defined(SM_WINDOWS) || defined(SM_POSIX)
-typedef struct { sm_model *m; int32_t index; } start_with;
+typedef struct {
+    sm_model *m;
+    int32_t index;
+} start_with;
 
 #if defined(SM_WINDOWS)
 static DWORD WINAPI begin(void *p)
@@ -158,11 +200,11 @@ static int32_t start_one(sm_model *m, int32_t i) {
     pthread_attr_destroy(&small);
     if (bad) return 0;
 #endif
-    while (!atomic_load(&m->began.value)) give_way(&m->began, 0);
+    while (!atomic_load(&m->began.value)) back_off(&m->began, 0);
     return 1;
 }
 
-static void end_some(sm_model *m, int32_t n) { // workers 1..n-1
+static void end_workers(sm_model *m, int32_t n) { // workers 1..n-1
     atomic_store(&m->stop, 1);
     call(m);
     for (int32_t i = 1; i < n; i++) {
@@ -196,7 +238,7 @@ int32_t sm_threads_start(sm_model *m) {
 #if defined(SM_WINDOWS) || defined(SM_POSIX)
     for (int32_t i = 1; i < m->shape.threads; i++)
         if (!start_one(m, i)) {
-            end_some(m, i);
+            end_workers(m, i);
             return SM_E_THREADS;
         }
 #endif
@@ -205,11 +247,11 @@ int32_t sm_threads_start(sm_model *m) {
 
 void sm_threads_end(sm_model *m) {
 #if defined(SM_WINDOWS) || defined(SM_POSIX)
-    end_some(m, m->shape.threads);
+    end_workers(m, m->shape.threads);
 #elif defined(SM_HOSTED)
     atomic_store(&m->stop, 1);
     call(m);
-    for (uint32_t n; (n = atomic_load(&m->present.value));) give_way(&m->present, n);
+    for (uint32_t n; (n = atomic_load(&m->present.value));) back_off(&m->present, n);
 #else
     (void)m;
 #endif
