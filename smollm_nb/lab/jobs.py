@@ -167,7 +167,7 @@ def prepared(
     on_progress=None, # called with (stage, done, total)
 ) -> Path: # the file
     "The quantized file of a recipe, made or found by another process; raises `InvalidStateError` or `Cancelled`"
-    try: return Path(elsewhere("recipes", "cached", folder, recipe, job=job, on_progress=on_progress, way_out=f"try `smollm quantize --model-path {folder} --output-path DIR --recipe {recipe}`"))
+    try: return Path(elsewhere("quant.recipes", "cached", folder, recipe, job=job, on_progress=on_progress, way_out=f"try `smollm quantize --model-path {folder} --output-path DIR --recipe {recipe}`"))
     except InvalidStateError as e: raise InvalidStateError(f"{recipe} could not be made of {folder}: {e}") from None
 
 # %% ../../nbs/14_lab/01_jobs.ipynb #8756367d

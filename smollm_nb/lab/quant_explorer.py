@@ -321,7 +321,7 @@ class QuantExplorer(View):
         self._say(f"preparing {recipe.name} …")
         if recipe == RECIPES.get(recipe.name): return prepared(self.folder, recipe.name, job, self._told(job))
         given = self.folder, self._home.name, as_json(recipe)
-        return Path(elsewhere("exploration", "write", *given, job=job, on_progress=self._told(job)))
+        return Path(elsewhere("lab.exploration", "write", *given, job=job, on_progress=self._told(job)))
 
     def _measure(self, job:Job) -> None:
         self._open(job)
