@@ -14,7 +14,7 @@ from smollm_nb.engine.build import TARGETS, library, this_system, variants
 
 ROOT = Path(__file__).parent.parent
 SYSTEMS = [s for s in TARGETS if s != "wasm32"]
-UNSHIPPED = (".git", ".venv", "_native", "build", "dist", "*.egg-info", "__pycache__", "nbs", "tests")
+UNSHIPPED = (".git", ".venv", "_native", "_vendor", "build", "dist", "*.egg-info", "__pycache__", "nbs", "tests")
 # file format and processor, from the first bytes of a library
 ELF, MACH_O, PE = {62: "x86_64", 183: "aarch64"}, {0x01000007: "x86_64", 0x0100000C: "aarch64"}, {0x8664: "x86_64", 0xAA64: "aarch64"}
 

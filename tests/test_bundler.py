@@ -13,7 +13,7 @@ from smollm_nb.engine import native as engine
 from smollm_nb.bench.browsers import BrowserError, ReportServer, find, opened
 from smollm_nb.inference.generation import generate
 from smollm_nb.text.tokenizer import SmolLMTokenizer
-from smollm_nb.browser.vendor import WEB, npm, run_node
+from smollm_nb.browser.vendor import RUNTIME, npm, run_node
 
 PROJECT = Path(__file__).parent/"vite"
 PATIENCE = 240 # seconds for the page's report, on a machine that does ten other things
@@ -31,7 +31,7 @@ def install(folder:Path) -> Path:
 def declarations(modules:Path, folder:Path) -> str:
     "What tsc makes of the JSDoc of `smollm.js`: types for whoever imports it"
     out = ("--declaration", "--emitDeclarationOnly", "--outDir", str(folder))
-    run_node(modules/"typescript"/"bin"/"tsc", str(WEB/"smollm.js"), *SOURCES, *out, cwd=folder)
+    run_node(modules/"typescript"/"bin"/"tsc", str(RUNTIME/"smollm.js"), *SOURCES, *out, cwd=folder)
     return (folder/"smollm.d.ts").read_text(encoding="utf-8")
 
 
@@ -43,7 +43,7 @@ def tools(tmp_path_factory):
 
 def test_types_are_those_of_the_sources(tools, tmp_path):
     made = declarations(tools, tmp_path)
-    have = (WEB/"smollm.d.ts").read_text(encoding="utf-8")
+    have = (RUNTIME/"smollm.d.ts").read_text(encoding="utf-8")
     difference = "".join(difflib.unified_diff(have.splitlines(True), made.splitlines(True)))
     assert have == made, f"run `make types`\n{difference}"
     assert not re.search(r"^import\b|\bimport\(", made, re.M), "one file is all there is to it"
@@ -85,4 +85,4 @@ def test_a_project_of_vite_and_typescript(tools, tiny_q4, tmp_path):
 
 if __name__ == "__main__": # make types
     with tempfile.TemporaryDirectory() as d:
-        (WEB/"smollm.d.ts").write_text(declarations(install(Path(d)), Path(d)), encoding="utf-8")
+        (RUNTIME/"smollm.d.ts").write_text(declarations(install(Path(d)), Path(d)), encoding="utf-8")

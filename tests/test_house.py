@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from smollm_nb.api import load_smollm_135m
 from smollm_nb.inference.generation import generate
 from smollm_nb.inference.llama import load
 from smollm_nb.models.registry import ModelRegistry
@@ -59,10 +60,10 @@ def test_cancel_from_another_thread(tiny_folder):
 
 
 def test_registry_loads_what_the_cache_holds(monkeypatch):
-    "By the plan's name, without a network"
+    "Without a network"
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     write_tiny(ModelRegistry().get_model_cache_path("SmolLM-135M"))
-    with ModelRegistry().load_smollm_135m(context=32) as m: assert m.is_ready() and m.generate_text("Hi", max_tokens=2) is not None
+    with load_smollm_135m(context=32) as m: assert m.is_ready() and m.generate_text("Hi", max_tokens=2) is not None
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ import numpy as np
 from ..engine import native as engine
 from ..models.checkpoint import is_plain_name
 from ..core import (
-    SmolLMError, StorageError, TokenizerError, as_callback, as_int, as_path, as_text, as_type, atomic_file, one_line,
+    Result, SmolLMError, StorageError, TokenizerError, as_callback, as_int, as_path, as_text, as_type, atomic_file, one_line,
     read_json, sha256_file, staged_folder)
 from .deflate import gzip_pieces
 from ..engine.build import ABI, NATIVE, library, variants
@@ -366,7 +366,7 @@ def export(
     limit:int|None=LIMIT, # bytes: more raise `BundleError` for a model of 135 million parameters; None allows any
     on_progress=None, # called with (stage, done, total); may raise `Cancelled`
     runs:list[dict]|None=None, # benchmarks: figures of this file go into the manifest, as by `measured`; the bundle's version does not depend on them
-) -> dict: # path, bytes, files, seconds, manifest
+) -> Result: # path, bytes, files, seconds, manifest
     "Make the folder that a browser runs, whole or not at all; raises `BundleError` or `QuantFileError`"
     start, output = time.perf_counter(), Path(os.path.abspath(as_path("output", output)))
     as_callback("on_progress", on_progress)
@@ -377,7 +377,7 @@ def export(
         with read_q4(model_file) as file, staged_folder(output, _room(file)) as staged:
             manifest = _fill(file, name or output.name, staged, limit, on_progress, runs)
     except StorageError as e: raise BundleError(str(e)) from None
-    return dict(path=str(output), bytes=manifest["bundle_bytes"], files=sorted(_paths(manifest)), seconds=round(time.perf_counter() - start, 2), manifest=manifest)
+    return Result(path=str(output), bytes=manifest["bundle_bytes"], files=sorted(_paths(manifest)), seconds=round(time.perf_counter() - start, 2), manifest=manifest)
 
 # %% ../../nbs/07_browser/03_bundle.ipynb #0a3f4366
 def _inflated(folder:Path, e:dict) -> bytes:

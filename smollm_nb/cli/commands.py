@@ -292,28 +292,13 @@ def eval(
     json:Json=False,
 ):
     "Compare a model with its reference: KL, first choices, perplexity."
-    from smollm_nb.fidelity import evaluate as e
+    from smollm_nb.fidelity.evaluate import read_text
     if text and builtin: raise typer.BadParameter("give --text or --builtin, not both")
-    words, name = e.read_text(text) if text else e.builtin_text()
-    with Model(reference) as right, Model(model, backend=backend.value, **_options(threads=threads)) as judged, stages() as on_progress:
-        e.check_tokenizers(right.tokenizer, judged.tokenizer, words, (reference, model))
-        notes = [e.origin_note(read_provenance(right.path)), _check_unseen(judged.path, words)]
-        ids = e.text_ids(right.tokenizer, words, tokens or (None if text else 6144))
-        result = e.evaluate(right.backend, judged.backend, ids, text=words, text_name=name, notes=notes,
-            on_progress=lambda done, total: on_progress("compare", done, total))
-    if not json: print("\n".join(f"{k:18}{v}" for k, v in result.rows()))
+    words, name = read_text(text) if text else (None, "")
+    with Model(reference) as right, Model(model, backend=backend.value, **_options(threads=threads)) as judged:
+        with stages() as on_progress: result = judged.evaluate(right, words, name, tokens, on_progress)
+    if not json: print(result)
     return result.to_dict()
-
-def _check_unseen(path:Path, words:str) -> str: # a note; empty where all is well
-    "Refuse to judge a file on what it was calibrated on"
-    if not path.is_file(): return ""
-    from smollm_nb.fidelity.evaluate import check_overlap
-    from smollm_nb.quant.q4file import read_q4
-    from smollm_nb.quant.recipes import CALIBRATION_TEXT, seen_text
-    with read_q4(path, verify=False) as f: seen = seen_text(path, f.recipe.get("calibration", {}))
-    if seen is None: return f"{CALIBRATION_TEXT} is not beside the file, or was changed: whether it was calibrated on this text is not known"
-    if seen: check_overlap(seen, words)
-    return ""
 
 # %% ../../nbs/16_cli/03_commands.ipynb #b81170d5
 @_command

@@ -46,12 +46,7 @@ def _four_bits(folder:Path) -> Path: # the file
 
 def _cost(whole:Model, small:Model):
     "An `Evaluation` on a few windows of the built-in text"
-    from smollm_nb.fidelity import evaluate as e
-    words, name = e.builtin_text()
-    ids = e.text_ids(whole.tokenizer, words, JUDGED)
-    with stages() as on_progress:
-        return e.evaluate(whole.backend, small.backend, ids, text=words, text_name=name, notes=[e.origin_note(read_provenance(whole.path))],
-            on_progress=lambda done, total: on_progress("compare", done, total))
+    with stages() as on_progress: return small.evaluate(whole, tokens=JUDGED, on_progress=on_progress)
 
 # %% ../../nbs/16_cli/02_demo.ipynb #0a16c3af
 def _show(runs:dict, sizes:dict, cost, facts:dict) -> None:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_PARTS', 'MAX_THREADS', 'MAX_CONTEXT', 'CONTEXT', 'TILE', 'ShapeRecord', 'PartRecord', 'SamplingRecord',
            'RandomState', 'EngineError', 'UnsupportedModelError', 'check_shape', 'default_threads', 'pick_context',
-           'Engine', 'load', 'survey']
+           'release_kernel', 'Engine', 'load', 'survey']
 
 # %% ../../nbs/06_engine/02_native.ipynb #fd3f292d
 import contextlib, ctypes, mmap, os, threading, time, weakref
@@ -169,7 +169,7 @@ def pick_context(context:int|None, config:LlamaConfig) -> int:
     return min(limit, CONTEXT) if context is None else as_int("context", context, 1, limit)
 
 # %% ../../nbs/06_engine/02_native.ipynb #1bc20d5b
-def _give_back(
+def release_kernel(
     engine:weakref.ref,
     pid:int, # of the process that made it
     close, # stops the kernel's threads
@@ -236,7 +236,7 @@ class Engine(SharedBackend):
         self._check_start(code)
         self._model = model
         close, held = lambda: lib.sm_close(model), (arena, self._file)
-        self._free = weakref.finalize(self, _give_back, weakref.ref(self), self._pid, close, held)
+        self._free = weakref.finalize(self, release_kernel, weakref.ref(self), self._pid, close, held)
 
     def _no_memory(self, size:int) -> "EngineError":
         "What to say where the system does not give that many bytes"

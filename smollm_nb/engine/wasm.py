@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core import SmolLMError, as_int, as_path, as_text
-from .native import (MAX_CONTEXT, TILE, Engine, EngineError, UnsupportedModelError, _give_back, pick_context,
+from .native import (MAX_CONTEXT, TILE, Engine, EngineError, UnsupportedModelError, release_kernel, pick_context,
                      RandomState, SamplingRecord, ShapeRecord, check_shape)
 from .build import NATIVE, Choice, KernelError, library, variants
 from ..quant.q4file import read_q4
@@ -91,7 +91,7 @@ class WasmEngine(Engine):
         self._check_start(self._lib.sm_create(at["shape"], at["parts"], len(parts), at["weights"], self._file.bytes, at["arena"], arena, at["model"]))
         self._model = int(self._lib.bytes[at["model"]:][:4].view(np.uint32)[0])
         held = (self._lib, self._file)
-        self._free = weakref.finalize(self, _give_back, weakref.ref(self), self._pid, lambda: None, held)
+        self._free = weakref.finalize(self, release_kernel, weakref.ref(self), self._pid, lambda: None, held)
 
     def _words(self, code:int) -> str: return self._lib.text(self._lib.sm_error(code))
 

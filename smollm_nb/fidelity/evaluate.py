@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..core import NonFiniteError, ParameterError, as_ids, as_int, as_number, as_path, as_text, finite
+from ..core import NonFiniteError, ParameterError, as_ids, as_int, as_number, as_path, as_text, finite, markdown_table
 from ..core import percentile
 from ..inference.generation import as_prompt, end_ids, fit_context, log_softmax
 
@@ -136,6 +136,9 @@ class Evaluation:
     candidate:dict = field(default_factory=dict)
     seconds:float = math.nan
     per_token:dict[str, np.ndarray] = field(default_factory=dict, repr=False) # "kl", "same", "logprob_reference", "logprob_candidate", "window"; each (tokens,)
+
+    def __str__(self) -> str: return "\n".join(f"{name:18}{value}" for name, value in self.rows())
+    def _repr_markdown_(self) -> str: return markdown_table(self.rows())
 
     def to_dict(self) -> dict:
         "As JSON: what is not known and what is infinite become null, the arrays are left out"

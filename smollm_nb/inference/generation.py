@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..text.chat import encode_chat
-from ..core import (Cancelled, ContextOverflowError, NonFiniteError, ParameterError, Timings, TokenizerError,
-                   as_ids, as_int, as_number, machine, peak_rss_bytes)
+from ..core import (
+    Backend, Cancelled, ContextOverflowError, NonFiniteError, ParameterError, Timings, TokenizerError, as_ids, as_int, as_number,
+    checked_names, machine, markdown_table, peak_rss_bytes)
 from ..text.tokenizer import StreamDecoder
 
 # %% ../../nbs/03_inference/02_generation.ipynb #10f131cf
@@ -407,6 +408,20 @@ class Generation:
         for _ in self: pass
         return self
 
+    def to_dict(self) -> dict:
+        "As JSON"
+        return dict(text=self.text, prompt_ids=self.prompt_ids, ids=self.ids, finish_reason=self.finish_reason,
+                    truncated=self.truncated, timings=self.timings.to_dict())
+
+    def __str__(self) -> str:
+        "The text; an answer that nobody has begun to read is read to its end"
+        return (self if self._start is not None else self.finish()).text
+
+    def _repr_markdown_(self) -> str:
+        "The text and what it cost, for notebooks"
+        text = "\n".join("> " + line for line in str(self).split("\n"))
+        return f"{text}\n\n{markdown_table(self.timings.rows())}"
+
     def _check_prompt(self, ids:list[int]) -> list[int]: # the ids; for an empty prompt the beginning of a text
         "Refuse what the model cannot read"
         bos, last = self.backend.config.bos_token_id, self.backend.config.vocab_size - 1
@@ -525,8 +540,9 @@ class Generation:
         return own, tuple((int(i), float(logits[i]) - total) for i in likeliest if logits[i] > -np.inf)
 
 # %% ../../nbs/03_inference/02_generation.ipynb #01be7d2b
+@checked_names
 def generate(
-    backend, # a `core.Backend`
+    backend:Backend,
     tokenizer, # a `SmolLMTokenizer`
     prompt, # text, or token ids
     max_tokens:int=128,
@@ -534,12 +550,15 @@ def generate(
     n_alternatives:int=0, # likeliest tokens that each event lists
     overflow:str="error", # "error", "stop" or "drop_oldest" when prompt and answer do not fit the context
     special:bool=False, # read special tokens in a text prompt as tokens
-    **sampling, # fields of `SamplingParams`
+    temperature:float=0.0, # 0 is greedy
+    top_k:int=0, # likeliest tokens to choose from; 0 is all
+    top_p:float=1.0, # choose from the likeliest tokens that together have this probability
+    min_p:float=0.0, # leave out tokens less likely than this share of the likeliest one's probability
+    repetition_penalty:float=1.0, # divides the scores of tokens that have come before; 1 is off
+    seed:int=0, # of the random numbers
 ) -> Generation: # iterate for events; `finish()` runs it through
     "Continue a prompt; raises `ParameterError`, `TokenizerError` or `ContextOverflowError` before anything runs"
-    unknown = set(sampling) - set(SamplingParams.__dataclass_fields__)
-    if unknown: raise ParameterError(f"unknown parameter {sorted(unknown)[0]!r}; sampling takes {', '.join(SamplingParams.__dataclass_fields__)}")
-    params = SamplingParams(**sampling)
+    params = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     ids = as_prompt(tokenizer, prompt, special)
     return Generation(backend, tokenizer, ids, params, max_tokens, stop, n_alternatives, overflow)
 

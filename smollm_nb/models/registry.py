@@ -113,11 +113,6 @@ class ModelRegistry:
             if "/" not in name: raise
         return cache_dir()/"models"/name.replace("/", "--")/variant.replace("/", "--")
 
-    def load_smollm_135m(self, **kw):
-        "SmolLM-135M, fetched and loaded; takes what `api.Model` takes"
-        from smollm_nb.api import Model # below this module: imported only when asked for
-        return Model("HuggingFaceTB/SmolLM-135M", **kw).load()
-
     def __iter__(self): return iter(self.models.values())
     def __len__(self): return len(self.models)
 

@@ -18,7 +18,7 @@ from .calibrate import HEAD, WINDOW, Statistics, gptq, listen, sample_text, text
 from ..text.chat import encode_chat
 from ..models.checkpoint import PROVENANCE, read_provenance, validate, weight_files
 from ..core import (
-    LlamaConfig, ParameterError, QuantFileError, as_callback, as_path, as_text, as_type, atomic_file, cache_dir, cached_folder,
+    LlamaConfig, ParameterError, QuantFileError, Result, as_callback, as_path, as_text, as_type, atomic_file, cache_dir, cached_folder,
     require_space, scratch_folder, sha256_file)
 from .distill import Part, distill
 from .formats import Format, Quantized, pack
@@ -141,7 +141,7 @@ def quantize(
     recipe:str|Recipe="small",
     text:str|None=None, # to calibrate on; default: the model writes one
     on_progress=None, # called with (stage, done, total); may raise `Cancelled`
-) -> dict: # path, bytes, bits_per_weight, recipe, seconds
+) -> Result: # path, bytes, bits_per_weight, recipe, seconds
     "Quantize a checkpoint to a SMOLLM_Q4 file; raises `CheckpointError`, `ParameterError` or `StorageError`"
     start, recipe = time.perf_counter(), recipe if isinstance(recipe, Recipe) else get_recipe(recipe)
     folder, output = as_path("folder", folder), as_path("output", output)
@@ -167,7 +167,7 @@ def quantize(
         for p in sorted(made.iterdir(), key=lambda p: p.name == path.name): os.replace(p, output/p.name) # the weights come last
     if lost: warnings.warn(_lost_note(recipe, lost), stacklevel=2)
     size = path.stat().st_size
-    return dict(path=str(path), bytes=size, bits_per_weight=round(8*size/config.n_params, 4), recipe=recipe.name, seconds=round(time.perf_counter() - start, 2))
+    return Result(path=str(path), bytes=size, bits_per_weight=round(8*size/config.n_params, 4), recipe=recipe.name, seconds=round(time.perf_counter() - start, 2))
 
 def _lost_note(recipe:Recipe, lost:dict[str, str]) -> str:
     "What to tell of groups that a recipe's scales cannot hold"

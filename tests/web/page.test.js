@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 
-const web = new URL('../../smollm_nb/web/', import.meta.url), load = (name) => import(new URL(name, web));
+const web = new URL('../../smollm_nb/browser/runtime/', import.meta.url), load = (name) => import(new URL(name, web));
 const { bundled, scaleTop } = await load('chart.js');
 const { Conversation } = await load('conversation.js');
 const { aborted, fromPlain, overflowError, parameterError } = await load('errors.js');
