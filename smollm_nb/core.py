@@ -166,10 +166,11 @@ def checked_names(
 
     @functools.wraps(function)
     def call(*args:P.args, **kw:P.kwargs) -> R:
-        for unknown in kw.keys() - set(names):
+        for unknown in (k for k in kw if k not in names):
             near = [n for n in (_SYNONYMS.get(unknown),) if n in names] or difflib.get_close_matches(unknown, names, 1)
             way_out = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(names)}"
-            raise ParameterError(f"{function.__name__} has no parameter {unknown!r}; {way_out}")
+            called = type(args[0]).__name__ if function.__name__ == "__init__" else function.__name__
+            raise ParameterError(f"{called} has no parameter {unknown!r}; {way_out}")
         return function(*args, **kw)
     return call
 
