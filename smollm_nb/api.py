@@ -13,12 +13,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from .text.chat import encode_chat
 from .core import (
     InvalidStateError, OnProgress, ParameterError, Result, TokenizerError, UnknownModelError, as_int, as_path, as_text, checked_names)
 from .inference.generation import Generation, generate, missing_rows
-from .models.checkpoint import read_provenance
-from .models.hub import fetch
 from .models.registry import ModelMetadata, ModelRegistry
 from .text.tokenizer import SmolLMTokenizer
 
@@ -29,9 +26,10 @@ class FallbackWarning(UserWarning): "The native engine cannot run this model, Py
 
 def _load_torch(path, threads=None, **kw):
     "The PyTorch backend of a checkpoint folder or a SMOLLM_Q4 file; imported late, because it takes seconds"
-    if threads is not None:
-        import torch
-        torch.set_num_threads(threads)
+    import torch
+    from smollm_nb.engine.native import default_threads
+    if threads is None: threads = min(torch.get_num_threads(), default_threads()) # PyTorch minds no CPU quota
+    torch.set_num_threads(threads)
     if path.is_file():
         from smollm_nb.quant.rounding import load_quantized
         return load_quantized(path, **kw)
@@ -149,7 +147,7 @@ class _ModelByName:
     def load(self) -> Self:
         "Fetch, check and load the model; does nothing if that is done"
         if self.is_ready(): return self
-        self.path = quantized_file(self.name) or fetch(self._given, via=self.source, revision=self.revision)
+        self.path = quantized_file(self.name) or self._fetch()
         folder = self.path.parent if self.path.is_file() else self.path
         tokenizer, backend = SmolLMTokenizer.load(folder), self._loader(self.path, **self.options)
         try: missing_rows(tokenizer, backend.config.vocab_size)
@@ -158,6 +156,11 @@ class _ModelByName:
             raise TokenizerError(f"{folder/'tokenizer.json'}: {e}") from None
         self.tokenizer, self.backend = tokenizer, backend
         return self
+
+    def _fetch(self) -> Path:
+        "The folder of a checkpoint that is not at hand as a quantized file"
+        from smollm_nb.models.hub import fetch # late: a file is loaded without it
+        return fetch(self._given, via=self.source, revision=self.revision)
 
     def is_ready(self) -> bool:
         "Whether `load` is done"
@@ -214,6 +217,7 @@ class _AnsweringModel(_ModelByName):
         seed:int=0, # of the random numbers
     ) -> Generation: # iterate over it, print it, or call `finish()`
         "Answer a conversation by the model's chat template, token by token"
+        from smollm_nb.text.chat import encode_chat # late: it brings the evaluator of templates
         self._need_load()
         if isinstance(messages, str): messages = [dict(role="user", content=messages)]
         ids = encode_chat(self.tokenizer, messages, special=special)
@@ -267,6 +271,7 @@ class Model(_AnsweringModel):
     ): # an `Evaluation`
         "What this model lost against a reference: KL divergence, top-1 agreement, perplexity; raises `ParameterError`"
         from smollm_nb.fidelity import evaluate as e
+        from smollm_nb.models.checkpoint import read_provenance
         self._need_load()
         right = reference if isinstance(reference, Model) else Model(reference or DEFAULT_MODEL)
         words, name = (text, text_name) if text is not None else e.builtin_text()
@@ -291,7 +296,7 @@ class Model(_AnsweringModel):
 
     def _checkpoint(self) -> Path:
         "The checkpoint folder; raises `ParameterError` for a file that is quantized"
-        path = self.path or quantized_file(self.name) or fetch(self._given, via=self.source, revision=self.revision)
+        path = self.path or quantized_file(self.name) or self._fetch()
         if path.is_file(): raise ParameterError(f"{path} is quantized already; quantize its checkpoint instead")
         return path
 
