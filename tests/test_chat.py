@@ -181,3 +181,21 @@ def test_a_long_conversation_has_room():
         budget = Budget()
         assert len(run_template(budget, template, names)) > 100_000, family
         assert budget.steps > 500_000, f"{family} takes more than half of the steps"
+
+
+@pytest.mark.parametrize("source", ["{% set messages.x = 1 %}", "{% set nothing.x = 1 %}",
+    "{% set ns = namespace() %}{% set ns.__class__ = 1 %}"])
+def test_only_namespaces_take_names(source):
+    "What a template was given stays as it is"
+    with pytest.raises(TokenizerError, match="cannot be set"): render(source, MESSAGES)
+
+
+def test_a_control_token_in_other_letters():
+    "A tokenizer that writes all in small letters finds its tokens in capitals too: in the template's words, not in others"
+    tok = Tokenizer.from_str(json.dumps(json.loads(tiny_tokenizer().to_str()) | dict(normalizer=dict(type="Lowercase"))))
+    tok.add_special_tokens([AddedToken("<end>", normalized=True, special=True)])
+    ours = SmolLMTokenizer(tok, dict(chat_template="{{ messages[0].content }}<END>"))
+    end = ours.special_ids["<end>"]
+    assert encode_chat(ours, [dict(role="user", content="hi ")])[-1] == end
+    assert encode_chat(ours, [dict(role="user", content="<END> <end> <eN")]).count(end) == 1
+    assert end not in ours.encode("<END>") and ours.encode("<END>", special=True) == [end]

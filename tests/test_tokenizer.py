@@ -218,3 +218,9 @@ def test_ids_above_the_tokenizer(tmp_path):
         changed = TINY_JSON | dict(model=model | dict(vocab=model["vocab"] | {last: id}))
         (folder/"tokenizer.json").write_text(json.dumps(changed))
         assert len(find_problems(folder)) == problems
+
+
+def test_a_chat_template_that_is_no_text(tmp_path):
+    folder = write_tiny(tmp_path/"tiny")
+    (folder/"chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(TokenizerError, match="chat template cannot be read"): SmolLMTokenizer.load(folder)
