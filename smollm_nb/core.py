@@ -137,8 +137,8 @@ def as_callback(
     value, # called with figures, or None
 ):
     "`value` itself; raises `ParameterError` unless it can be called or is None"
-    if value is not None and not callable(value): raise ParameterError(f"{name}={_shown(value)} must be a function or None")
-    return value
+    if value is None or callable(value): return value
+    raise ParameterError(f"{name}={_shown(value)} must be a function or None")
 
 def _shown(value) -> str:
     "A value for an error message, shortened"
@@ -212,8 +212,8 @@ def _rope_theta(d:dict, where:str) -> float:
     if kind != "default": raise ConfigError(f"{where}: rope scaling {_shown(kind)} is not supported, only 'default'")
     return _number(d if rope.get("rope_theta") is None else rope, "rope_theta", where, 10000.0)
 
-_SUPPORTED = dict(model_type=("llama",), hidden_act=("silu", "swish"), attention_bias=(False, None), mlp_bias=(False, None),
-                  transformers_weights=("model.safetensors", None))
+_SUPPORTED = dict(model_type=("llama",), hidden_act=("silu", "swish"), attention_bias=(False, None),
+    mlp_bias=(False, None), transformers_weights=("model.safetensors", None))
 
 def _refuse_unsupported(d:dict, where:str) -> None:
     "Raise `ConfigError` for what this project's Llama does not do"
@@ -247,7 +247,8 @@ class LlamaConfig:
         "Read and check a Hugging Face config; raises `ConfigError`"
         if not isinstance(d, dict): raise ConfigError(f"{where}: must hold one JSON object")
         _refuse_unsupported(d, where)
-        n = {k: _integer(d, k, where) for k in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")}
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
+        n = {k: _integer(d, k, where) for k in sizes}
         n["num_hidden_layers"] = _integer(d, "num_hidden_layers", where, high=MAX_LAYERS)
         heads = n["num_attention_heads"]
         kv = _integer(d, "num_key_value_heads", where, heads)
@@ -259,7 +260,8 @@ class LlamaConfig:
             max_position_embeddings=_integer(d, "max_position_embeddings", where, 2048),
             rope_theta=_rope_theta(d, where), rms_norm_eps=_number(d, "rms_norm_eps", where, 1e-6),
             tie_word_embeddings=_truth(d, "tie_word_embeddings", where, False),
-            bos_token_id=bos[0] if bos else None, eos_token_ids=_token_ids(d.get("eos_token_id", 2), "eos_token_id", where))
+            bos_token_id=bos[0] if bos else None,
+            eos_token_ids=_token_ids(d.get("eos_token_id", 2), "eos_token_id", where))
 
     @classmethod
     def from_folder(cls,
@@ -501,7 +503,7 @@ def cached_folder(
     is_valid=Path.is_dir, # called with the folder: whether it is there and whole
     n:int=0, # bytes needed, for the message where the disk is full
 ) -> Path: # the folder
-    "A folder that is made once, by one process at a time, and has its name only when it is whole; raises `StorageError`"
+    "A folder that is made once, by one process at a time, and named when it is whole; raises `StorageError`"
     path = Path(path)
     if is_valid(path): return path
     with storing(path, n), folder_lock(path):
