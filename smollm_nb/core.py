@@ -13,8 +13,8 @@ __all__ = ['SHOWN', 'MAX_DIM', 'MAX_LAYERS', 'SmolLMError', 'ConfigError', 'Fetc
            'percentile', 'figure', 'Timings']
 
 # %% ../nbs/00_core.ipynb #b61fba9d
-import atexit, contextlib, dataclasses, difflib, errno, glob, hashlib, json, math, numbers, os, platform, re, secrets
-import shutil, signal, statistics, sys, threading, time, weakref
+import atexit, contextlib, dataclasses, errno, glob, hashlib, json, math, numbers, os, platform, re, shutil, signal
+import sys, threading, time, weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -155,6 +155,7 @@ def as_choice(
     "`value` where it is one of `choices`; raises `ParameterError` that names the nearest one"
     names = [str(c) for c in choices]
     if isinstance(value, str) and value in names: return value
+    import difflib # late: only a mistake needs it
     near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.5) if isinstance(value, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ParameterError(f"{name}={_shown(value)} must be one of {', '.join(names)}{hint}")
@@ -359,7 +360,7 @@ _IN_USE:set[str] = set() # names of the temporary files and folders that this pr
 @contextlib.contextmanager
 def _temporary(path:Path, ending:str):
     "A name beside `path` that says which process writes there; what has that name is gone after the block"
-    tmp = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}@{platform.node()}.{ending}")
+    tmp = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}@{platform.node()}.{ending}")
     _IN_USE.add(tmp.name)
     try: yield tmp
     finally:
@@ -766,6 +767,7 @@ class Timings:
 
     def rows(self) -> list[tuple[str, str]]:
         "The figures as lines of a table: name, value with unit"
+        import statistics # late: it takes longer to import than most of what is here
         ms = [1e3*t for t in self.itl_s]
         return [("time to first token", figure(1e3*self.ttft_s, 1, "ms")),
                 ("inter-token latency, median", figure(statistics.median(ms) if ms else math.nan, 1, "ms")),
