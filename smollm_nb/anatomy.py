@@ -50,7 +50,8 @@ def holding(
     have = dict(model.named_parameters())
     for name, w in weights.items():
         if name not in have: raise ParameterError(f"{name!r} is no tensor of this model")
-        if w.shape != have[name].shape: raise ParameterError(f"{name} is {tuple(have[name].shape)}, not {tuple(w.shape)}")
+        if w.shape != have[name].shape:
+            raise ParameterError(f"{name} is {tuple(have[name].shape)}, not {tuple(w.shape)}")
     slots = [(have[n], w) for n, w in weights.items()]
     own = [p.data for p, _ in slots]
     try:

@@ -191,8 +191,9 @@ def test_only_namespaces_take_names(source):
 
 
 def test_a_control_token_in_other_letters():
-    "A tokenizer that writes all in small letters finds its tokens in capitals too: in the template's words, not in others"
-    tok = Tokenizer.from_str(json.dumps(json.loads(tiny_tokenizer().to_str()) | dict(normalizer=dict(type="Lowercase"))))
+    "A tokenizer that writes all in small letters finds tokens in capitals too: in the template's words, not in others"
+    rules = json.loads(tiny_tokenizer().to_str()) | dict(normalizer=dict(type="Lowercase"))
+    tok = Tokenizer.from_str(json.dumps(rules))
     tok.add_special_tokens([AddedToken("<end>", normalized=True, special=True)])
     ours = SmolLMTokenizer(tok, dict(chat_template="{{ messages[0].content }}<END>"))
     end = ours.special_ids["<end>"]

@@ -150,7 +150,7 @@ from smollm_nb import engine
 with engine.load(path) as e: assert e.prefill([1, 2, 3]).shape == (512,)"""
 SHORT_WAY = """
 from smollm_nb import Model
-with Model(path, backend="native") as m: assert len(m.generate("Hello", max_tokens=3, stop="no such").finish().ids) == 3"""
+with Model(path, backend="native") as m: assert m.generate("Hello", max_tokens=3).finish().timings.new_tokens"""
 HEAVY = ("torch", "transformers", "matplotlib", "huggingface_hub", "safetensors", "smollm_nb.hub", "smollm_nb.template")
 
 
