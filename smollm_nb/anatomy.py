@@ -46,8 +46,13 @@ def holding(
     model:Llama,
     weights:dict[str, Tensor], # name → what the tensor is within the block
 ):
-    "Some tensors exchanged for a while"
-    slots = [(model.get_parameter(n), w) for n, w in weights.items()]
+    "Some tensors exchanged for a while; raises `ParameterError` for a name or a shape that the model does not have"
+    have = dict(model.named_parameters())
+    for name, w in weights.items():
+        if name not in have: raise ParameterError(f"{name!r} is no tensor of this model")
+        if w.shape != have[name].shape:
+            raise ParameterError(f"{name} is {tuple(have[name].shape)}, not {tuple(w.shape)}")
+    slots = [(have[n], w) for n, w in weights.items()]
     own = [p.data for p, _ in slots]
     try:
         for p, w in slots: p.data = w.to(p)

@@ -12,10 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .chat import encode_chat
 from .core import InvalidStateError, ParameterError, TokenizerError, UnknownModelError, as_int, as_path, as_text
 from .generate import Generation, generate, missing_rows
-from .hub import fetch
 from .registry import ModelMetadata, ModelRegistry
 from .tokenizer import SmolLMTokenizer
 
@@ -26,9 +24,10 @@ class FallbackWarning(UserWarning): "The native engine cannot run this model, Py
 
 def _load_torch(path, threads=None, **kw):
     "The PyTorch backend of a checkpoint folder or a SMOLLM_Q4 file; imported late, because it takes seconds"
-    if threads is not None:
-        import torch
-        torch.set_num_threads(threads)
+    import torch
+    from smollm_nb.engine import default_threads
+    if threads is None: threads = min(torch.get_num_threads(), default_threads()) # PyTorch minds no CPU quota
+    torch.set_num_threads(threads)
     if path.is_file():
         from smollm_nb.quantize import load_quantized
         return load_quantized(path, **kw)
@@ -133,7 +132,7 @@ class Model:
     def load(self) -> "Model":
         "Fetch, check and load the model; does nothing if that is done"
         if self.is_ready(): return self
-        self.path = quantized_file(self.name) or fetch(self._given, via=self.source, revision=self.revision)
+        self.path = quantized_file(self.name) or self._fetch()
         folder = self.path.parent if self.path.is_file() else self.path
         tokenizer, backend = SmolLMTokenizer.load(folder), self._loader(self.path, **self.options)
         try: missing_rows(tokenizer, backend.config.vocab_size)
@@ -142,6 +141,11 @@ class Model:
             raise TokenizerError(f"{folder/'tokenizer.json'}: {e}") from None
         self.tokenizer, self.backend = tokenizer, backend
         return self
+
+    def _fetch(self) -> Path:
+        "The folder of a checkpoint that is not at hand as a quantized file"
+        from smollm_nb.hub import fetch # late: a file is loaded without it
+        return fetch(self._given, via=self.source, revision=self.revision)
 
     def is_ready(self) -> bool:
         "Whether `load` is done"
@@ -161,6 +165,7 @@ class Model:
         **kw, # as `generate`
     ) -> Generation:
         "Answer a conversation, token by token"
+        from smollm_nb.chat import encode_chat # late: it brings the evaluator of templates
         self._need_load()
         if isinstance(messages, str): messages = [dict(role="user", content=messages)]
         return self.generate(encode_chat(self.tokenizer, messages, special=special), **kw)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from .core import LlamaConfig, cache_dir, code_command
+from .core import LlamaConfig, ParameterError, cache_dir, code_command
 from .gguf_import import BUNDLED_ID, bundled_gguf
 from .kernel import PACKAGE
 from .page import PageSubject
@@ -132,6 +132,7 @@ def peer_subjects(
     package=fetch_package, # → where the files of a package are
 ) -> list[PageSubject]:
     "A peer in those of the same browsers that it runs in, with as many threads and as long a context as ours; raises `PeerError`"
+    if not isinstance(peer, PagePeer): raise ParameterError(f"peer={peer!r} must be one of PEERS")
     same_model(folder, gguf or bundled_gguf())
     own = [x for x in own if x.browser in peer.browsers]
     if not own: return []

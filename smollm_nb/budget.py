@@ -195,8 +195,9 @@ def sensitivity(
     def make():
         found = measure(backend, ids[:TEXTS, :SPAN], collect(backend.model, ids, full=False, on_progress=say("take notes")), formats, say("measure"))
         return np.concatenate([a.ravel() for a in found])
-    facts = dict(identity=backend.file_sha256, config=backend.config.to_dict(), ids=hashlib.sha256(ids.tobytes()).hexdigest(), formats=formats,
-        probe=PROBE, sizes=[TEXTS, SPAN, WARMUP, EVERY, SAMPLE, *MIXES, *FREQUENT], version=_VERSION)
+    seen = hashlib.sha256(ids.tobytes()).hexdigest()
+    facts = dict(identity=backend.file_sha256, config=backend.config.to_dict(), ids=seen, formats=formats, probe=PROBE,
+        sizes=[TEXTS, SPAN, WARMUP, EVERY, SAMPLE, *MIXES, *FREQUENT], version=_VERSION)
     sizes = 2*count, count*(1 + len(formats)), len(MIXES)
     def is_valid(a): return a.shape == (sum(sizes),) and a.dtype.kind == "f" and bool(np.isfinite(a).all())
     a = remembered(facts, make, is_valid) if backend.file_sha256 else make()

@@ -272,19 +272,25 @@ def read_manifest(
 ) -> dict:
     "A bundle's manifest, its types and paths checked; raises `BundleError`"
     d, version = read_json(as_path("folder", folder)/MANIFEST, BundleError), MANIFEST_VERSION
-    if d.get("manifest_version") != version:
-        raise BundleError(f"{folder}: manifest_version is {one_line(repr(d.get('manifest_version')), 80)}, not {version}: export it again")
-    for key, kind in dict(weights=list, files=list, model=dict, bundle_bytes=int).items():
-        if type(d.get(key)) is not kind: raise BundleError(f"{folder}/{MANIFEST}: {key} is damaged or missing: export it again")
-    for key, kinds in dict(weights=_ENTRY | dict(bytes=int, raw_sha256=str), files=_ENTRY | dict(role=str)).items():
-        if not all(_is_entry(e, kinds) for e in d[key]): raise BundleError(f"{folder}/{MANIFEST}: an entry of {key} is damaged: export it again")
+    if (have := d.get("manifest_version")) != version:
+        raise BundleError(f"{folder}: manifest_version is {one_line(repr(have), 80)}, not {version}: export it again")
+    if why := _manifest_flaw(d): raise BundleError(f"{folder}/{MANIFEST}: {why} is damaged or missing: export it again")
     return d
+
+def _manifest_flaw(d:dict) -> str: # "" for a sound one
+    "What is wrong with a manifest's types and paths"
+    for key, kind in dict(weights=list, files=list, model=dict, bundle_bytes=int).items():
+        if type(d.get(key)) is not kind: return key
+    for key, kinds in dict(weights=_ENTRY | dict(bytes=int, raw_sha256=str), files=_ENTRY | dict(role=str)).items():
+        if not all(_is_entry(e, kinds) for e in d[key]): return f"an entry of {key}"
+    return ""
 
 _ENTRY = dict(path=str, stored=int, sha256=str)
 
 def _is_entry(e, kinds:dict[str, type]) -> bool:
     "Whether an entry of a manifest has what it must have, and names a file inside of the bundle"
-    return isinstance(e, dict) and all(type(e.get(k)) is t for k, t in kinds.items()) and all(map(is_plain_name, e["path"].split("/")))
+    typed = isinstance(e, dict) and all(type(e.get(k)) is t for k, t in kinds.items())
+    return typed and all(map(is_plain_name, e["path"].split("/")))
 
 def _paths(manifest:dict) -> set[str]:
     "All files of a bundle"
@@ -383,7 +389,8 @@ def export(
 def _inflated(folder:Path, e:dict) -> bytes:
     "A chunk as the kernel reads it; raises `BundleError`"
     unzip, raw = zlib.decompressobj(31), b"" # 31: gzip
-    with contextlib.suppress(OSError, zlib.error): raw = unzip.decompress((folder/e["path"]).read_bytes(), CHUNK + 1) # none is longer
+    with contextlib.suppress(OSError, zlib.error):
+        raw = unzip.decompress((folder/e["path"]).read_bytes(), CHUNK + 1) # no chunk is longer
     if not unzip.eof or hashlib.sha256(raw).hexdigest() != e["raw_sha256"]:
         raise BundleError(f"{folder/e['path']} is damaged or missing: export the bundle again")
     return raw

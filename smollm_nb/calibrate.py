@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .core import (
-    LlamaConfig, ParameterError, as_callback, as_ids, as_int, as_number, as_text, as_type, atomic_file, cache_dir, folder_lock, storing)
+    LlamaConfig, ParameterError, as_callback, as_ids, as_int, as_number, as_text, as_type, atomic_file, cache_dir,
+    folder_lock, storing)
 from .formats import Quantized, spread
 from .model import KVCache, Llama, return_memory, rope_table
 from .quantize import points, row_blocks
@@ -76,8 +77,8 @@ def sample_text(
     if len(opening) >= window: raise ParameterError(f"an opening of {len(opening)} tokens leaves nothing of a text of {window}")
     as_callback("on_progress", on_progress)
     rows, out, done = -(-tokens//window), [], 0
-    facts = dict(identity=as_text("identity", identity), config=config.to_dict(), temperature=temperature, seed=seed, window=window,
-        opening=opening, torch=torch.__version__, version=3)
+    facts = dict(identity=as_text("identity", identity), config=config.to_dict(), temperature=temperature, seed=seed,
+        window=window, opening=opening, torch=torch.__version__, version=3)
     def on_token():
         nonlocal done
         done += size
@@ -106,13 +107,14 @@ def remembered(
     with storing(path), folder_lock(path):
         if (a := _read_array(path, key, is_valid)) is not None: return a # another process has made it meanwhile
         path.parent.mkdir(parents=True, exist_ok=True)
-        a, raw = make(), io.BytesIO()
-        np.save(raw, a)
-        with atomic_file(path, raw.tell()) as tmp: tmp.write_bytes(raw.getvalue() + hashlib.sha256(key + raw.getvalue()).digest())
+        a, buffer = make(), io.BytesIO()
+        np.save(buffer, a)
+        raw = buffer.getvalue()
+        with atomic_file(path, len(raw)) as tmp: tmp.write_bytes(raw + hashlib.sha256(key + raw).digest())
     return a
 
 def _read_array(path, key:bytes, is_valid) -> np.ndarray|None:
-    "An array as `remembered` keeps it, with its hash behind it; None where the file is not there, or not what was written"
+    "An array as `remembered` keeps it, its hash behind it; None where it is not there, or not what was written"
     with contextlib.suppress(OSError, ValueError, EOFError, MemoryError):
         raw = path.read_bytes()
         if hashlib.sha256(key + raw[:-32]).digest() != raw[-32:]: return None

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SINGLE', 'INDEX', 'MAX_SHARD', 'PROVENANCE', 'FLOATS', 'HEAD', 'EMBEDDING', 'save_tensors', 'is_plain_name',
-           'weight_files', 'write_provenance', 'read_provenance', 'unused_tensors', 'library_errors', 'open_tokenizer',
-           'find_problems', 'validate']
+           'weight_files', 'write_provenance', 'read_provenance', 'is_unchanged', 'unused_tensors', 'library_errors',
+           'open_tokenizer', 'find_problems', 'validate']
 
 # %% ../nbs/01b_checkpoint.ipynb #f2045f34
 import contextlib, json, os, re, struct
@@ -93,9 +93,11 @@ def _no_weights(folder:Path) -> str:
     "What a folder without safetensors lacks"
     if (folder/"adapter_model.safetensors").exists():
         return f"{SINGLE} is missing; adapter_model.safetensors is an adapter alone: {_MERGE}"
+    if (folder/"model_q4.bin").exists() or (folder/"model_q8.bin").exists():
+        return f"{SINGLE} is missing; this folder holds a quantized model, which runs as it is, and no checkpoint"
     if pickles := sorted(p.name for p in folder.glob("*.bin")):
-        return (f"{pickles[0]} is a pickle, which can run code when opened, and is not read: save it as safetensors first "
-                "(`save_pretrained(…, safe_serialization=True)`)")
+        return (f"{pickles[0]} is a pickle, which can run code when opened, and is not read: "
+                "save it as safetensors first (`save_pretrained(…, safe_serialization=True)`)")
     return f"{SINGLE} is missing"
 
 _MERGE = "merge it into its base model (peft: `merge_and_unload`), then save that"
@@ -141,7 +143,8 @@ def _record_flaw(d:dict) -> str: # "" for a good one
         if not isinstance(d.get(key), types): return f"{key} is damaged or missing"
     for name, f in d["files"].items():
         good = is_plain_name(name) and isinstance(f, dict) and all(type(f.get(k)) is int for k in ("bytes", "mtime_ns"))
-        if not good or not re.fullmatch("[0-9a-f]{64}", str(f.get("sha256"))): return f"files: {name!r} is not a record of a file here"
+        if not good or not re.fullmatch("[0-9a-f]{64}", str(f.get("sha256"))):
+            return f"files: {name!r} is not a record of a file here"
     return ""
 
 # %% ../nbs/01b_checkpoint.ipynb #fdfeb638
@@ -154,8 +157,17 @@ def _file_problems(folder:Path, files:dict, changed_only:bool) -> list[str]:
         elif (size := path.stat().st_size) != want["bytes"]:
             out.append(f"{name} has {size:,} bytes, not {want['bytes']:,}: cut short or changed")
         elif changed_only and _stamp(path).items() <= want.items(): continue
-        elif sha256_file(path) != want["sha256"]: out.append(f"{name} does not match its SHA-256: its bytes have changed")
+        elif sha256_file(path) != want["sha256"]:
+            out.append(f"{name} does not match its SHA-256: its bytes have changed")
     return out
+
+def is_unchanged(
+    folder, # with a record by `write_provenance`, or without
+) -> bool:
+    "Whether a folder has a record, and every file is as the record says; hashes only files whose size or time differ"
+    try: record = read_provenance(folder)
+    except ConfigError: return False
+    return bool(record) and not _file_problems(Path(folder), record["files"], True)
 
 # %% ../nbs/01b_checkpoint.ipynb #a43c24d2
 FLOATS = {"F32": (np.uint32, 0x7f800000), "F16": (np.uint16, 0x7c00), "BF16": (np.uint16, 0x7f80)} # dtype → word, exponent bits
@@ -171,7 +183,9 @@ def _read_table(path:Path) -> dict[str, tuple[tuple[int, ...], str]]:
         why = (str(e).splitlines() or [type(e).__name__])[0]
         raise CheckpointError(path.parent, [f"{path.name} is damaged or cut short ({why})"]) from None
 
-def _read_tables(files:dict[Path, list[str]|None]) -> tuple[dict[str, tuple], list[str]]: # name → (shape, dtype, file); problems
+def _read_tables(
+    files:dict[Path, list[str]|None], # as from `weight_files`
+) -> tuple[dict[str, tuple], list[str]]: # name → (shape, dtype, file); problems
     "The tensors of all files"
     out, have = [], {}
     for path, names in files.items():
@@ -209,15 +223,15 @@ def unused_tensors(
     used = config.tensor_shapes().keys()
     return [n for n in names if n not in used and not n.endswith("rotary_emb.inv_freq")]
 
-def _surplus(name:str, config:LlamaConfig) -> str: # "" for what has no effect on the text, such as the head of a classifier
-    "What an unused tensor is, and the way out"
+def _surplus(name:str, config:LlamaConfig) -> str:
+    "What an unused tensor is, and the way out; empty for what has no part in the text, such as a classifier's head"
     if re.search(r"\.lora_|\.base_layer\.|^base_model\.", name): return f"part of an adapter: {_MERGE}"
     layer = re.match(r"model\.layers\.(\d{1,9})\.", name)
     if layer and int(layer[1]) >= config.num_hidden_layers:
         return f"of a layer beyond the {config.num_hidden_layers} of config.json: correct num_hidden_layers there"
-    if name.endswith(".bias"): return "a bias, with which this model does not compute: save the model without its biases"
-    if name.startswith(("model.", "lm_head.")): return "not part of a Llama with this config.json: save the model without it"
-    return ""
+    if name.endswith(".bias"): return "a bias, which this model does not add: save the model without its biases"
+    inside = name.startswith(("model.", "lm_head."))
+    return "not part of a Llama with this config.json: save the model without it" if inside else ""
 
 def _surplus_problems(have:dict[str, tuple], config:LlamaConfig) -> list[str]:
     "Tensors that would change what the model says, if it computed with them"
@@ -235,7 +249,7 @@ def _head_problems(have:dict[str, tuple]) -> list[str]:
     if EMBEDDING not in have: return []
     a, b = (_raw_tensors(have[n][2])[n] for n in (HEAD, EMBEDDING))
     if a.size == b.size and have[HEAD][:2] == have[EMBEDDING][:2] and _same_bytes(a, b): return []
-    return [f"tensor {HEAD} differs from {EMBEDDING}, with which config.json ties it: set tie_word_embeddings to false there"]
+    return [f"tensor {HEAD} differs from {EMBEDDING}, to which config.json ties it: set tie_word_embeddings to false"]
 
 def _raw_tensors(path:Path) -> dict[str, np.ndarray]: # name → (bytes,) uint8, mapped
     "The bytes of each tensor of a safetensors file that `_read_table` has opened"
@@ -323,7 +337,7 @@ def find_problems(
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (folder/name).exists(): attempt(read_json, folder/name, ConfigError)
     if (folder/"adapter_config.json").exists():
-        out.append(f"adapter_config.json: an adapter lies beside the model and would not be applied: {_MERGE}, or remove it")
+        out.append(f"adapter_config.json: an adapter lies beside the model, unapplied: {_MERGE}, or remove it")
     changed = _file_problems(folder, record.get("files", {}), changed_only)
     have, lost = _read_tables(files) if not changed else ({}, [])
     out += changed + lost

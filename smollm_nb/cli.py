@@ -182,7 +182,10 @@ def _engine_record() -> dict:
     from smollm_nb.model import pick_device
     device = pick_device()
     torch_why = "an accelerator was found" if device.type != "cpu" else "PyTorch sees neither CUDA nor MPS"
-    return survey() | dict(backends=list(BACKENDS), torch=torch.__version__, torch_threads=torch.get_num_threads(), device=str(device), device_why=torch_why)
+    facts = survey()
+    threads = min(torch.get_num_threads(), facts["threads"]) # as a model is loaded in PyTorch
+    return facts | dict(backends=list(BACKENDS), torch=torch.__version__, torch_threads=threads, device=str(device),
+        device_why=torch_why)
 
 def _model_record(path:Path) -> dict:
     "What a file or folder holds"
@@ -358,7 +361,9 @@ def serve(
         if json: write_json(dict(url=server.url))
         else: print(f"{server.url}\nfor {who}; Ctrl-C ends it")
         try: server.wait()
-        except KeyboardInterrupt: print("\nended", file=sys.stderr)
+        except KeyboardInterrupt:
+            print("\nended", file=sys.stderr)
+            raise typer.Exit(130) from None
 
 # %% ../nbs/18_cli.ipynb #02d70089
 @_command

@@ -13,8 +13,8 @@ __all__ = ['SHOWN', 'MAX_DIM', 'MAX_LAYERS', 'SmolLMError', 'ConfigError', 'Fetc
            'percentile', 'figure', 'Timings']
 
 # %% ../nbs/00_core.ipynb #b61fba9d
-import atexit, contextlib, dataclasses, difflib, errno, glob, hashlib, json, math, numbers, os, platform, re, secrets
-import shutil, signal, statistics, sys, threading, time, weakref
+import atexit, contextlib, dataclasses, errno, glob, hashlib, json, math, numbers, os, platform, re, shutil, signal
+import sys, threading, time, weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -137,8 +137,8 @@ def as_callback(
     value, # called with figures, or None
 ):
     "`value` itself; raises `ParameterError` unless it can be called or is None"
-    if value is not None and not callable(value): raise ParameterError(f"{name}={_shown(value)} must be a function or None")
-    return value
+    if value is None or callable(value): return value
+    raise ParameterError(f"{name}={_shown(value)} must be a function or None")
 
 def _shown(value) -> str:
     "A value for an error message, shortened"
@@ -155,6 +155,7 @@ def as_choice(
     "`value` where it is one of `choices`; raises `ParameterError` that names the nearest one"
     names = [str(c) for c in choices]
     if isinstance(value, str) and value in names: return value
+    import difflib # late: only a mistake needs it
     near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.5) if isinstance(value, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ParameterError(f"{name}={_shown(value)} must be one of {', '.join(names)}{hint}")
@@ -212,8 +213,8 @@ def _rope_theta(d:dict, where:str) -> float:
     if kind != "default": raise ConfigError(f"{where}: rope scaling {_shown(kind)} is not supported, only 'default'")
     return _number(d if rope.get("rope_theta") is None else rope, "rope_theta", where, 10000.0)
 
-_SUPPORTED = dict(model_type=("llama",), hidden_act=("silu", "swish"), attention_bias=(False, None), mlp_bias=(False, None),
-                  transformers_weights=("model.safetensors", None))
+_SUPPORTED = dict(model_type=("llama",), hidden_act=("silu", "swish"), attention_bias=(False, None),
+    mlp_bias=(False, None), transformers_weights=("model.safetensors", None))
 
 def _refuse_unsupported(d:dict, where:str) -> None:
     "Raise `ConfigError` for what this project's Llama does not do"
@@ -247,7 +248,8 @@ class LlamaConfig:
         "Read and check a Hugging Face config; raises `ConfigError`"
         if not isinstance(d, dict): raise ConfigError(f"{where}: must hold one JSON object")
         _refuse_unsupported(d, where)
-        n = {k: _integer(d, k, where) for k in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")}
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
+        n = {k: _integer(d, k, where) for k in sizes}
         n["num_hidden_layers"] = _integer(d, "num_hidden_layers", where, high=MAX_LAYERS)
         heads = n["num_attention_heads"]
         kv = _integer(d, "num_key_value_heads", where, heads)
@@ -259,7 +261,8 @@ class LlamaConfig:
             max_position_embeddings=_integer(d, "max_position_embeddings", where, 2048),
             rope_theta=_rope_theta(d, where), rms_norm_eps=_number(d, "rms_norm_eps", where, 1e-6),
             tie_word_embeddings=_truth(d, "tie_word_embeddings", where, False),
-            bos_token_id=bos[0] if bos else None, eos_token_ids=_token_ids(d.get("eos_token_id", 2), "eos_token_id", where))
+            bos_token_id=bos[0] if bos else None,
+            eos_token_ids=_token_ids(d.get("eos_token_id", 2), "eos_token_id", where))
 
     @classmethod
     def from_folder(cls,
@@ -357,7 +360,7 @@ _IN_USE:set[str] = set() # names of the temporary files and folders that this pr
 @contextlib.contextmanager
 def _temporary(path:Path, ending:str):
     "A name beside `path` that says which process writes there; what has that name is gone after the block"
-    tmp = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}@{platform.node()}.{ending}")
+    tmp = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}@{platform.node()}.{ending}")
     _IN_USE.add(tmp.name)
     try: yield tmp
     finally:
@@ -501,7 +504,7 @@ def cached_folder(
     is_valid=Path.is_dir, # called with the folder: whether it is there and whole
     n:int=0, # bytes needed, for the message where the disk is full
 ) -> Path: # the folder
-    "A folder that is made once, by one process at a time, and has its name only when it is whole; raises `StorageError`"
+    "A folder that is made once, by one process at a time, and named when it is whole; raises `StorageError`"
     path = Path(path)
     if is_valid(path): return path
     with storing(path, n), folder_lock(path):
@@ -764,6 +767,7 @@ class Timings:
 
     def rows(self) -> list[tuple[str, str]]:
         "The figures as lines of a table: name, value with unit"
+        import statistics # late: it takes longer to import than most of what is here
         ms = [1e3*t for t in self.itl_s]
         return [("time to first token", figure(1e3*self.ttft_s, 1, "ms")),
                 ("inter-token latency, median", figure(statistics.median(ms) if ms else math.nan, 1, "ms")),

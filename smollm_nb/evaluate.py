@@ -164,9 +164,14 @@ def _exp(x:float) -> float:
     "e^x; infinity where no float is as large"
     with np.errstate(over="ignore"): return float(np.exp(x))
 
-def _overflow_note(x:np.ndarray) -> str: # x (4, n) as from `compare_rows`; empty where all is well
+def _overflow_note(
+    x:np.ndarray, # (4, n) as from `compare_rows`
+    window:np.ndarray, # which each token is from, (n,)
+) -> str: # empty where all is well
     "What a reader of an infinite perplexity should know"
-    surprise = {"reference": -x[2].mean(), "candidate": -x[3].mean(), "ratio": (x[2] - x[3]).mean()} # nats
+    ratio, _, half = mean_error(x[2] - x[3], window)
+    surprise = { # nats
+        "reference": -x[2].mean(), "candidate": -x[3].mean(), "ratio": ratio, "its upper limit": ratio + half}
     beyond = [f"{who} e^{nats:.4g}" for who, nats in surprise.items() if math.isinf(_exp(nats))]
     if not beyond: return ""
     return f"perplexity beyond the largest floating-point number: {', '.join(beyond)}; infinity here, null in JSON"
@@ -210,7 +215,7 @@ def evaluate(
     return Evaluation(**_figures(x, which), **facts, windows=len(cut), window=max(map(len, cut)), warmup=warmup,
         text_name=text_name,
         text_sha256=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() if text else "",
-        notes=tuple(n for n in (*notes, _overflow_note(x)) if n), seconds=time.perf_counter() - start)
+        notes=tuple(n for n in (*notes, _overflow_note(x, which)) if n), seconds=time.perf_counter() - start)
 
 # %% ../nbs/09_evaluate.ipynb #a0973429
 _UNDERLINE = re.compile(r"^[*=~^#+|-]{3}", re.M) # a heading or a table

@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .chat import encode_chat
 from .core import (Cancelled, ContextOverflowError, NonFiniteError, ParameterError, Timings, TokenizerError,
                    as_ids, as_int, as_number, machine, peak_rss_bytes)
-from .tokenizer import StreamDecoder
 
 # %% ../nbs/05_generate.ipynb #10f131cf
 class PCG32:
@@ -219,6 +217,7 @@ def turn_end(
     tokenizer, # a `SmolLMTokenizer`
 ) -> int|None: # token id; None where no special token does, and where there is no template
     "The special token that closes an assistant's message in the chat template"
+    from smollm_nb.chat import encode_chat # late: few answers ask for it, and it brings the evaluator of templates
     template, end = tokenizer.chat_template, None
     if tokenizer in _TURN_ENDS and _TURN_ENDS[tokenizer][0] == template: return _TURN_ENDS[tokenizer][1]
     said, hello = "forty-two", dict(role="user", content="hello")
@@ -361,6 +360,7 @@ class Generation:
     timings:Timings = field(default_factory=Timings)
 
     def __post_init__(self):
+        from smollm_nb.tokenizer import StreamDecoder # late: who only samples or runs the engine needs no tokenizer
         if not hasattr(self.backend, "prefill"):
             raise ParameterError("backend must be what `model.load` or `engine.load` gives")
         if not isinstance(self.params, SamplingParams):

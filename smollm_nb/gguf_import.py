@@ -111,7 +111,8 @@ def _map_tensors(path:Path, h:_Header, meta:dict, n:int) -> dict[str, GGUFTensor
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     records, out = [_read_record(h) for _ in range(n)], {}
     align = meta.get("general.alignment", 32)
-    if type(align) is not int or align <= 0 or align & (align - 1): raise ValueError("general.alignment is no power of two")
+    if type(align) is not int or align <= 0 or align & (align - 1):
+        raise ValueError("general.alignment is no power of two")
     start, raw = -(-h.at//align)*align, np.memmap(path, np.uint8, "r")
     end = start
     for name, shape, number, offset in sorted(records, key=lambda r: r[3]):
@@ -140,7 +141,7 @@ def read_gguf(
     if h.raw[:4] != b"GGUF": raise CheckpointError(path, ["not a GGUF file: it does not begin with the four letters"])
     version = int.from_bytes(h.raw[4:8], "little")
     if version not in VERSIONS:
-        raise CheckpointError(path, [f"GGUF version {version}, only {VERSIONS[0]} and {VERSIONS[1]} (little-endian) are read"])
+        raise CheckpointError(path, [f"GGUF version {version}, only 2 and 3 (little-endian) are read"])
     h.at = 8
     try:
         tensors, keys = h.count("tensors", 24), h.count("metadata keys", 13)
@@ -181,8 +182,8 @@ def unpermute(
 
 # %% ../nbs/01c_gguf.ipynb #ca702158
 FULL = ("F32", "F16", "BF16") # types that lose nothing, or next to nothing
-TYPES = FULL + ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "IQ4_XS", "IQ4_NL", "IQ3_S", "IQ3_XXS",
-    "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "TQ2_0", "TQ1_0", "MXFP4", "NVFP4")
+TYPES = FULL + ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "IQ4_XS", "IQ4_NL",
+    "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "TQ2_0", "TQ1_0", "MXFP4", "NVFP4")
 
 _LISTS = dict(tokens=str, token_type=int, scores=float)
 _VALUES = dict(model=str, pre=str, add_bos_token=bool, add_eos_token=bool, add_space_prefix=bool)
@@ -190,8 +191,9 @@ _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or 
 
 def _check_tokenizer_types(meta:dict) -> None:
     "Raise `ConfigError` where what the metadata says of the tokenizer is of the wrong type"
+    values = {f"tokenizer.ggml.{k}": t for k, t in _VALUES.items()} | {"tokenizer.chat_template": str}
     ids = {k: int for k in meta if k.startswith("tokenizer.ggml.") and k.endswith("_token_id")}
-    for key, want in ({f"tokenizer.ggml.{k}": t for k, t in _VALUES.items()} | {"tokenizer.chat_template": str} | ids).items():
+    for key, want in (values | ids).items():
         if key in meta and type(meta[key]) is not want:
             raise ConfigError(f"{key} must be {_WORDS[want]}, not {one_line(repr(meta[key]), 80)}")
     for key, want in _LISTS.items():
@@ -205,13 +207,15 @@ def _config(meta:dict, tensors:dict[str, GGUFTensor]) -> LlamaConfig:
     get = lambda key, default=None: meta.get(f"llama.{key}", default)
     if (arch := meta.get("general.architecture")) != "llama":
         raise ConfigError(f"metadata: architecture {one_line(repr(arch), 80)} is not supported, only 'llama'")
-    scaled = any(get(k, 0) not in (0, 1) for k in ("rope.scaling.factor", "rope.scale_linear")) # which llama.cpp takes for linear
+    # a factor without a type means linear scaling to llama.cpp
+    scaled = any(get(k, 0) not in (0, 1) for k in ("rope.scaling.factor", "rope.scale_linear"))
     if (scaling := get("rope.scaling.type", "linear" if scaled else "none")) != "none":
         raise ConfigError(f"metadata: rope scaling {one_line(repr(scaling), 80)} is not supported")
     if "token_embd.weight" not in tensors: raise ConfigError("tensor token_embd.weight is missing")
     real = lambda v: float(str(np.float32(v))) if isinstance(v, float) else v # 1e-05, not 9.999999747378752e-06
     ids = [meta.get(f"tokenizer.ggml.{k}_token_id") for k in ("eos", "eot")]
-    cfg = LlamaConfig.from_dict(dict(vocab_size=tensors["token_embd.weight"].shape[0], hidden_size=get("embedding_length"),
+    rows = tensors["token_embd.weight"].shape[0]
+    cfg = LlamaConfig.from_dict(dict(vocab_size=rows, hidden_size=get("embedding_length"),
         intermediate_size=get("feed_forward_length"), num_hidden_layers=get("block_count"), num_attention_heads=get("attention.head_count"),
         num_key_value_heads=get("attention.head_count_kv", get("attention.head_count")), head_dim=get("attention.key_length"),
         max_position_embeddings=get("context_length"), rope_theta=real(get("rope.freq_base", 10000.0)),
@@ -228,8 +232,10 @@ def _tensor_problems(cfg:LlamaConfig, tensors:dict[str, GGUFTensor]) -> list[str
     out = [f"tensor {n} is not part of a plain Llama" for n in tensors if n not in want]
     for name, shape in want.items():
         if name not in tensors: out.append(f"tensor {name} is missing")
-        elif (t := tensors[name]).shape != shape: out.append(f"tensor {name} has shape {t.shape}, the metadata implies {shape}")
-        elif t.kind not in TYPES: out.append(f"tensor {name} is {t.kind}, which is not read: let llama.cpp convert it to F16")
+        elif (t := tensors[name]).shape != shape:
+            out.append(f"tensor {name} has shape {t.shape}, the metadata implies {shape}")
+        elif t.kind not in TYPES:
+            out.append(f"tensor {name} is {t.kind}, which is not read: let llama.cpp convert it to F16")
     return out
 
 def _float_tensors(cfg:LlamaConfig, tensors:dict[str, GGUFTensor], on_progress):
@@ -348,7 +354,7 @@ def _fill(staged:Path, path:Path, tokenizer, on_progress) -> str: # the note for
     cfg = _config(meta, tensors)
     if problems := _tensor_problems(cfg, tensors): raise CheckpointError(path, problems)
     require_space(staged, 4*cfg.n_params)
-    if tokenizer: _copy_tokenizer(staged, Path(tokenizer))
+    if tokenizer: _copy_tokenizer(staged, tokenizer)
     else: _write_tokenizer(staged, meta, cfg)
     _write_json(staged/"config.json", cfg.to_dict() | dict(dtype="float32"))
     _write_json(staged/"generation_config.json", dict(bos_token_id=cfg.bos_token_id, eos_token_id=list(cfg.eos_token_ids)))
@@ -385,7 +391,8 @@ def import_gguf(
                 note = _fill(staged, path, tokenizer, on_progress or _bar())
                 validate(staged)
             except ConfigError as e: raise CheckpointError(path, [str(e)]) from None
-            except CheckpointError as e: raise CheckpointError(path if e.folder == staged else e.folder, e.problems) from None
+            except CheckpointError as e:
+                raise CheckpointError(path if e.folder == staged else e.folder, e.problems) from None
             write_provenance(staged, source or f"gguf:{path.name}", revision, note)
     except StorageError as e: raise FetchError(str(e)) from None
     return folder

@@ -13,8 +13,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .core import (
-    CheckpointError, ConfigError, FetchError, ParameterError, StorageError, UnknownModelError, as_path, as_text, atomic_file, cache_dir,
-    folder_lock, one_line, replace_folder, require_space, sha256_file, storing)
+    CheckpointError, ConfigError, FetchError, ParameterError, StorageError, UnknownModelError, as_path, as_text,
+    atomic_file, cache_dir, folder_lock, one_line, replace_folder, require_space, sha256_file, storing)
 from .registry import ModelRegistry
 from .checkpoint import INDEX, is_plain_name, read_provenance, validate, weight_files, write_provenance
 from .gguf_import import BUNDLED_ID, bundled_gguf, import_gguf

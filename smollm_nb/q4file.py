@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from .core import (
-    ConfigError, InvalidStateError, LlamaConfig, QuantFileError, StorageError, as_path, as_text, as_type, atomic_file, storing)
+    ConfigError, InvalidStateError, LlamaConfig, QuantFileError, StorageError, as_path, as_text, as_type,
+    atomic_file, storing)
 from .formats import Format, unpack
 
 # %% ../nbs/06_q4file.ipynb #d25f36b6
@@ -188,7 +189,9 @@ def _reading(path:Path):
     "Errors become one line that begins with the file's name"
     try: yield
     except QuantFileError as e: raise QuantFileError(f"{path}: {str(e)[:300]}") from None
-    except OSError as e: raise QuantFileError(f"{path}: cannot be read ({e.strerror or e}): check its folder and the rights there") from None
+    except OSError as e:
+        why = e.strerror or str(e)
+        raise QuantFileError(f"{path}: cannot be read ({why}): check its folder and the rights there") from None
 
 @contextlib.contextmanager
 def _writing(path:Path):

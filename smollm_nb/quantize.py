@@ -49,7 +49,8 @@ def row_blocks(
 
 def check_weights(w:Tensor) -> None:
     "Raise `ParameterError` unless `w` is a matrix of finite numbers"
-    if as_type("weights", w, Tensor).ndim != 2 or not w.numel(): raise ParameterError(f"weights must be a matrix with at least one number, not of shape {tuple(w.shape)}")
+    if as_type("weights", w, Tensor).ndim != 2 or not w.numel():
+        raise ParameterError(f"weights must be a matrix with at least one number, not of shape {tuple(w.shape)}")
     if not torch.isfinite(w).all(): raise ParameterError("weights hold an infinity or NaN")
 
 # %% ../nbs/07_quantize.ipynb #217d693b
@@ -107,7 +108,8 @@ def _as_floats(w:Tensor, format:Format) -> Quantized:
     "The plainest of all: each number in fewer bits, or as many"
     held = w.to(torch.float16 if format.bits == 16 else torch.float32)
     if not torch.isfinite(held).all():
-        raise ParameterError(f"weights up to {float(w.abs().max()):.3g} are too large for {format.name}: hold them in a format with f32 scales")
+        largest = float(w.abs().max())
+        raise ParameterError(f"weights up to {largest:.3g} are too large for {format.name}: f32 scales hold them")
     return Quantized(format, held.numpy())
 
 # %% ../nbs/07_quantize.ipynb #ad7b3eb4
@@ -130,7 +132,7 @@ def unheld_groups(
     w:Tensor, # (rows, cols) float32
     format:Format,
 ) -> Tensor: # (rows, groups) bool; a row of floats is one group
-    "Groups that become zero, or are clipped, because their numbers are too small or too large for the scales of a format"
+    "Groups that become zero or are clipped, since their numbers are too small or too large for the scales of a format"
     if format.kind == "float":
         largest = w.abs().amax(1, keepdim=True)
         return (largest.to(torch.float16 if format.bits == 16 else torch.float32) - largest).abs() > largest/2
@@ -207,7 +209,8 @@ def search_scales(
     check_weights(w)
     as_type("format", format, Format)
     if importance is not None and as_type("importance", importance, Tensor).shape != w.shape[1:]:
-        raise ParameterError(f"importance must hold one number a column, {w.shape[1]}, not be of shape {tuple(importance.shape)}")
+        have = tuple(importance.shape)
+        raise ParameterError(f"importance must hold one number a column, {w.shape[1]}, not be of shape {have}")
     p, h = points(format, book), group_view(torch.ones(1, w.shape[1]) if importance is None else importance[None].float(), format.group)
     base = max(float(_fit(group_view(w[at], format.group), format, p)[0].abs().max()) for at in row_blocks(w))*max(factors)
     found = []
@@ -232,7 +235,8 @@ def load_quantized(
 ):
     "A `TorchBackend` of a quantized file, dequantized; raises `QuantFileError` or `ParameterError`"
     start = time.perf_counter()
-    if as_text("dtype", dtype) not in DTYPES: raise ParameterError(f"dtype {dtype!r} must be one of {', '.join(DTYPES)}")
+    if as_text("dtype", dtype) not in DTYPES:
+        raise ParameterError(f"dtype {dtype!r} must be one of {', '.join(DTYPES)}")
     if context is not None: as_int("context", context, 1)
     where = pick_device(device)
     with read_q4(path) as f:

@@ -16,15 +16,15 @@ import torch
 
 from .calibrate import HEAD, WINDOW, Statistics, gptq, listen, sample_text, text_windows
 from .chat import encode_chat
-from .checkpoint import PROVENANCE, read_provenance, validate, weight_files
+from .checkpoint import PROVENANCE, is_unchanged, read_provenance, validate, weight_files, write_provenance
 from .core import (
-    LlamaConfig, ParameterError, QuantFileError, as_callback, as_path, as_text, as_type, atomic_file, cache_dir, cached_folder,
+    LlamaConfig, ParameterError, as_callback, as_path, as_text, as_type, atomic_file, cache_dir, cached_folder,
     require_space, scratch_folder, sha256_file)
 from .distill import Part, distill
 from .formats import Format, Quantized, pack
 from .generate import end_ids
 from .model import Llama, read_model
-from .q4file import read_q4, write_q4
+from .q4file import write_q4
 from .quantize import round_to_nearest, search_scales, unheld_groups
 from .tokenizer import SmolLMTokenizer
 
@@ -62,7 +62,8 @@ def get_recipe(
     name:str, # one of `RECIPES`
 ) -> Recipe:
     "A recipe by its name; raises `ParameterError`"
-    if as_text("recipe", name) not in RECIPES: raise ParameterError(f"recipe {name!r} must be one of {', '.join(RECIPES)}")
+    if as_text("recipe", name) not in RECIPES:
+        raise ParameterError(f"recipe {name!r} must be one of {', '.join(RECIPES)}")
     return RECIPES[name]
 
 def formats_of(
@@ -156,28 +157,34 @@ def quantize(
     config = replace(config, eos_token_ids=end_ids(tok, config)) # who reads the file may have no tokenizer to ask
     ids, lessons = calibration_ids(model, tok, recipe, text, "-".join(source["sha256"].values()), on_progress)
     seen = "\n\n".join(tok.decode(row, skip_special=True) for row in np.unique(np.concatenate([ids, lessons]), axis=0).tolist())
-    path, lost = output/("model_q8.bin" if Format.parse(recipe.linear).bits == 8 else "model_q4.bin"), {}
+    path, lost = output/_file_name(recipe), {}
     tensors = _quantized(model, recipe, ids, on_progress, lost)
     if recipe.steps: tensors = _distilled(model, recipe, dict(tensors), lessons, on_progress)
     packed = ((n, config.tensor_shapes()[n], [(p.rows, p.q.format, pack(p.q)) for p in parts]) for n, parts in tensors)
+    how = asdict(recipe) | dict(calibration=_calibration_record(seen, text))
     with scratch_folder(path, room) as made:
-        write_q4(made/path.name, config, packed, asdict(recipe) | dict(calibration=_calibration_record(seen, text)), source)
+        write_q4(made/path.name, config, packed, how, source)
         _copy_small_files(folder, made, seen)
         if not seen: (output/CALIBRATION_TEXT).unlink(missing_ok=True)
-        for p in sorted(made.iterdir(), key=lambda p: p.name == path.name): os.replace(p, output/p.name) # the weights come last
+        for p in sorted(made.iterdir(), key=lambda p: p.name == path.name): # the weights come last
+            os.replace(p, output/p.name)
     if lost: warnings.warn(_lost_note(recipe, lost), stacklevel=2)
     size = path.stat().st_size
     return dict(path=str(path), bytes=size, bits_per_weight=round(8*size/config.n_params, 4), recipe=recipe.name, seconds=round(time.perf_counter() - start, 2))
+
+def _file_name(recipe:Recipe) -> str:
+    "What a recipe's file is called"
+    return "model_q8.bin" if Format.parse(recipe.linear).bits == 8 else "model_q4.bin"
 
 def _lost_note(recipe:Recipe, lost:dict[str, str]) -> str:
     "What to tell of groups that a recipe's scales cannot hold"
     several = f" and {len(lost) - 3} more tensors" if len(lost) > 3 else ""
     which = ", ".join(f"{n} ({share})" for n, share in list(lost.items())[:3])
-    return (f"recipe {recipe.name}: some weights of {which}{several} are too small or too large for the scales of their format: "
-            "they became zero or were clipped; the recipes fast, small, best and int8 hold them")
+    return (f"recipe {recipe.name}: some weights of {which}{several} are too small or too large for the scales "
+            "of their format: they became zero or were clipped; the recipes fast, small, best and int8 hold them")
 
 def _quantized(model:Llama, recipe:Recipe, ids:np.ndarray, on_progress, lost:dict[str, str]):
-    "Yield (name, parts) of every tensor: layer by layer, then those outside of the layers; note in `lost` what has no scale"
+    "Yield (name, parts) of every tensor: layer by layer, then those outside; note in `lost` what no scale can hold"
     names, total, done = list(model.config.tensor_shapes()), model.config.n_params, 0
     say = (lambda *_: on_progress("quantize", done, total)) if on_progress else None # more often than once a layer, so that it can be stopped
     heard = listen(model, ids, recipe.method == "gptq", on_progress=say) if len(ids) else itertools.repeat(None)
@@ -234,7 +241,7 @@ def seen_text(
     record:dict, # `calibration` of its recipe
 ) -> str|None: # empty where it has seen none; None where its text is not at hand
     "The text that a quantized file was calibrated on"
-    want = record.get("sha256") if isinstance(record, dict) else None # whoever wrote the file may have put anything there
+    want = record.get("sha256") if isinstance(record, dict) else None # a file's header may hold anything there
     if not want: return ""
     beside = as_path("path", path).parent/CALIBRATION_TEXT
     text = beside.read_bytes().decode("utf-8", "replace") if beside.is_file() else ""
@@ -248,21 +255,14 @@ def cached(
 ) -> Path: # the file
     "The file of a recipe from the cache, made where it is not there yet or not whole; raises as `quantize`"
     folder, chosen = as_path("folder", folder), get_recipe(recipe)
-    weights, small = source_of(folder)["sha256"], {p.name: sha256_file(p) for p in _small_files(folder)}
-    facts = json.dumps([weights, small, asdict(chosen)], sort_keys=True)
-    def is_valid(home:Path) -> bool:
-        "Whether the weights are sound in structure, and config and tokenizer are those of the checkpoint"
-        try:
-            with read_q4(_weights_in(home), verify=False): pass
-            return all(sha256_file(home/name) == sha for name, sha in small.items())
-        except (QuantFileError, OSError): return False
+    known = {name: f["sha256"] for name, f in read_provenance(folder).get("files", {}).items()}
+    small = {p.name: known.get(p.name) or sha256_file(p) for p in _small_files(folder)}
+    facts = json.dumps([source_of(folder)["sha256"], small, asdict(chosen)], sort_keys=True)
+    def fill(staged:Path) -> None:
+        quantize(folder, staged, chosen, on_progress=on_progress)
+        write_provenance(staged, f"recipe {recipe}")
     home = cache_dir()/"quantized"/f"{recipe}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
-    return _weights_in(cached_folder(home, lambda staged: quantize(folder, staged, chosen, on_progress=on_progress), is_valid))
-
-def _weights_in(folder:Path) -> Path:
-    "The quantized file in a folder; one of the two names even where there is none"
-    eight = folder/"model_q8.bin"
-    return eight if eight.is_file() else folder/"model_q4.bin"
+    return cached_folder(home, fill, is_unchanged)/_file_name(chosen)
 
 # %% ../nbs/10_recipes.ipynb #9b194f43
 class SmolLMQuantizer:

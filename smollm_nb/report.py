@@ -98,6 +98,7 @@ def append(
 ) -> None:
     "Add a run to a history; raises `ParameterError` where that fails"
     path = as_path("history", path)
+    if not isinstance(record, dict): raise ParameterError("record must be the record of a run, as bench.run gives it")
     line = to_json(record).encode() + b"\n"
     with open_history(path) as f:
         try:

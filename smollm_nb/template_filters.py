@@ -12,8 +12,8 @@ from datetime import datetime
 from .core import TokenizerError
 from .template_text import Budget, concat, literal, recased, replace, splitlines, stripped
 from smollm_nb.template_values import (COMPARISONS, Function, Namespace, Undefined, UndefinedError, add, as_list,
-    as_safe, element, elements, escape, key_of, kind, length_of, less, multiply, number, present, sequence, slice_of, sort,
-    text_of, truth)
+    as_safe, element, elements, escape, key_of, kind, length_of, less, multiply, number, present, sequence, slice_of,
+    sort, text_of, truth)
 from .template_methods import DICT_METHODS, STR_METHODS, attribute, copied, item, joined, percent, write_json
 
 # %% ../nbs/03ac_template_filters.ipynb #54cccba5

@@ -127,8 +127,9 @@ def stream(
 
 # %% ../nbs/17b_terminal.ipynb #548317c9
 def next_command(
-    *words:str, # behind the program's name
+    *words, # text or paths, behind the program's name
 ) -> str: # quoted for a shell
     "A command line that works where this program was called"
     called = sys.argv[0] if Path(sys.argv[0]).stem == "smollm" else "smollm"
-    return shlex.join(["smollm" if shutil.which("smollm") in (called, str(Path(called).absolute())) else called, *words])
+    found = shutil.which("smollm") in (called, str(Path(called).absolute()))
+    return shlex.join(["smollm" if found else called, *map(str, words)])

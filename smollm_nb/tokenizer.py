@@ -99,7 +99,7 @@ def _decoder_parts(d:dict|None) -> list[dict]:
     if d["type"] != "Sequence": return [d]
     return [p for part in d["decoders"] for p in _decoder_parts(part)]
 
-def _check_decoder(parts:list[dict]) -> None:
+def _check_decoder(parts:list[dict], tokenizer) -> None:
     "Raise `TokenizerError` for a decoder whose text does not grow token by token"
     fused, seen = False, set()
     for p in parts:
@@ -108,7 +108,10 @@ def _check_decoder(parts:list[dict]) -> None:
         elif kind == "Strip": wrong = "at the end of a text" if p["stop"] else None
         elif kind == "Replace": wrong = "behind Fuse" if fused and len(p["pattern"].get("String", "")) != 1 else None
         elif kind == "ByteFallback": wrong = "behind others" if seen - {"Replace", "Strip"} else None
-        elif kind in ("Metaspace", "WordPiece", "BPEDecoder"): wrong = "behind Fuse" if fused else None
+        elif kind in ("Metaspace", "WordPiece"): wrong = "behind Fuse" if fused else None
+        elif kind == "BPEDecoder": # the end of a word is a space, unless it is the last one
+            inside = any(p["suffix"] in t[:-len(p["suffix"])] for t in tokenizer.get_vocab(True))
+            wrong = "behind others" if seen else "whose suffix stands inside of a token" if inside else None
         else: wrong = "in tokenizer.json"
         if wrong: raise TokenizerError(f"the decoder {kind} {wrong} is not supported: its text cannot be streamed")
         seen.add(kind)
@@ -121,7 +124,7 @@ class _Decoder:
         parts = _decoder_parts(tokenizer.decoder and json.loads(tokenizer.decoder.__getstate__()))
         kinds = [p["type"] for p in parts]
         self.byte_level, self._before = kinds == ["ByteLevel"], None
-        if not self.byte_level: _check_decoder(parts)
+        if not self.byte_level: _check_decoder(parts, tokenizer)
         if "ByteFallback" in kinds: # what happens to a token before it is looked at
             before = dict(type="Sequence", decoders=parts[:kinds.index("ByteFallback")])
             self._before = Sequence([])

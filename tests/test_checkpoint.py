@@ -8,7 +8,8 @@ import struct
 import numpy as np
 import pytest
 
-from smollm_nb.checkpoint import INDEX, PROVENANCE, SINGLE, find_problems, read_provenance, save_tensors, validate, weight_files
+from smollm_nb.checkpoint import (
+    INDEX, PROVENANCE, SINGLE, find_problems, read_provenance, save_tensors, validate, weight_files)
 from smollm_nb.core import CheckpointError, ConfigError, LlamaConfig, ParameterError, SmolLMError
 from smollm_nb.model import load, read_model
 from smollm_nb.recipes import source_of
@@ -31,8 +32,14 @@ def change_config(folder, drop=(), **change):
 
 # ---- transformers is the reference
 
-OURS = dict(num_key_value_heads="num_key_value_heads", head_dim="head_dim", max_position_embeddings="max_position_embeddings",
-    rms_norm_eps="rms_norm_eps", tie_word_embeddings="tie_word_embeddings", bos_token_id="bos_token_id")
+SHARED = ("num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings",
+    "bos_token_id")
+MISSING = (*SHARED, "eos_token_id", "rope_theta", "hidden_act", "attention_bias", "mlp_bias", "rope_scaling")
+NULL = ("num_key_value_heads", "head_dim", "bos_token_id", "eos_token_id", "rope_scaling", "rope_parameters")
+DEFAULTS = dict(rms_norm_eps=1e-6, rope_theta=1e4, max_position_embeddings=2048, tie_word_embeddings=False)
+ROPES = (dict(rope_parameters=dict(rope_theta=5e3)), dict(rope_scaling=dict(rope_theta=5e3)), dict(rope_parameters={}),
+    dict(rope_scaling=dict(type="default")),
+    dict(rope_scaling=dict(rope_theta=3e3), rope_parameters=dict(rope_theta=5e3)))
 
 
 def theirs(folder):
@@ -40,31 +47,30 @@ def theirs(folder):
     from transformers import AutoConfig
     c = AutoConfig.from_pretrained(folder)
     eos = () if c.eos_token_id is None else (c.eos_token_id,)
-    return {k: getattr(c, k) for k in OURS} | dict(rope_theta=c.rope_parameters["rope_theta"], eos_token_ids=eos)
+    return {k: getattr(c, k) for k in SHARED} | dict(rope_theta=c.rope_parameters["rope_theta"], eos_token_ids=eos)
 
 
-@pytest.mark.parametrize("key", [*OURS, "eos_token_id", "rope_theta", "hidden_act", "attention_bias", "mlp_bias", "rope_scaling"])
+@pytest.mark.parametrize("key", MISSING)
 def test_a_missing_key_is_the_default(folder, key):
     change_config(folder, drop=[key])
     want, got = theirs(folder), LlamaConfig.from_folder(folder)
     assert {k: getattr(got, k) for k in want} == want
 
 
-@pytest.mark.parametrize("key", ["num_key_value_heads", "head_dim", "bos_token_id", "eos_token_id", "rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("key", NULL)
 def test_null_is_what_it_is_there(folder, key):
     change_config(folder, **{key: None})
     want, got = theirs(folder), LlamaConfig.from_folder(folder)
     assert {k: getattr(got, k) for k in want} == want
 
 
-@pytest.mark.parametrize("key, default", [("rms_norm_eps", 1e-6), ("rope_theta", 1e4), ("max_position_embeddings", 2048), ("tie_word_embeddings", False)])
+@pytest.mark.parametrize("key, default", DEFAULTS.items())
 def test_null_is_the_default_where_transformers_takes_none(folder, key, default):
     change_config(folder, **{key: None})
     assert getattr(LlamaConfig.from_folder(folder), key) == default
 
 
-@pytest.mark.parametrize("rope", [dict(rope_parameters=dict(rope_theta=5e3)), dict(rope_scaling=dict(rope_theta=5e3)), dict(rope_parameters={}),
-    dict(rope_scaling=dict(type="default")), dict(rope_scaling=dict(rope_theta=3e3), rope_parameters=dict(rope_theta=5e3))])
+@pytest.mark.parametrize("rope", ROPES)
 def test_every_spelling_of_the_rope_base(folder, rope):
     change_config(folder, **rope)
     assert LlamaConfig.from_folder(folder).rope_theta == theirs(folder)["rope_theta"]
@@ -98,7 +104,8 @@ def test_a_single_file_comes_before_an_index(folder):
 def test_leftovers_change_nothing(folder):
     "A tied head that is the embedding, tables of the rotary embedding: accepted by both"
     tensors = dict(random_tensors())
-    extra = {"lm_head.weight": tensors["model.embed_tokens.weight"], "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(32, np.float32)}
+    extra = {"lm_head.weight": tensors["model.embed_tokens.weight"],
+             "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(32, np.float32)}
     before = load(folder).prefill([5, 60, 300, 7, 8])
     save_tensors(folder, (tensors | extra).items())
     ours, want = both_logits(folder)
@@ -123,8 +130,12 @@ def places(v, at=()):
         yield from places(x, (*at, k))
 
 
-ODD = [None, True, False, 0, 1, -1, 2, 1.5, 1e308, float("nan"), float("inf"), 10**30, 10**4000, 1 << 24, "", "x", "x"*300, "../x", "a/b", "\0",
-       "\n", "\ud800", "nul", ".", "\x1b[2J", [], [1], ["a"], [[]], [None], {}, {"a": 1}, {"": None}, [{}]]
+ODD = [None, True, False, 0, 1, -1, 2, 1.5, 1e308, float("nan"), float("inf"), 10**30, 10**4000, 1 << 24,
+       "", "x", "x"*300, "../x", "a/b", "\0", "\n", "\ud800", "nul", ".", "\x1b[2J",
+       [], [1], ["a"], [[]], [None], {}, {"a": 1}, {"": None}, [{}]]
+KEYS = ["files", "weight_map", "tool", "rope_scaling", "x\n", "head_dim"]
+FILES = ["config.json", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json", PROVENANCE, INDEX]
+LENGTHS = [0, 1, 1 << 20, 1 << 32, 1 << 63, (1 << 64) - 1]
 
 
 def damaged_json(d, rng):
@@ -136,7 +147,7 @@ def damaged_json(d, rng):
         for k in way: at = at[k]
         what = rng.randrange(5)
         if what == 0 and last is not None: del at[last]
-        elif what == 1 and isinstance(at, dict): at[rng.choice(["files", "weight_map", "tool", "rope_scaling", "x\n", "head_dim"])] = copy.deepcopy(rng.choice(ODD))
+        elif what == 1 and isinstance(at, dict): at[rng.choice(KEYS)] = copy.deepcopy(rng.choice(ODD))
         elif last is not None: at[last] = copy.deepcopy(rng.choice(ODD))
     raw = bytearray(json.dumps(d).encode())
     if rng.random() < 0.2:
@@ -157,9 +168,10 @@ def endings(folder):
 
 
 @pytest.mark.fuzz
-@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json", PROVENANCE, INDEX])
+@pytest.mark.parametrize("name", FILES)
 def test_damaged_json(tmp_path, fuzz, name):
-    folder, rng, sound = write_tiny(tmp_path/"model", max_shard=2_000_000 if name == INDEX else 1 << 30), random.Random(name), 0
+    rng, sound = random.Random(name), 0
+    folder = write_tiny(tmp_path/"model", max_shard=2_000_000 if name == INDEX else 1 << 30)
     (folder/"generation_config.json").write_text(json.dumps(dict(eos_token_id=[2, 0], bos_token_id=1)))
     if name != PROVENANCE: (folder/PROVENANCE).unlink()
     good = json.loads((folder/name).read_text())
@@ -181,8 +193,10 @@ def test_damaged_safetensors(tmp_path, fuzz):
     good = json.loads(raw[8:8 + n])
     for i in range(100*fuzz):
         kind = rng.randrange(4)
-        if kind == 0: path.write_bytes(struct.pack("<Q", rng.choice([0, 1, n - 1, n + 1, 1 << 20, 1 << 32, 1 << 63, (1 << 64) - 1])) + raw[8:])
-        elif kind == 1: path.write_bytes(raw[:rng.choice([0, 1, 7, 8, 9, n, n + 8, n + 9, len(raw) - 1, rng.randrange(len(raw))])])
+        if kind == 0: path.write_bytes(struct.pack("<Q", rng.choice([*LENGTHS, n - 1, n + 1])) + raw[8:])
+        elif kind == 1:
+            cut = rng.choice([0, 1, 7, 8, 9, n, n + 8, n + 9, len(raw) - 1, rng.randrange(len(raw))])
+            path.write_bytes(raw[:cut])
         else:
             head = damaged_json(good, rng)
             path.write_bytes(struct.pack("<Q", len(head)) + head + raw[8 + n:])

@@ -22,11 +22,12 @@ def places(tiny_folder, tiny_q4, tmp_path_factory):
     damage = {"config": ("config.json", b"{"), "tokenizer": ("tokenizer.json", junk),
               "weights": ("model.safetensors", junk),
               "record": ("provenance.json", b"[]"),
+              "record of files": ("provenance.json", b'{"files": "x", "note": [1], "source": NaN}'),
               "index": ("model.safetensors.index.json", b'{"weight_map": {"x": "no-such-file"}}')}
     for what, (name, data) in damage.items():
         broken = d/f"broken {what}"
         shutil.copytree(tiny_folder, broken)
-        if what != "record": (broken/"provenance.json").unlink()
+        if not what.startswith("record"): (broken/"provenance.json").unlink()
         (broken/name).write_bytes(data)
     shutil.copytree(tiny_q4.parent, d/"cut")
     (d/"cut"/tiny_q4.name).write_bytes(tiny_q4.read_bytes()[:9000])

@@ -145,13 +145,34 @@ def test_sampler_in_c_and_in_numpy(tiny_q4):
         with pytest.raises(ParameterError): e.sample(x, params, a, [512])
 
 
-def test_imports_neither_torch_nor_plots(tiny_q4):
-    code = f"""
-import sys
+ENGINE_ALONE = """
 from smollm_nb import engine
-with engine.load({str(tiny_q4)!r}, threads=2) as e: assert e.prefill([1, 2, 3]).shape == (512,)
-print([m for m in ("torch", "transformers", "matplotlib", "huggingface_hub", "tokenizers", "safetensors") if m in sys.modules])"""
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+with engine.load(path) as e: assert e.prefill([1, 2, 3]).shape == (512,)"""
+SHORT_WAY = """
+from smollm_nb import Model
+with Model(path, backend="native") as m: assert m.generate("Hello", max_tokens=3).finish().timings.new_tokens"""
+HEAVY = ("torch", "transformers", "matplotlib", "huggingface_hub", "safetensors", "smollm_nb.hub", "smollm_nb.template")
+
+
+@pytest.mark.parametrize("code, more", [(ENGINE_ALONE, ("tokenizers", "smollm_nb.tokenizer")), (SHORT_WAY, ())])
+def test_what_is_not_needed_is_not_imported(tiny_q4, code, more):
+    "The time from nothing to an answer is for a good part that of the imports"
+    code = f"import sys; path = {str(tiny_q4)!r}{code}\nprint([m for m in {HEAVY + more} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_torch_minds_the_quota_too(tiny_folder, monkeypatch):
+    "Which PyTorch itself knows nothing of"
+    import torch
+    from smollm_nb import Model
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        monkeypatch.setattr(engine, "_cpu_quota", lambda: 1.5)
+        with Model(tiny_folder, backend="torch", threads=2): assert torch.get_num_threads() == 2
+        with Model(tiny_folder, backend="torch"): assert torch.get_num_threads() == 1
+    finally: torch.set_num_threads(before)
 
 
 def test_threads_wait_for_each_other(tiny_q4):

@@ -54,7 +54,8 @@ def test_a_single_file_comes_before_an_index(tiny_folder, tmp_path, monkeypatch)
         served.files[WEIGHTS] = (tiny_folder/WEIGHTS).read_bytes()
         monkeypatch.setenv("HF_ENDPOINT", served.url)
         folder = hub.fetch()
-        assert (folder/WEIGHTS).read_bytes() == served.files[WEIGHTS] and not list(folder.glob("model-*")) and not served.gets(hub.INDEX)
+        assert (folder/WEIGHTS).read_bytes() == served.files[WEIGHTS]
+        assert not list(folder.glob("model-*")) and not served.gets(hub.INDEX)
 
 
 def test_index_that_lies(tmp_path, monkeypatch):

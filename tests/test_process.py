@@ -64,7 +64,7 @@ def test_model_is_there_at_the_top():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
-def test_serve_says_where_and_ends_with_a_word(tmp_path):
+def test_serve_says_where_and_ends_with_a_word_and_130(tmp_path):
     import urllib.request
     (tmp_path/"index.html").write_text("<h1>hello</h1>")
     p = subprocess.Popen([SMOLLM, "serve", str(tmp_path), "--port", "0", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -72,7 +72,7 @@ def test_serve_says_where_and_ends_with_a_word(tmp_path):
     with urllib.request.urlopen(url, timeout=10) as r: assert r.read() == b"<h1>hello</h1>"
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=20)
-    assert (p.returncode, out) == (0, b"") and b"ended" in err and b"Traceback" not in err, err
+    assert (p.returncode, out) == (130, b"") and b"ended" in err and b"Traceback" not in err, err
 
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")

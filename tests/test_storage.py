@@ -43,10 +43,11 @@ def child(tmp_path, tiny_folder, tiny_q4, ggufs):
 
 # the jobs: how each thing is made in `folder`, and what tells its progress
 JOBS = """
-def make_quantized(folder, tell): recipes.quantize(model, folder/"quantized", "plan-all", on_progress=lambda stage, done, total: tell(done > total/2))
-def make_cached(folder, tell): recipes.cached(model, "plan-all", on_progress=lambda stage, done, total: tell(done > total/2))
-def make_bundle(folder, tell): bundle.export(q4, folder/"bundle", on_progress=lambda stage, done, total: tell(True))
-def make_checkpoint(folder, tell): gguf_import.import_gguf(ggufs, folder/"imported", on_progress=lambda done, total: tell(done > total/2))
+def halfway(tell): return lambda *stage_done_total: tell(stage_done_total[-2] > stage_done_total[-1]/2)
+def make_quantized(folder, tell): recipes.quantize(model, folder/"quantized", "plan-all", on_progress=halfway(tell))
+def make_cached(folder, tell): recipes.cached(model, "plan-all", halfway(tell))
+def make_bundle(folder, tell): bundle.export(q4, folder/"bundle", on_progress=lambda *_: tell(True))
+def make_imported(folder, tell): gguf_import.import_gguf(ggufs, folder/"imported", on_progress=halfway(tell))
 def make_tensors(folder, tell):
     def slowly():
         for i, t in enumerate(tiny.random_tensors()):
@@ -57,7 +58,8 @@ def make_tensors(folder, tell):
 def make_text(folder, tell):
     text_of = recipes.read_model(model)
     calibrate.sample_text(text_of, 128, window=64, identity="tiny", on_progress=lambda done, total: tell(done > 100))
-JOBS = dict(quantized=make_quantized, cached=make_cached, bundle=make_bundle, imported=make_checkpoint, shards=make_tensors, text=make_text)
+JOBS = dict(quantized=make_quantized, cached=make_cached, bundle=make_bundle, imported=make_imported)
+JOBS |= dict(shards=make_tensors, text=make_text)
 """
 
 
@@ -65,7 +67,9 @@ def test_killed_in_the_middle(child):
     "What a killed process left is never taken for whole, and is gone after the next run"
     lines = child(JOBS + """
 def hidden(): return len(list(root.rglob(".*")))
-def files(): return sum(1 for p in root.rglob("*") if p.is_file() and not any(part.startswith(".") or part == "cache" for part in p.parts))
+def files():
+    "Files that somebody could take for whole"
+    return sum(p.is_file() and not any(x.startswith(".") or x == "cache" for x in p.parts) for p in root.rglob("*"))
 for name, job in JOBS.items():
     before = files()
     if os.fork() == 0:
@@ -95,7 +99,8 @@ for name in ("cached", "text"):
             os._exit(0)
     for _ in range(3): os.wait()
 """)
-    for name in ("cached", "text"): assert sorted(x.split()[1] for x in lines if x.startswith(name)) == ["False", "False", "True"], lines
+    for name in ("cached", "text"):
+        assert sorted(x.split()[1] for x in lines if x.startswith(name)) == ["False", "False", "True"], lines
 
 
 def test_a_file_that_cannot_grow(child):
@@ -124,7 +129,7 @@ def test_an_export_says_what_it_needs(tiny_q4, tmp_path):
     "On a disk that has no room at all"
     from smollm_nb.bundle import BundleError, export
     def full(stage, done, total): raise OSError(28, os.strerror(28))
-    with pytest.raises(BundleError, match=r"bundle: the disk is too full, [0-9,]+ bytes are needed and [0-9,]+ free") as e:
+    with pytest.raises(BundleError, match="bundle: the disk is too full, [0-9,]+ bytes are needed and [0-9,]+ fr") as e:
         export(tiny_q4, tmp_path/"bundle", on_progress=full)
     need = int(str(e.value).split("too full, ")[1].split(" ")[0].replace(",", ""))
     assert export(tiny_q4, tmp_path/"bundle")["bytes"] < need and not list(tmp_path.glob(".*"))
