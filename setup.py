@@ -12,23 +12,23 @@ ini.read(ROOT/"settings.ini", encoding="utf-8")
 cfg = ini["DEFAULT"]
 
 
-def module(name:str) -> dict:
-    "The names of kernel.py or vendor.py, which need no other module and no package but ziglang and Node's"
-    return runpy.run_path(str(ROOT/"smollm_nb"/f"{name}.py"))
+def module(path:str) -> dict:
+    "The names of engine/build.py or browser/vendor.py, which need no other module and no package but ziglang and Node's"
+    return runpy.run_path(str(ROOT/"smollm_nb"/path))
 
 
 class BuildWithKernel(build_py):
     "Compile the kernel and fetch the libraries before the package's files are collected; an error of compiler or npm stops the build and is shown"
     def run(self):
-        module("kernel")["build"]()
-        module("vendor")["build"]()
+        module("engine/build.py")["build"]()
+        module("browser/vendor.py")["build"]()
         super().run()
 
 
 class PlatformWheel(bdist_wheel):
     "The libraries serve one system and any Python"
     def get_tag(self):
-        system, (_, _, platform) = module("kernel")["this_system"](), super().get_tag()
+        system, (_, _, platform) = module("engine/build.py")["this_system"](), super().get_tag()
         # the compiler links against the glibc of that age, whatever this machine has
         return "py3", "none", f"manylinux_2_17_{system.split('-')[0]}" if system.endswith("-linux") else platform
 
@@ -51,8 +51,8 @@ setup(
     url=cfg["git_url"],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=["smollm_nb", "smollm_nb.*"]),
-    package_data={"smollm_nb": ["csrc/*", "web/*", "web/**/*", "widgets/*", "peer_pages/*", "peer_builds/*",
-                                "_native/*", "_native/vendor/*", "_native/vendor/own/*"]},
+    package_data={"smollm_nb": ["engine/csrc/*", "engine/_native/*", "browser/runtime/*", "browser/runtime/**/*", "browser/_vendor/*",
+                                "browser/_vendor/own/*", "lab/widgets/*", "bench/peer_pages/*", "bench/peer_builds/*"]},
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},
     entry_points={"console_scripts": cfg["console_scripts"].split(),

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from smollm_nb.kernel import build
-from smollm_nb.tiny import write_tiny
+from smollm_nb.engine.build import build
+from smollm_nb.models.tiny import write_tiny
 
 FUZZ = int(os.environ.get("SMOLLM_FUZZ", "1")) # how many times as many cases as in `make test` the tests marked fuzz try
 settings.register_profile("steady", deadline=None) # no test fails on a timing
@@ -30,7 +30,7 @@ def tiny_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def real_folder():
     "The real model's checkpoint, prepared once and kept in the user's cache"
-    from smollm_nb.hub import fetch
+    from smollm_nb.models.hub import fetch
     return fetch("SmolLM2-135M-Instruct")
 
 
@@ -43,7 +43,7 @@ def kernel_built():
 @pytest.fixture(scope="session")
 def four_bits():
     "A recipe of the engine's formats that takes no calibration"
-    from smollm_nb.recipes import Recipe
+    from smollm_nb.quant.recipes import Recipe
     return Recipe("four", "int4-book-g128-log8", "int4-book-g128-log8", "int8-row-f32", 2048)
 
 
@@ -51,14 +51,14 @@ def four_bits():
 def tiny_q4(tiny_folder, tmp_path_factory, four_bits, kernel_built):
     "The tiny model in four bits, its embedding partly in eight; not to be changed"
     from dataclasses import replace
-    from smollm_nb.recipes import quantize
+    from smollm_nb.quant.recipes import quantize
     return Path(quantize(tiny_folder, tmp_path_factory.mktemp("tiny_q4"), replace(four_bits, frequent_rows=128))["path"])
 
 
 @pytest.fixture(scope="session")
 def real_q4(real_folder, tmp_path_factory, four_bits, kernel_built):
     "The real model in four bits, rounded to nearest"
-    from smollm_nb.recipes import quantize
+    from smollm_nb.quant.recipes import quantize
     return Path(quantize(real_folder, tmp_path_factory.mktemp("real_q4"), four_bits)["path"])
 
 

@@ -18,9 +18,9 @@ def load() -> list[dict]:
 def make() -> list[dict]:
     "The same records, from PyTorch"
     import numpy as np
-    from smollm_nb.model import load
-    from smollm_nb.tiny import write_tiny
-    from smollm_nb.tokenizer import SmolLMTokenizer
+    from smollm_nb.inference.llama import load
+    from smollm_nb.models.tiny import write_tiny
+    from smollm_nb.text.tokenizer import SmolLMTokenizer
     with tempfile.TemporaryDirectory() as d: tok, backend = SmolLMTokenizer.load(write_tiny(d)), load(d, device="cpu")
     out = []
     for prompt in PROMPTS:

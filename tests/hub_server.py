@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from smollm_nb import hub
+from smollm_nb.models import hub
 from smollm_nb.core import FetchError
 
 LARGE = 100_000 # bytes: files from here on are in LFS, with a SHA-256 instead of git's hash

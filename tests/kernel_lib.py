@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from smollm_nb.q4file import read_q4
+from smollm_nb.quant.q4file import read_q4
 
-CSRC = Path(__file__).parents[1]/"smollm_nb"/"csrc"
+CSRC = Path(__file__).parents[1]/"smollm_nb"/"engine"/"csrc"
 FLAGS = "-std=c11 -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra -Werror -shared -fPIC -DSMOLLM_THREADS".split()
 VARIANTS = dict( # name → flags; what a build is called need not be what runs in it: "emulated" is the VNNI path in plain C
     sse2=["-O3", "-mcpu=x86_64"], ssse3=["-O3", "-mcpu=x86_64_v2"], avx2=["-O3", "-mcpu=x86_64_v3"], avx512vnni=["-O3", "-mcpu=x86_64_v4+avx512vnni"],

@@ -12,14 +12,14 @@ import numpy as np
 import psutil
 import pytest
 
-from smollm_nb import bundle
-from smollm_nb.bench import PROMPTS, run
-from smollm_nb.browsers import BrowserError, find
+from smollm_nb.browser import bundle
+from smollm_nb.bench.bench import PROMPTS, run
+from smollm_nb.bench.browsers import BrowserError, find
 from smollm_nb.core import code_command
-from smollm_nb.page import PageSubject
-from smollm_nb.report import read_history
-from smollm_nb.runner import BenchError, Remote, Runner, Subject
-from smollm_nb.tiny import TINY
+from smollm_nb.bench.browser_worker import PageSubject
+from smollm_nb.bench.history import read_history
+from smollm_nb.bench.worker import BenchError, Remote, Runner, Subject
+from smollm_nb.models.tiny import TINY
 
 SMOLLM = str(Path(sys.executable).with_name("smollm"))
 
@@ -45,7 +45,7 @@ class Recorder:
 
 def own(tiny_q4, name="native", **more):
     "The tiny model in the engine, one thread"
-    return Subject(name, "smollm_nb.runner:load_own", dict(path=str(tiny_q4), backend="native", context=256), 1, str(tiny_q4.parent), **more)
+    return Subject(name, "smollm_nb.bench.worker:load_own", dict(path=str(tiny_q4), backend="native", context=256), 1, str(tiny_q4.parent), **more)
 
 
 def test_nothing_is_remembered_between_measurements(tiny_folder):
@@ -116,8 +116,8 @@ def test_the_process_ends_with_its_parent(tiny_q4):
     "Its standard input closes, and it goes"
     code = f"""
 import os, sys
-from smollm_nb.runner import Remote, Subject
-r = Remote(Subject("native", "smollm_nb.runner:load_own", dict(path={str(tiny_q4)!r}, backend="native", context=256), 1, {str(tiny_q4.parent)!r}))
+from smollm_nb.bench.worker import Remote, Subject
+r = Remote(Subject("native", "smollm_nb.bench.worker:load_own", dict(path={str(tiny_q4)!r}, backend="native", context=256), 1, {str(tiny_q4.parent)!r}))
 print(r._process.pid, flush=True)
 os._exit(0)
 """

@@ -16,14 +16,16 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
 import goldens
-from smollm_nb import browsers, bundle, engine
-from smollm_nb.browsers import BROWSERS, BrowserError, ReportHandler, ReportServer, find, opened
-from smollm_nb.chat import encode_chat
-from smollm_nb.generate import generate
-from smollm_nb.lab import module
-from smollm_nb.page import PageSubject
-from smollm_nb.tokenizer import LossyTextWarning, SmolLMTokenizer
-from smollm_nb.vendor import node
+from smollm_nb.bench import browsers
+from smollm_nb.browser import bundle
+from smollm_nb.engine import native as engine
+from smollm_nb.bench.browsers import BROWSERS, BrowserError, ReportHandler, ReportServer, find, opened
+from smollm_nb.text.chat import encode_chat
+from smollm_nb.inference.generation import generate
+from smollm_nb.lab.jobs import module
+from smollm_nb.bench.browser_worker import PageSubject
+from smollm_nb.text.tokenizer import LossyTextWarning, SmolLMTokenizer
+from smollm_nb.browser.vendor import node
 from web_server import SiteServer
 
 PATIENCE = 240 # seconds for one report, on a machine that does ten other things

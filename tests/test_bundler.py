@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from smollm_nb import bundle, engine
-from smollm_nb.browsers import BrowserError, ReportServer, find, opened
-from smollm_nb.generate import generate
-from smollm_nb.tokenizer import SmolLMTokenizer
-from smollm_nb.vendor import WEB, npm, run_node
+from smollm_nb.browser import bundle
+from smollm_nb.engine import native as engine
+from smollm_nb.bench.browsers import BrowserError, ReportServer, find, opened
+from smollm_nb.inference.generation import generate
+from smollm_nb.text.tokenizer import SmolLMTokenizer
+from smollm_nb.browser.vendor import WEB, npm, run_node
 
 PROJECT = Path(__file__).parent/"vite"
 PATIENCE = 240 # seconds for the page's report, on a machine that does ten other things

@@ -12,12 +12,12 @@ import pytest
 from chat_cases import CHATS, FAMILIES, HOSTILE, SETTINGS, SPECIAL, VALUES, published, random_statement
 from tokenizers import AddedToken, Tokenizer
 
-from smollm_nb.chat import encode_chat, render
+from smollm_nb.text.chat import encode_chat, render
 from smollm_nb.core import SmolLMError, TokenizerError
-from smollm_nb.template import compiled, run_template
-from smollm_nb.template_text import Budget, literal, own_of
-from smollm_nb.tiny import tiny_tokenizer
-from smollm_nb.tokenizer import SmolLMTokenizer
+from smollm_nb.text.template import compiled, run_template
+from smollm_nb.text.template_text import Budget, literal, own_of
+from smollm_nb.models.tiny import tiny_tokenizer
+from smollm_nb.text.tokenizer import SmolLMTokenizer
 
 MESSAGES = CHATS["system"]
 
@@ -129,7 +129,7 @@ def conversation(rng, pieces):
 
 def rendered(tok, messages):
     "The rendered chat with its marks"
-    from smollm_nb.chat import _run
+    from smollm_nb.text.chat import _run
     return _run(tok.chat_template, messages, True, {}, dict(bos_token=literal(tok.bos_token)))
 
 

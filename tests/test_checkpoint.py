@@ -8,12 +8,12 @@ import struct
 import numpy as np
 import pytest
 
-from smollm_nb.checkpoint import (
+from smollm_nb.models.checkpoint import (
     INDEX, PROVENANCE, SINGLE, find_problems, read_provenance, save_tensors, validate, weight_files)
 from smollm_nb.core import CheckpointError, ConfigError, LlamaConfig, ParameterError, SmolLMError
-from smollm_nb.model import load, read_model
-from smollm_nb.recipes import source_of
-from smollm_nb.tiny import TINY, random_tensors, write_tiny
+from smollm_nb.inference.llama import load, read_model
+from smollm_nb.quant.recipes import source_of
+from smollm_nb.models.tiny import TINY, random_tensors, write_tiny
 
 
 @pytest.fixture

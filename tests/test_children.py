@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from smollm_nb import kernel, lab, peers
-from smollm_nb.bench import run
+from smollm_nb.engine import build as kernel
+from smollm_nb.lab import jobs as lab
+from smollm_nb.bench import llama_cpp as peers
+from smollm_nb.bench.bench import run
 from smollm_nb.core import code_command, python_command
-from smollm_nb.runner import Subject
+from smollm_nb.bench.worker import Subject
 
 ROOT = Path(__file__).parent.parent
 SMOLLM = str(Path(sys.executable).with_name("smollm"))
@@ -33,7 +35,7 @@ def planted(tmp_path, monkeypatch):
 def own(tiny_q4):
     "The tiny model in the engine, one thread"
     how = dict(path=str(tiny_q4), backend="native", context=256)
-    return Subject("native", "smollm_nb.runner:load_own", how, 1, str(tiny_q4.parent))
+    return Subject("native", "smollm_nb.bench.worker:load_own", how, 1, str(tiny_q4.parent))
 
 
 def test_the_trap_works(planted):

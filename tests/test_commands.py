@@ -7,7 +7,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from smollm_nb.cli import app
+from smollm_nb.cli.commands import app
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 
 import goldens
-from smollm_nb import engine, kernel
+from smollm_nb.engine import native as engine
+from smollm_nb.engine import build as kernel
 from smollm_nb.core import Cancelled, ContextOverflowError, InvalidStateError, LlamaConfig, ParameterError, SmolLMError
-from smollm_nb.evaluate import evaluate
-from smollm_nb.generate import PCG32, SamplingParams, generate, sample
-from smollm_nb.quantize import load_quantized
-from smollm_nb.recipes import Recipe, quantize
-from smollm_nb.tiny import TINY, write_tiny
-from smollm_nb.tokenizer import SmolLMTokenizer
+from smollm_nb.fidelity.evaluate import evaluate
+from smollm_nb.inference.generation import PCG32, SamplingParams, generate, sample
+from smollm_nb.quant.rounding import load_quantized
+from smollm_nb.quant.recipes import Recipe, quantize
+from smollm_nb.models.tiny import TINY, write_tiny
+from smollm_nb.text.tokenizer import SmolLMTokenizer
 
 IDS = np.random.default_rng(0).integers(0, TINY.vocab_size, 70).tolist()
 
@@ -146,15 +147,15 @@ def test_sampler_in_c_and_in_numpy(tiny_q4):
 
 
 ENGINE_ALONE = """
-from smollm_nb import engine
+from smollm_nb.engine import native as engine
 with engine.load(path) as e: assert e.prefill([1, 2, 3]).shape == (512,)"""
 SHORT_WAY = """
 from smollm_nb import Model
 with Model(path, backend="native") as m: assert m.generate("Hello", max_tokens=3).finish().timings.new_tokens"""
-HEAVY = ("torch", "transformers", "matplotlib", "huggingface_hub", "safetensors", "smollm_nb.hub", "smollm_nb.template")
+HEAVY = ("torch", "transformers", "matplotlib", "huggingface_hub", "safetensors", "smollm_nb.models.hub", "smollm_nb.text.template")
 
 
-@pytest.mark.parametrize("code, more", [(ENGINE_ALONE, ("tokenizers", "smollm_nb.tokenizer")), (SHORT_WAY, ())])
+@pytest.mark.parametrize("code, more", [(ENGINE_ALONE, ("tokenizers", "smollm_nb.text.tokenizer")), (SHORT_WAY, ())])
 def test_what_is_not_needed_is_not_imported(tiny_q4, code, more):
     "The time from nothing to an answer is for a good part that of the imports"
     code = f"import sys; path = {str(tiny_q4)!r}{code}\nprint([m for m in {HEAVY + more} if m in sys.modules])"
@@ -215,7 +216,7 @@ def test_fork(tiny_q4, threads):
     "A child is told at once, can close what it inherited and load its own engine; the parent goes on"
     code = f"""
 import os, sys
-from smollm_nb import engine
+from smollm_nb.engine import native as engine
 from smollm_nb.core import InvalidStateError
 e = engine.load({str(tiny_q4)!r}, threads={threads})
 right = e.prefill([1, 2, 3]).tobytes()
@@ -242,7 +243,7 @@ def test_forgotten_engines_leave_nothing_behind(tiny_q4):
     code = f"""
 import gc, threading
 from pathlib import Path
-from smollm_nb import engine
+from smollm_nb.engine import native as engine
 count = lambda: len(list(Path("/proc/self/task").iterdir())) if Path("/proc/self/task").exists() else 1
 before = count()
 for _ in range(3): engine.load({str(tiny_q4)!r}, threads=3).prefill([1, 2])
@@ -288,7 +289,7 @@ def test_damaged_files_are_refused_or_harmless(tiny_q4, tmp_path):
 
 def test_threads_by_default_are_those_allowed(tiny_q4):
     if not hasattr(os, "sched_setaffinity"): pytest.skip("this system has no affinity")
-    code = f"import os; os.sched_setaffinity(0, {{sorted(os.sched_getaffinity(0))[0]}}); from smollm_nb.engine import load; print(load({str(tiny_q4)!r}).threads)"
+    code = f"import os; os.sched_setaffinity(0, {{sorted(os.sched_getaffinity(0))[0]}}); from smollm_nb.engine.native import load; print(load({str(tiny_q4)!r}).threads)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "1"
 
 
@@ -309,7 +310,7 @@ def test_threads_mind_the_quota_of_a_container(quotas, want):
     "As `docker run --cpus` sets it, for the group itself or for one that holds it"
     place = CGROUPS/"cpu" if (CGROUPS/"cpu").is_dir() else CGROUPS
     groups = [place := place/f"smollm-test-{os.getpid()}-{i}" for i in range(len(quotas))]
-    code = "from smollm_nb.engine import default_threads, survey; print(default_threads(), survey()['threads_why'])"
+    code = "from smollm_nb.engine.native import default_threads, survey; print(default_threads(), survey()['threads_why'])"
     move_and_run = f'echo $$ > {place}/cgroup.procs && exec "$0" -c "{code}"'
     try:
         try:
@@ -337,7 +338,7 @@ def test_command_runs_the_engine(tiny_q4):
 @pytest.mark.slow
 def test_real_model_close_to_torch(real_q4):
     "At the goal, not only at the bar: KL 0.0002, first choices 99 %"
-    from smollm_nb.evaluate import builtin_text, text_ids
+    from smollm_nb.fidelity.evaluate import builtin_text, text_ids
     words, _ = builtin_text()
     with engine.load(real_q4) as e:
         result = evaluate(load_quantized(real_q4, context=256), e, text_ids(SmolLMTokenizer.load(real_q4.parent), words, 768))
@@ -353,10 +354,10 @@ def test_real_model_starts_small_and_soon(real_q4):
     "A fresh process: bars of 0.5 s and 150 MiB; time is the best of three"
     code = f"""
 import time; start = time.perf_counter()
-from smollm_nb import engine
+from smollm_nb.engine import native as engine
 from smollm_nb.core import peak_rss_bytes
-from smollm_nb.generate import generate
-from smollm_nb.tokenizer import SmolLMTokenizer
+from smollm_nb.inference.generation import generate
+from smollm_nb.text.tokenizer import SmolLMTokenizer
 tok, e = SmolLMTokenizer.load({str(real_q4.parent)!r}), engine.load({str(real_q4)!r})
 ready = time.perf_counter() - start
 assert len(generate(e, tok, "The capital of France is", max_tokens=128).finish().ids) > 20

@@ -11,15 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smollm_nb import engine, wasm
+from smollm_nb.engine import native as engine
+from smollm_nb.engine import wasm
 from smollm_nb.core import NonFiniteError, ParameterError, SmolLMError
-from smollm_nb.engine import EngineError
-from smollm_nb.generate import PCG32, SamplingParams, StopStrings, generate, sample
-from smollm_nb.model import load
-from smollm_nb.q4file import read_q4
-from smollm_nb.recipes import quantize
-from smollm_nb.tiny import SPECIAL_TOKENS, TINY, write_tiny
-from smollm_nb.tokenizer import SmolLMTokenizer
+from smollm_nb.engine.native import EngineError
+from smollm_nb.inference.generation import PCG32, SamplingParams, StopStrings, generate, sample
+from smollm_nb.inference.llama import load
+from smollm_nb.quant.q4file import read_q4
+from smollm_nb.quant.recipes import quantize
+from smollm_nb.models.tiny import SPECIAL_TOKENS, TINY, write_tiny
+from smollm_nb.text.tokenizer import SmolLMTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -231,16 +232,16 @@ def test_stop_strings_hide_special_tokens(fuzz):
 
 OPEN = """
 import sys, threading, time
-from smollm_nb import engine
-from smollm_nb.generate import generate
-from smollm_nb.tokenizer import SmolLMTokenizer
+from smollm_nb.engine import native as engine
+from smollm_nb.inference.generation import generate
+from smollm_nb.text.tokenizer import SmolLMTokenizer
 tok, backend = SmolLMTokenizer.load(sys.argv[1]), None
 def open_backend(kind, **kw):
     if kind == "native": return engine.load(sys.argv[2], threads=2, **kw)
     if kind == "wasm":
-        from smollm_nb.wasm import load
+        from smollm_nb.engine.wasm import load
         return load(sys.argv[2], **kw)
-    from smollm_nb.model import load
+    from smollm_nb.inference.llama import load
     return load(sys.argv[1], **kw)
 """
 
@@ -366,7 +367,7 @@ def test_lock_of_a_forked_child():
     code = """
 import os, threading
 from smollm_nb.core import SharedBackend
-from smollm_nb.tiny import TINY
+from smollm_nb.models.tiny import TINY
 backend, taken, over = SharedBackend(TINY, 8), threading.Event(), threading.Event()
 def hold():
     with backend.lock, backend._alone():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MADE = ("nbs/*.ipynb", "smollm_nb/*.py", "README.md", "README_files/*")
+MADE = ("nbs/**/*.ipynb", "smollm_nb/**/*.py", "README.md", "README_files/*")
 
 
 def contents(root:Path) -> dict[str, bytes]:

@@ -16,9 +16,9 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from smollm_nb.core import CheckpointError, ParameterError, TokenizerError, peak_rss_bytes
-from smollm_nb.gguf_import import (
+from smollm_nb.models.gguf import (
     FULL, MAX_HEADER, MAX_ITEMS, TYPES, gguf_name, import_gguf, permute, read_gguf, unpermute)
-from smollm_nb.tiny import TINY, random_tensors, tiny_tokenizer
+from smollm_nb.models.tiny import TINY, random_tensors, tiny_tokenizer
 
 SMALL = replace(TINY, hidden_size=256, num_attention_heads=4, num_hidden_layers=1)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 import goldens
-from smollm_nb.generate import generate
-from smollm_nb.model import load
-from smollm_nb.tokenizer import LossyTextWarning, SmolLMTokenizer
+from smollm_nb.inference.generation import generate
+from smollm_nb.inference.llama import load
+from smollm_nb.text.tokenizer import LossyTextWarning, SmolLMTokenizer
 
 TOKEN_IDS = json.loads((Path(__file__).parent/"data"/"token_ids.json").read_text(encoding="utf-8"))
 
@@ -22,7 +22,7 @@ def test_torch_prints_the_golden_tokens(tiny_folder):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::smollm_nb.tokenizer.LossyTextWarning")
+@pytest.mark.filterwarnings("ignore::smollm_nb.text.tokenizer.LossyTextWarning")
 def test_token_ids_equal_those_of_llama_cpp(real_folder):
     tok = SmolLMTokenizer.load(real_folder)
     assert len(TOKEN_IDS["cases"]) >= 40

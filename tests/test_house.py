@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from smollm_nb.generate import generate
-from smollm_nb.model import load
-from smollm_nb.registry import ModelRegistry
-from smollm_nb.tiny import write_tiny
-from smollm_nb.tokenizer import SmolLMTokenizer
+from smollm_nb.inference.generation import generate
+from smollm_nb.inference.llama import load
+from smollm_nb.models.registry import ModelRegistry
+from smollm_nb.models.tiny import write_tiny
+from smollm_nb.text.tokenizer import SmolLMTokenizer
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,7 +68,7 @@ def test_registry_loads_what_the_cache_holds(monkeypatch):
 @pytest.mark.slow
 def test_demo_knows_the_capital(tmp_path, monkeypatch):
     from typer.testing import CliRunner
-    from smollm_nb.cli import app
+    from smollm_nb.cli.commands import app
     monkeypatch.chdir(tmp_path) # where its bundle goes
     r = CliRunner().invoke(app, ["demo", "--max-tokens", "12"])
     assert r.exit_code == 0 and r.stdout.count("Paris") >= 2

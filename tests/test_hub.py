@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from hub_server import HubServer, closed_port, fails, served, world # noqa: F401, fixtures
-from smollm_nb import hub
-from smollm_nb.checkpoint import PROVENANCE, find_problems, read_provenance, validate
-from smollm_nb.tiny import TINY, write_tiny
+from smollm_nb.models import hub
+from smollm_nb.models.checkpoint import PROVENANCE, find_problems, read_provenance, validate
+from smollm_nb.models.tiny import TINY, write_tiny
 
 REPO, WEIGHTS = "HuggingFaceTB/SmolLM-135M", "model.safetensors"
 
@@ -122,7 +122,7 @@ def test_server_without_ranges(served):
     assert validate(hub.fetch()) == TINY
 
 
-CHILD = "import sys; from smollm_nb import hub; print(hub.fetch(sys.argv[1], quiet=True))"
+CHILD = "import sys; from smollm_nb.models import hub; print(hub.fetch(sys.argv[1], quiet=True))"
 
 def child(*args):
     "fetch in a process of its own"

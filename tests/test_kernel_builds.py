@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from smollm_nb import engine, kernel
-from smollm_nb.q4file import read_q4
+from smollm_nb.engine import native as engine
+from smollm_nb.engine import build as kernel
+from smollm_nb.quant.q4file import read_q4
 
 DRIVE = Path(__file__).parent/"c"/"drive.c"
 SOURCES = [*sorted(map(str, kernel.CSRC.glob("*.c"))), str(DRIVE)]

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np, pytest, torch
 
 from kernel_lib import NEEDS, VARIANTS, Kernel, Part, Rng, Sampling, Shape, build, open_library, parts_of, zeros64
-from smollm_nb.formats import Format, Quantized, pack
-from smollm_nb.generate import PCG32, SamplingParams, log_softmax, sample
-from smollm_nb.q4file import write_q4
-from smollm_nb.quantize import load_quantized, round_to_nearest
-from smollm_nb.recipes import quantize
-from smollm_nb.tiny import TINY, random_tensors
+from smollm_nb.quant.formats import Format, Quantized, pack
+from smollm_nb.inference.generation import PCG32, SamplingParams, log_softmax, sample
+from smollm_nb.quant.q4file import write_q4
+from smollm_nb.quant.rounding import load_quantized, round_to_nearest
+from smollm_nb.quant.recipes import quantize
+from smollm_nb.models.tiny import TINY, random_tensors
 
 pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64") or sys.platform != "linux", reason="the variants listed are those of x86-64 Linux")
 IDS = np.random.default_rng(0).integers(0, 512, 150).astype(np.int32)

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smollm_nb import engine, kernel
+from smollm_nb.engine import native as engine
+from smollm_nb.engine import build as kernel
 
 SCRIPT = Path(__file__).parent/"node"/"logits.mjs"
 THREADED = [v for v in kernel.variants("wasm32") if v.name.endswith("-threads")]

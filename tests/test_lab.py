@@ -5,7 +5,7 @@ import pytest
 
 from lab_page import Lab, jupyterlab, notebook, press_here, settings
 
-PANEL = """from smollm_nb.prompt_panel import PromptPanel
+PANEL = """from smollm_nb.lab.prompt_panel import PromptPanel
 panel = PromptPanel({model!r}, "native int8", "Hello", max_tokens=40)
 panel"""
 PANEL_OF = """import json
@@ -14,7 +14,7 @@ source = json.loads(Path({folder!r}, "panel.ipynb").read_text())["cells"][0]["so
 exec("".join(source).rsplit("panel", 1)[0])
 panel"""
 SLOW = """import time
-from smollm_nb.generate import Generation
+from smollm_nb.inference.generation import Generation
 if not hasattr(Generation, "_quick"): Generation._quick = Generation._read
 def _slowly(self):
     time.sleep(0.1)
@@ -27,7 +27,7 @@ BUSY = "import time\nfor _ in range(1200): time.sleep(0.1)"
 def server(tmp_path_factory, tiny_folder, kernel_built):
     "JupyterLab on a folder with small notebooks; the int8 file is made before anybody clicks"
     import json
-    from smollm_nb.recipes import cached
+    from smollm_nb.quant.recipes import cached
     d, cache = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("lab_cache")
     patch = pytest.MonkeyPatch()
     patch.setenv("SMOLLM_CACHE", str(cache))
@@ -151,7 +151,7 @@ def test_a_click_acts_while_a_cell_runs(browser, server):
     assert not lab.errors, lab.errors
 
 
-COMPARE = """from smollm_nb.compare_view import CompareView
+COMPARE = """from smollm_nb.lab.compare_view import CompareView
 view = CompareView({model!r}, "torch fp32", "native int8", "Hello", 40)
 view"""
 
@@ -181,7 +181,7 @@ def test_two_models_side_by_side(browser, server, artefacts):
     assert not lab.errors, lab.errors
 
 
-EXPLORE = """from smollm_nb.quant_explorer import QuantExplorer
+EXPLORE = """from smollm_nb.lab.quant_explorer import QuantExplorer
 view = QuantExplorer({model!r}, "int8", 1.0, {output!r}, 300)
 view"""
 
@@ -247,16 +247,16 @@ def test_a_recipe_is_tried_out(browser, server, artefacts):
     assert not lab.errors, lab.errors
 
 
-RUNNER = """from smollm_nb.browser_runner import BrowserRunner
+RUNNER = """from smollm_nb.lab.browser_runner import BrowserRunner
 view = BrowserRunner({model!r}, prompt="Hello there", max_tokens=30)
 view"""
 
 
 def slowly(route) -> None:
     "The bundle's loop, as it was written, with 50 ms before each token"
-    from smollm_nb.kernel import PACKAGE
+    from smollm_nb.core import PACKAGE
     loop, slow = "while (!out.finish_reason) {", "while (!out.finish_reason) { await new Promise((go) => setTimeout(go, 50));"
-    source = (PACKAGE/"web"/"generate.js").read_text(encoding="utf-8")
+    source = (PACKAGE/"browser"/"runtime"/"generate.js").read_text(encoding="utf-8")
     assert source.count(loop) == 1
     route.fulfill(status=200, content_type="text/javascript", body=source.replace(loop, slow))
 
@@ -318,7 +318,7 @@ def test_the_page_runs_the_bundle(browser, server, tiny_q4, artefacts):
     assert not lab.errors, lab.errors
 
 
-HOSTILE = """from smollm_nb.prompt_panel import AnswerView
+HOSTILE = """from smollm_nb.lab.prompt_panel import AnswerView
 view = AnswerView()
 view.begin()
 view.tokens = [["<b>bold</b><script>document.title='bad'</script>", 0.5, [["<img src=x onerror=document.title='bad'>", 0.25]], None, "<b>"]] + [[" word", 10**-(i/10), [[" word", 0.5]], 5.0, " word"] for i in range(30)]
@@ -357,7 +357,7 @@ def test_dark_narrow_and_hostile(browser, server, artefacts, tmp_path, look):
     assert not lab.errors, lab.errors
 
 
-DASHBOARD = """from smollm_nb.bench_dashboard import BenchDashboard
+DASHBOARD = """from smollm_nb.lab.bench_dashboard import BenchDashboard
 view = BenchDashboard({model!r}, ("native int8", "torch fp32"), 1, rounds=2, history={history!r})
 view"""
 

@@ -8,7 +8,7 @@ from execnb.nbio import read_nb
 from execnb.shell import CaptureShell
 
 NBS = Path(__file__).parent.parent/"nbs"
-NOTEBOOKS = sorted(p.stem for p in NBS.glob("*.ipynb"))
+NOTEBOOKS = sorted(p.relative_to(NBS).with_suffix("").as_posix() for p in NBS.rglob("[!.]*.ipynb"))
 
 
 def directives(source:str) -> set[str]:
@@ -26,7 +26,7 @@ REAL = [n for n in NOTEBOOKS if any("slow" in directives(c) for c in code_cells(
 
 def exported_module(cells:list[str]):
     "The module that a notebook becomes, or None"
-    names = [m[1] for source in cells if (m := re.search(r"^#\|\s*default_exp (\w+)", source, re.M))]
+    names = [m[1] for source in cells if (m := re.search(r"^#\|\s*default_exp ([\w.]+)", source, re.M))]
     return importlib.import_module(f"smollm_nb.{names[0]}") if names else None
 
 
@@ -34,9 +34,9 @@ def replay(name:str, monkeypatch) -> int:
     "Run the cells that are not exported; the number run"
     cells = code_cells(name)
     module = exported_module(cells)
-    monkeypatch.chdir(NBS)
+    monkeypatch.chdir((NBS/name).parent)
     monkeypatch.setenv("IN_TEST", "1")
-    shell, count = CaptureShell(path=str(NBS), mpl_format="png"), 0
+    shell, count = CaptureShell(path=str((NBS/name).parent), mpl_format="png"), 0
     if module: shell.user_ns.update({k: v for k, v in vars(module).items() if not k.startswith("__")})
     for source in cells:
         if directives(source) & {"export", "exporti", "default_exp", "hide_export", "eval:"}: continue

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from smollm_nb import engine
-from smollm_nb.browsers import BROWSERS, ReportHandler, ReportServer, opened
-from smollm_nb.bundle import export
-from smollm_nb.chat import encode_chat
-from smollm_nb.generate import generate
-from smollm_nb.recipes import quantize
-from smollm_nb.tiny import TINY, write_tiny
-from smollm_nb.tokenizer import SmolLMTokenizer
-from smollm_nb.vendor import node
+from smollm_nb.engine import native as engine
+from smollm_nb.bench.browsers import BROWSERS, ReportHandler, ReportServer, opened
+from smollm_nb.browser.bundle import export
+from smollm_nb.text.chat import encode_chat
+from smollm_nb.inference.generation import generate
+from smollm_nb.quant.recipes import quantize
+from smollm_nb.models.tiny import TINY, write_tiny
+from smollm_nb.text.tokenizer import SmolLMTokenizer
+from smollm_nb.browser.vendor import node
 from test_browsers import PATIENCE, WEB, need
 
 CONTEXT = 4096 # positions that this file's model knows: enough for many turns

@@ -37,7 +37,7 @@ def test_wrong_usage_and_failure_have_their_codes(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
 def test_ctrl_c_keeps_the_answer_and_exits_130(tmp_path):
     from smollm_nb.core import LlamaConfig
-    from smollm_nb.tiny import TINY, write_tiny
+    from smollm_nb.models.tiny import TINY, write_tiny
     slow = LlamaConfig(**{**TINY.__dict__, "max_position_embeddings": 100_000, "eos_token_ids": ()})
     folder = write_tiny(tmp_path/"slow", slow)
     p = subprocess.Popen([SMOLLM, "generate", "Hi", "--model", str(folder), "--max-tokens", "90000", "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -159,7 +159,7 @@ def test_a_table_in_ascii(tiny_folder, tiny_q4):
 
 def test_main_in_this_process(monkeypatch, tmp_path):
     "What the script calls: streams that fail, and a fault of the package, as one line each"
-    from smollm_nb import cli
+    from smollm_nb.cli import commands as cli
     monkeypatch.chdir(tmp_path)
     def call(*argv, out=None):
         streams = {name: open(tmp_path/name, "w", encoding="ascii") for name in ("stdout", "stderr")}
@@ -220,7 +220,7 @@ def test_ctrl_c_while_working_is_130(tiny_folder, tmp_path):
 
 
 WRITER = """import sys
-from smollm_nb.report import append
+from smollm_nb.bench.history import append
 figure = dict(case="decode", runner=sys.argv[2], threads=1, peer=False, unit="ms", median=1.0, min=1.0, max=1.0)
 figure["samples"] = [1.0]*3000 # a line of many blocks
 machine = dict(cpu="x", cores=1, system="y")
@@ -233,7 +233,7 @@ for i in range(int(sys.argv[3])):
 
 def test_benchmarks_that_note_at_once_or_are_killed(tmp_path):
     "Every run that was noted is found again; at most the one that a killed process was writing is lost"
-    from smollm_nb.report import append, read_history
+    from smollm_nb.bench.history import append, read_history
     history = tmp_path/"bench.jsonl"
     def start(name, n):
         return subprocess.Popen([sys.executable, "-c", WRITER, str(history), name, str(n)], stdout=subprocess.PIPE,

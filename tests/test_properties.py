@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smollm_nb.chat import encode_chat
+from smollm_nb.text.chat import encode_chat
 from smollm_nb.core import ContextOverflowError
-from smollm_nb.generate import OVERFLOW, PCG32, SamplingParams, StopStrings, candidates, fit_context, sample, shared_prefix
-from smollm_nb.tiny import CHAT_TEMPLATE, MISSING_BYTES, SPECIAL_TOKENS, tiny_tokenizer
-from smollm_nb.tokenizer import SmolLMTokenizer, StreamDecoder
+from smollm_nb.inference.generation import OVERFLOW, PCG32, SamplingParams, StopStrings, candidates, fit_context, sample, shared_prefix
+from smollm_nb.models.tiny import CHAT_TEMPLATE, MISSING_BYTES, SPECIAL_TOKENS, tiny_tokenizer
+from smollm_nb.text.tokenizer import SmolLMTokenizer, StreamDecoder
 
 TOK = SmolLMTokenizer(tiny_tokenizer(), dict(chat_template=CHAT_TEMPLATE))
 spelled = st.characters(exclude_categories=["Cs"]).filter(lambda c: not set(c.encode()) & set(MISSING_BYTES))

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from smollm_nb.core import LlamaConfig, QuantFileError, peak_rss_bytes
-from smollm_nb.formats import Format, Quantized, pack, round_scales, unpack
-from smollm_nb.q4file import HEAD, MAGIC, MAX_HEADER, aligned, describe, read_q4, write_q4
+from smollm_nb.quant.formats import Format, Quantized, pack, round_scales, unpack
+from smollm_nb.quant.q4file import HEAD, MAGIC, MAX_HEADER, aligned, describe, read_q4, write_q4
 
 CONFIG = LlamaConfig(vocab_size=32, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
     head_dim=16, max_position_embeddings=16)

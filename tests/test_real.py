@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from smollm_nb.chat import encode_chat
-from smollm_nb.generate import generate
-from smollm_nb.model import load
-from smollm_nb.tokenizer import SmolLMTokenizer
+from smollm_nb.text.chat import encode_chat
+from smollm_nb.inference.generation import generate
+from smollm_nb.inference.llama import load
+from smollm_nb.text.tokenizer import SmolLMTokenizer
 
 pytestmark = pytest.mark.slow
 PROMPTS = ("The capital of France is", "def fibonacci(n):\n", "Q: What is 17 + 25?\nA:", "Es war einmal", "The three laws of thermodynamics are", "1, 1, 2, 3, 5, 8,")

@@ -13,7 +13,7 @@ from lab_page import free_port, press_here
 def saved(tiny_q4, tmp_path_factory):
     "A page that the view saved, and what natively answers `Hello there`; no kernel is left"
     from smollm_nb.api import Model
-    from smollm_nb.browser_runner import BrowserRunner
+    from smollm_nb.lab.browser_runner import BrowserRunner
     d = tmp_path_factory.mktemp("saved")
     view = BrowserRunner(tiny_q4, output=d/"bundle", root=d, prompt="Hello there", max_tokens=12)
     view.run()
@@ -42,7 +42,7 @@ def asked(page) -> str:
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_saved_page_answers_without_a_kernel(browser, saved, strict):
     "From any static server, which sends no headers: one thread; from this package's, under its policy: more"
-    from smollm_nb.serve import BundleServer
+    from smollm_nb.browser.serve import BundleServer
     path, text = saved
     with contextlib.ExitStack() as stack:
         if strict: url = stack.enter_context(BundleServer(path.parent, port=0)).url

@@ -15,8 +15,8 @@ from email.utils import formatdate
 import psutil
 import pytest
 
-from smollm_nb import serve
-from smollm_nb.serve import ISOLATION, POLICY, BundleServer, Handler, ServeError
+from smollm_nb.browser import serve
+from smollm_nb.browser.serve import ISOLATION, POLICY, BundleServer, Handler, ServeError
 
 CHUNK = bytes(range(256))*4096 # 1 MiB
 
@@ -248,7 +248,7 @@ def test_more_connections_than_there_is_room_for(site, monkeypatch):
 
 
 STARVED = """import os, resource, sys, time
-from smollm_nb.serve import BundleServer
+from smollm_nb.browser.serve import BundleServer
 with BundleServer(sys.argv[1], port=0) as s:
     resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
     print(s.server_address[1], flush=True)

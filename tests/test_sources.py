@@ -4,11 +4,11 @@ import json, shutil, threading
 import pytest
 
 from hub_server import fails, served, world # noqa: F401, fixtures
-from smollm_nb import hub
+from smollm_nb.models import hub
 from smollm_nb.core import CheckpointError, FetchError, ParameterError
-from smollm_nb.checkpoint import PROVENANCE, find_problems, read_provenance, validate
-from smollm_nb.gguf_import import BUNDLED_ID, gguf_name, permute
-from smollm_nb.tiny import TINY, random_tensors, tiny_tokenizer
+from smollm_nb.models.checkpoint import PROVENANCE, find_problems, read_provenance, validate
+from smollm_nb.models.gguf import BUNDLED_ID, gguf_name, permute
+from smollm_nb.models.tiny import TINY, random_tensors, tiny_tokenizer
 
 WEIGHTS = "model.safetensors"
 

@@ -15,7 +15,15 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
-from smollm_nb import bundle, calibrate, checkpoint, core, gguf_import, hub, quantize, recipes, tiny
+from smollm_nb.browser import bundle
+from smollm_nb.quant import calibrate
+from smollm_nb.models import checkpoint
+from smollm_nb import core
+from smollm_nb.models import gguf as gguf_import
+from smollm_nb.models import hub
+from smollm_nb.quant import rounding as quantize
+from smollm_nb.quant import recipes
+from smollm_nb.models import tiny
 from smollm_nb.core import SmolLMError, StorageError
 import gguf, safetensors.numpy, torch
 torch.set_num_threads(1)
@@ -127,7 +135,7 @@ print(len(list(root.rglob(".*"))))
 
 def test_an_export_says_what_it_needs(tiny_q4, tmp_path):
     "On a disk that has no room at all"
-    from smollm_nb.bundle import BundleError, export
+    from smollm_nb.browser.bundle import BundleError, export
     def full(stage, done, total): raise OSError(28, os.strerror(28))
     with pytest.raises(BundleError, match="bundle: the disk is too full, [0-9,]+ bytes are needed and [0-9,]+ fr") as e:
         export(tiny_q4, tmp_path/"bundle", on_progress=full)

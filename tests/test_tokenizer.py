@@ -12,10 +12,10 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from tokenizers import decoders as d
 
-from smollm_nb.checkpoint import find_problems
+from smollm_nb.models.checkpoint import find_problems
 from smollm_nb.core import SmolLMError, TokenizerError
-from smollm_nb.tiny import TINY, tiny_tokenizer, write_tiny
-from smollm_nb.tokenizer import SmolLMTokenizer, StreamDecoder
+from smollm_nb.models.tiny import TINY, tiny_tokenizer, write_tiny
+from smollm_nb.text.tokenizer import SmolLMTokenizer, StreamDecoder
 
 ROOT = Path(__file__).parent.parent
 TINY_JSON = json.loads(tiny_tokenizer().to_str())
@@ -196,7 +196,7 @@ def test_a_panic_is_an_error_like_others(part, n, tmp_path):
 
 def test_ctrl_c_passes_through():
     "What turns panics into errors leaves KeyboardInterrupt and SystemExit alone"
-    code = ("from smollm_nb.checkpoint import library_errors\n"
+    code = ("from smollm_nb.models.checkpoint import library_errors\n"
         "for e in (KeyboardInterrupt, SystemExit):\n"
         "    try:\n        with library_errors('x'): raise e\n    except e: print(e.__name__)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -205,8 +205,8 @@ def test_ctrl_c_passes_through():
 
 def test_ids_above_the_tokenizer(tmp_path):
     "An embedding with more rows than tokens, and a token beyond it"
-    from smollm_nb.generate import generate
-    from smollm_nb.model import load
+    from smollm_nb.inference.generation import generate
+    from smollm_nb.inference.llama import load
     folder = write_tiny(tmp_path/"wide", replace(TINY, vocab_size=640, num_hidden_layers=1))
     (folder/"provenance.json").unlink()
     tok = SmolLMTokenizer.load(folder)

@@ -13,8 +13,8 @@ from collections import Counter
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
-from smollm_nb.browsers import ReportHandler, ReportServer
-from smollm_nb.serve import TYPES
+from smollm_nb.bench.browsers import ReportHandler, ReportServer
+from smollm_nb.browser.serve import TYPES
 
 VICTIM = "weights/001-" # the chunk that faults hit
 

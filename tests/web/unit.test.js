@@ -6,7 +6,7 @@ import { readFile } from 'node:fs/promises';
 import test from 'node:test';
 import { gzipSync } from 'node:zlib';
 
-const web = new URL('../../smollm_nb/web/', import.meta.url);
+const web = new URL('../../smollm_nb/browser/runtime/', import.meta.url);
 const load = (name) => import(new URL(name, web));
 const { fromPlain, parameterError, toPlain } = await load('errors.js');
 const { median, niceStep } = await load('chart.js');
