@@ -125,8 +125,8 @@ class Lab:
         self.page.locator(".lm-MenuBar-itemLabel", has_text=menu).first.click()
         self.page.locator(".lm-Menu-itemLabel", has_text=item).first.click()
 
-    def run(self, i:int) -> None:
-        "Run a cell; a page whose kernel is not connected yet ignores the key, so it is pressed until the cell has begun"
+    def run(self, i:int, ends:bool=True) -> None:
+        "Run a cell to its end, or until it has begun; a page that has no kernel yet ignores the key, so it is pressed until then"
         cell = self.page.locator(".jp-Notebook .jp-Cell").nth(i)
         prompt = lambda: cell.locator(".jp-InputPrompt").text_content().strip()
         before = prompt()
@@ -135,7 +135,9 @@ class Lab:
             self.page.keyboard.press("Control+Enter")
             for _ in range(20):
                 if self.page.locator(".jp-Dialog").count(): self.page.locator(".jp-Dialog .jp-mod-accept").click() # the kernel was not there yet: take the one that is offered
-                if prompt() not in (before, "[ ]:"): return
+                if prompt() not in (before, "[ ]:"):
+                    if ends: expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[\d+\]:"))
+                    return
                 self.page.wait_for_timeout(100)
         raise AssertionError(f"cell {i} did not begin")
 

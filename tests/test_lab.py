@@ -103,7 +103,7 @@ def test_a_click_acts_while_a_cell_runs(browser, server):
     lab.run(1)
     page.locator(".lab-panel .widget-hslider", has_text="answer, tokens").locator(".noUi-handle").focus()
     page.keyboard.press("End")
-    lab.run(2)
+    lab.run(2, ends=False)
     press(page, "Generate")
     wait_status(page, "^answering")
     press(page, "Stop")

@@ -237,8 +237,8 @@ def test_tabs_and_maps_by_keyboard(browser, server, tiny_folder):
 SPIKE = """from smollm_nb.prompt_panel import AnswerView
 view = AnswerView()
 view.begin()
-view.tokens = [[" a", 0.9, [[" a", 0.9]], 500.0 if i == 30 else 4 + 0.1*(i % 7), " a"] for i in range(64)]
 view.memory, view.holds = [[0.1, 200.0], [1.0, 210.0]], "Python."
+view.tokens = [[" a", 0.9, [[" a", 0.9]], 500.0 if i == 30 else 4 + 0.1*(i % 7), " a"] for i in range(64)]
 view"""
 
 
