@@ -179,7 +179,7 @@ class BenchDashboard(View):
         self._make_buttons()
         c = self.controls
         settings = grid([c[k] for k in ("model", "threads", "quick", "rounds", "only", "history")], 220)
-        ticks, runs = grid([c[k] for k in WAYS], 110), grid([self.seen, self.before], 320)
+        ticks, runs = grid([c[k] for k in WAYS], 94), grid([self.seen, self.before], 440)
         parts = [settings, ticks, row([self.go, self.halt]), runs]
         super().__init__(BenchBox(), parts)
         self._offer()

@@ -84,13 +84,14 @@ def settings(folder:Path, dark:bool=False) -> Path:
 
 @contextlib.contextmanager
 def lab_folder(tmp_path_factory, model:Path):
-    "JupyterLab on a new folder; yields its address, its token and the folder. The int8 file of a model is made before anybody clicks"
+    "JupyterLab on a new folder; yields address, token and folder. A model's int8 file is made before anybody clicks"
     from smollm_nb.recipes import cached
     d, cache = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("lab_cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMOLLM_CACHE", str(cache))
         cached(model, "int8")
-    with jupyterlab(d, settings(tmp_path_factory.mktemp("settings")), SMOLLM_CACHE=str(cache)) as (url, token): yield url, token, d
+    with jupyterlab(d, settings(tmp_path_factory.mktemp("settings")), SMOLLM_CACHE=str(cache)) as (url, token):
+        yield url, token, d
 
 
 def write(folder:Path, name:str, cells:list[str]) -> Path:
@@ -126,7 +127,7 @@ class Lab:
         self.page.locator(".lm-Menu-itemLabel", has_text=item).first.click()
 
     def run(self, i:int, ends:bool=True) -> None:
-        "Run a cell to its end, or until it has begun; a page that has no kernel yet ignores the key, so it is pressed until then"
+        "Run a cell to its end, or until it began; a page that has no kernel yet ignores the key, so it is pressed again"
         cell = self.page.locator(".jp-Notebook .jp-Cell").nth(i)
         prompt = lambda: cell.locator(".jp-InputPrompt").text_content().strip()
         before = prompt()
@@ -161,6 +162,25 @@ class Lab:
     def shot(self, path:Path) -> None:
         "What a person sees, kept for looking at"
         self.page.screenshot(path=str(path))
+
+
+# texts that are cut: a label, a button or a figure's name wider than its box, a choice wider than its control
+CUT = """() => ['.widget-label', 'button', '.lab-field > span', '.lab-figure > *', 'select']
+  .flatMap((kind) => [...document.querySelectorAll(`.lab-panel ${kind}`)]).filter((e) => e.checkVisibility()).filter((e) => {
+    if (e.tagName !== 'SELECT') return e.scrollWidth > e.clientWidth + 1;
+    const pen = document.createElement('canvas').getContext('2d'), look = getComputedStyle(e);
+    pen.font = look.font;
+    return pen.measureText(e.selectedOptions[0]?.textContent ?? '').width > e.clientWidth - 14;
+  }).map((e) => e.textContent.slice(0, 40))"""
+STICKS_OUT = """() => {
+  const panel = document.querySelector('.lab-panel');
+  return panel.scrollWidth > panel.clientWidth + 1 }"""
+
+
+def assert_fits(page) -> None:
+    "Nothing of a view is cut, nothing sticks out of it"
+    assert page.evaluate(CUT) == []
+    assert not page.evaluate(STICKS_OUT)
 
 
 def press_here(page, name:str) -> None: page.get_by_role("button", name=name, exact=True).click()

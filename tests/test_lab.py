@@ -2,8 +2,9 @@
 import re
 
 import pytest
+from playwright.sync_api import expect
 
-from lab_page import SLOW, Lab, lab_folder, notebook, press, press_here, wait_status, write
+from lab_page import SLOW, Lab, assert_fits, lab_folder, notebook, press, press_here, wait_status, write
 
 PANEL = """from smollm_nb.prompt_panel import PromptPanel
 panel = PromptPanel({model!r}, "native int8", "Hello", max_tokens=40)
@@ -202,6 +203,12 @@ def test_a_recipe_is_tried_out(browser, server, artefacts):
     press(page, "Measure")
     wait_status(page, "tokens of prose", 200)
     assert float(figure(page, "KL measured")) > 0 and page.locator(".lab-tabs [aria-selected=true]").text_content() == "error in the file"
+    # the value that is said is that of the map that is shown
+    page.locator(".lab-cell").nth(6).hover()
+    assert "dB" in page.locator(".lab-said").text_content()
+    page.locator(".lab-tabs button", has_text="bits a weight").click()
+    expect(page.locator(".lab-said")).to_have_text(re.compile("^layer 2, k: [0-9.]+ bits"))
+    page.locator(".lab-tabs button", has_text="error in the file").click()
     page.locator("svg .lab-ours").wait_for()
     page.locator(".lab-cell").nth(7).click()
     page.wait_for_function("document.querySelector('.lab-detail').textContent.includes('searched')")
@@ -225,13 +232,9 @@ def test_a_recipe_is_tried_out(browser, server, artefacts):
     press(page, "Stop")
     wait_status(page, "^stopped")
     # dark and narrow
-    lab.command("Settings/Theme")
-    page.locator(".lm-Menu-itemLabel", has_text="JupyterLab Dark").last.click()
-    page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
-    page.keyboard.press("Control+b")
-    page.set_viewport_size(dict(width=700, height=1700))
-    page.wait_for_timeout(500)
-    assert page.evaluate("(() => { const p = document.querySelector('.lab-panel'); return p.scrollWidth <= p.clientWidth + 1 })()"), "nothing sticks out"
+    lab.theme("Dark")
+    lab.narrow(height=1700)
+    assert_fits(page)
     page.locator(".lab").screenshot(path=str(artefacts/"explorer_narrow.png"))
     assert not lab.errors, lab.errors
 
@@ -257,6 +260,7 @@ def test_the_page_runs_the_bundle(browser, server, tiny_q4, artefacts):
     (d/"runner.ipynb").write_text(json.dumps(notebook([RUNNER.format(model=str(tiny_q4))])))
     lab = Lab(browser, url, token, "runner.ipynb")
     page = lab.page
+    lab.theme("Light")
     page.route("**/generate.js", slowly)
     lab.run(0)
     wait_status(page, "^Generate loads the model")
@@ -299,13 +303,9 @@ def test_the_page_runs_the_bundle(browser, server, tiny_q4, artefacts):
     wait_status(page, "^20 tokens: the length")
     assert page.locator(".lab-answer").text_content().startswith("<b>Once</b>") and page.locator(".lab-answer b").count() == 0
     # dark and narrow
-    lab.command("Settings/Theme")
-    page.locator(".lm-Menu-itemLabel", has_text="JupyterLab Dark").last.click()
-    page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
-    page.keyboard.press("Control+b")
-    page.set_viewport_size(dict(width=700, height=1200))
-    page.wait_for_timeout(500)
-    assert page.evaluate("(() => { const p = document.querySelector('.lab-panel'); return p.scrollWidth <= p.clientWidth + 1 })()"), "nothing sticks out"
+    lab.theme("Dark")
+    lab.narrow(height=1200)
+    assert_fits(page)
     page.locator(".lab").screenshot(path=str(artefacts/"runner_narrow.png"))
     assert not lab.errors, lab.errors
 
@@ -324,21 +324,17 @@ def test_dark_narrow_and_hostile(browser, server, artefacts, tmp_path, look):
     import json
     url, token, d = server
     (d/f"{look}.ipynb").write_text(json.dumps(notebook([PANEL_OF.format(folder=str(d)), HOSTILE])))
-    lab = Lab(browser, url, token, f"{look}.ipynb", 700 if look == "narrow" else 1200)
+    lab = Lab(browser, url, token, f"{look}.ipynb")
     page = lab.page
-    if look == "dark":
-        page.evaluate("document.body.dataset.jpThemeLight")
-        lab.command("Settings/Theme")
-        page.locator(".lm-Menu-itemLabel", has_text="JupyterLab Dark").last.click()
-        page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
-    else: page.keyboard.press("Control+b") # the file browser goes
+    lab.theme("Dark" if look == "dark" else "Light")
+    if look == "narrow": lab.narrow(height=1000)
     lab.run(0)
     page.locator(".lab-panel").wait_for()
     press(page, "Generate")
     wait_status(page, "^40 tokens: the length")
     page.locator(".lab-token").nth(5).hover()
     lab.shot(artefacts/f"panel_{look}.png")
-    assert page.evaluate("(() => { const p = document.querySelector('.lab-panel'); return p.scrollWidth <= p.clientWidth + 1 })()"), "nothing sticks out"
+    assert_fits(page)
     lab.run(1)
     page.wait_for_function("document.querySelectorAll('.lab').length === 2")
     last = page.locator(".lab").last
@@ -368,6 +364,7 @@ def test_a_benchmark_is_run_stopped_and_compared(browser, server, artefacts):
     (d/"bench.ipynb").write_text(json.dumps(notebook([DASHBOARD.format(model=model, history=str(history))])))
     lab = Lab(browser, url, token, "bench.ipynb")
     page = lab.page
+    lab.theme("Light")
     lab.run(0)
     wait_status(page, "^choose")
     assert page.locator(".lab-tabs button").count() == 0
@@ -399,6 +396,7 @@ def test_a_benchmark_is_run_stopped_and_compared(browser, server, artefacts):
     verdicts = set(page.locator(".lab-grid-table tbody td:nth-child(2)").all_text_contents())
     assert verdicts and verdicts <= {"▲ better", "▼ worse", "within the spread"} and len(history.read_text().splitlines()) == 2
     page.locator(".lab-panel").screenshot(path=str(artefacts/"bench_compared.png"))
+    assert_fits(page)
     choice = page.locator(".lab-panel .widget-dropdown", has_text="compared with").locator("select")
     choice.select_option("none")
     page.wait_for_function("![...document.querySelectorAll('.lab-tabs button')].some((b) => b.textContent === 'compared')")
@@ -416,16 +414,13 @@ def test_a_benchmark_is_run_stopped_and_compared(browser, server, artefacts):
     wait_status(page, "^stopped: the [0-9]+ figures")
     assert page.locator(".lab-tabs button").count() > 1 and len(history.read_text().splitlines()) == 3
     # dark and narrow
-    lab.command("Settings/Theme")
-    page.locator(".lm-Menu-itemLabel", has_text="JupyterLab Dark").last.click()
-    page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
-    page.keyboard.press("Control+b")
-    page.set_viewport_size(dict(width=700, height=1500))
+    lab.theme("Dark")
+    lab.narrow(height=1500)
     page.locator(".lab-panel .widget-dropdown", has_text="run that is shown").locator("select").select_option(index=2)
     wait_status(page, "native int8, torch")
     for name in ("memory over time", "every figure", "side by side"):
         tab(page, name)
         page.wait_for_timeout(300)
-        assert page.evaluate("(() => { const p = document.querySelector('.lab-panel'); return p.scrollWidth <= p.clientWidth + 1 })()"), "nothing sticks out"
+        assert_fits(page)
         page.locator(".lab-panel").screenshot(path=str(artefacts/f"bench_narrow_{name.replace(' ', '_')}.png"))
     assert not lab.errors, lab.errors

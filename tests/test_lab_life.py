@@ -1,4 +1,4 @@
-"What all views of the laboratory do in a real JupyterLab: they outlive nothing, are saved, are used by keyboard, and fit"
+"What all views of the laboratory do in a real JupyterLab: they end with their kernel, are saved, fit, and obey keys"
 import json
 import re
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 from playwright.sync_api import expect
 
-from lab_page import SLOW, Lab, lab_folder, press, press_here, wait_status, write
+from lab_page import SLOW, Lab, assert_fits, lab_folder, press, press_here, wait_status, write
 
 CELLS = dict(
     panel="""from smollm_nb.prompt_panel import PromptPanel
@@ -25,19 +25,10 @@ view""",
     dashboard="""from smollm_nb.bench_dashboard import BenchDashboard
 view = BenchDashboard({model!r}, ("native int8",), 1, rounds=1000, history="runs.jsonl")
 view""")
-READY = dict(panel="^Generate loads", compare="^Compare loads", explorer="^choose", runner="^Generate loads", dashboard="^choose")
+READY = dict(panel="^Generate loads", compare="^Compare loads", explorer="^choose", runner="^Generate loads",
+             dashboard="^choose")
 GO = dict(panel="Generate", compare="Compare", explorer="Predict", dashboard="Run")
 RESTARTED = "^the kernel was restarted: run the cell again"
-
-# texts that are cut: a label, a button or a figure's name that is wider than its box, a choice that is wider than its control
-CUT = """() => [...document.querySelectorAll('.lab-panel :is(.widget-label, button, .lab-field > span, .lab-figure > *, select)')]
-  .filter((e) => e.checkVisibility()).filter((e) => {
-    if (e.tagName !== 'SELECT') return e.scrollWidth > e.clientWidth + 1;
-    const pen = document.createElement('canvas').getContext('2d'), look = getComputedStyle(e);
-    pen.font = look.font;
-    return pen.measureText(e.selectedOptions[0]?.textContent ?? '').width > e.clientWidth - 14;
-  }).map((e) => e.textContent.slice(0, 40))"""
-STICKS_OUT = "() => document.querySelector('.lab-panel').scrollWidth > document.querySelector('.lab-panel').clientWidth + 1"
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +47,28 @@ def opened(browser, server, name:str, cells:list[str], **size) -> Lab:
     return lab
 
 
+def output(page, i:int):
+    "What a cell wrote"
+    return page.locator(".jp-Notebook .jp-Cell").nth(i).locator(".jp-OutputArea-output")
+
+
 def all_off(page) -> None:
     "Nothing that needs the kernel can be pressed"
-    expect(page.locator(".lab-panel .jupyter-button:enabled, .lab-panel :is(.widget-text, .widget-dropdown, .widget-textarea) :enabled")).to_have_count(0)
-    assert page.locator(".lab-panel .widget-hslider:not([inert])").count() == 0 and page.locator(".lab-busy").count() == 0
+    for kind in (".jupyter-button:enabled", ":is(.widget-text, .widget-dropdown, .widget-textarea) :enabled"):
+        expect(page.locator(f".lab-panel {kind}")).to_have_count(0)
+    assert page.locator(".lab-panel .widget-hslider:not([inert])").count() == 0
+    assert page.locator(".lab-busy").count() == 0
 
 
 @pytest.mark.parametrize("kind", CELLS)
 def test_a_view_until_its_kernel_restarts(browser, server, tiny_folder, tiny_q4, artefacts, kind):
-    "Fits a narrow page; in the middle of its work the kernel restarts: it says so, its buttons are off; the saved form remains; the cell makes a new one"
+    "Fits a narrow page; the kernel restarts while it works: it says so, its buttons are off; the cell makes a new one"
     cell = CELLS[kind].format(model=str(tiny_folder), file=str(tiny_q4))
     lab = opened(browser, server, f"restart_{kind}", [cell, SLOW])
     page = lab.page
     wait_status(page, READY[kind], 100)
     lab.narrow()
-    assert page.evaluate(CUT) == [] and not page.evaluate(STICKS_OUT)
+    assert_fits(page)
     page.locator(".lab-panel").screenshot(path=str(artefacts/f"{kind}_new_narrow.png"))
     page.set_viewport_size(dict(width=1200, height=1000))
     lab.run(1)
@@ -80,9 +78,10 @@ def test_a_view_until_its_kernel_restarts(browser, server, tiny_folder, tiny_q4,
     if kind == "panel": page.locator(".lab-token").nth(3).wait_for()
     lab.restart()
     if kind == "runner": # the page needs no kernel to answer
-        expect(page.locator(".lab-note")).to_have_text(re.compile("^the kernel was restarted: run the cell again to save"))
+        expect(page.locator(".lab-note")).to_have_text(re.compile(f"{RESTARTED} to save"))
         wait_status(page, "^30 tokens: the length")
-        assert page.get_by_role("button", name="Save as a page").is_disabled() and page.get_by_role("button", name="Generate").is_enabled()
+        assert page.get_by_role("button", name="Save as a page").is_disabled()
+        assert page.get_by_role("button", name="Generate").is_enabled()
     else:
         wait_status(page, RESTARTED)
         all_off(page)
@@ -107,7 +106,8 @@ def test_a_view_until_its_kernel_restarts(browser, server, tiny_folder, tiny_q4,
 
 def test_the_kernel_dies(browser, server, tiny_folder):
     "Killed in the middle of an answer, and started again by JupyterLab"
-    lab = opened(browser, server, "death", [CELLS["panel"].format(model=str(tiny_folder)), SLOW, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"])
+    end = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    lab = opened(browser, server, "death", [CELLS["panel"].format(model=str(tiny_folder)), SLOW, end])
     page = lab.page
     lab.run(1)
     press(page, "Generate")
@@ -146,7 +146,7 @@ def test_a_cell_that_runs_again_frees_what_it_made(browser, server, tiny_folder)
     wait_status(page, READY["panel"])
     expect(page.locator(".lab-panel")).to_have_count(1)
     lab.run(2)
-    expect(page.locator(".jp-Notebook .jp-Cell").nth(2).locator(".jp-OutputArea-output")).to_have_text(f"1 view, 0 jobs, {n} tokens kept\n")
+    expect(output(page, 2)).to_have_text(f"1 view, 0 jobs, {n} tokens kept\n")
     press(page, "Generate")
     wait_status(page, "^answering")
     press(page, "Stop")
@@ -164,7 +164,8 @@ display(first, second)"""
 
 def test_two_panels_of_one_model(browser, server, tiny_folder):
     "They take turns, and each answers as if it were alone"
-    lab = opened(browser, server, "two", [TWO.format(model=str(tiny_folder)), SLOW, "print([first.answer.text, second.answer.text] == alone)"])
+    same = "print([first.answer.text, second.answer.text] == alone)"
+    lab = opened(browser, server, "two", [TWO.format(model=str(tiny_folder)), SLOW, same])
     page = lab.page
     lab.run(1)
     panels = page.locator(".lab-panel")
@@ -173,15 +174,18 @@ def test_two_panels_of_one_model(browser, server, tiny_folder):
     expect(panels.nth(1).locator(".lab-status")).to_have_text("waiting for another view's work to end")
     for i in range(2): expect(panels.nth(i).locator(".lab-status")).to_have_text(re.compile("^[0-9]+ tokens: the"))
     lab.run(2)
-    expect(page.locator(".jp-Notebook .jp-Cell").nth(2).locator(".jp-OutputArea-output")).to_have_text("True\n")
+    expect(output(page, 2)).to_have_text("True\n")
     assert not lab.errors, lab.errors
 
 
 # what has the focus, as a person would call it
 FOCUS = """() => { const e = document.activeElement;
   return e.getAttribute('aria-label') || e.labels?.[0]?.textContent || e.textContent }"""
-NAMELESS = """() => [...document.querySelectorAll('.lab-panel :is(button, input, select, textarea, [tabindex="0"], [contenteditable])')].filter((e) => e.checkVisibility())
-  .filter((e) => !(e.getAttribute('aria-label') || e.labels?.[0]?.textContent.trim() || e.textContent.trim())).map((e) => e.outerHTML.slice(0, 90))"""
+NAMELESS = """() => {
+  const kinds = 'button, input, select, textarea, [tabindex="0"], [contenteditable]';
+  const name = (e) => e.getAttribute('aria-label') || e.labels?.[0]?.textContent.trim() || e.textContent.trim();
+  const seen = [...document.querySelectorAll(`.lab-panel :is(${kinds})`)].filter((e) => e.checkVisibility());
+  return seen.filter((e) => !name(e)).map((e) => e.outerHTML.slice(0, 90)) }"""
 
 
 def test_by_keyboard(browser, server, tiny_folder):
@@ -250,7 +254,8 @@ def test_a_spike_flattens_nothing(browser, server, artefacts):
     lab.run(0)
     chart = lab.page.locator(".lab svg").first
     chart.wait_for()
-    assert chart.locator(".lab-outlier-text").text_content() == "500 ms" and "1 above the scale, to 500 ms" in chart.get_attribute("aria-label")
+    assert chart.locator(".lab-outlier-text").text_content() == "500 ms"
+    assert "1 above the scale, to 500 ms" in chart.get_attribute("aria-label")
     boxes = sorted(b["y"] for b in (n.bounding_box() for n in chart.locator(".lab-limit-text").all()))
     assert boxes[1] - boxes[0] >= 12
     ticks = [float(t) for t in chart.locator(".lab-tick").all_text_contents()[:4]]
@@ -263,18 +268,26 @@ view = {view}({args})
 view"""
 
 
+TEXT = "<b>It costs $5 or $6</b>" # neither tags nor formulas
+
+
+def nbconvert(*args) -> None: subprocess.run([sys.executable, "-m", "nbconvert", "--log-level=WARN", *args], check=True)
+
+
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory, tiny_folder, tiny_q4, kernel_built):
     "A notebook of all views, run by nbconvert as a reader would who has no browser"
     d = tmp_path_factory.mktemp("executed")
     model, file = str(tiny_folder), str(tiny_q4)
-    shown = [SAVED.format(module="prompt_panel", view="PromptPanel", args=f'{model!r}, "torch fp32", "<b>It costs $5 or $6</b>", max_tokens=12'),
-             SAVED.format(module="compare_view", view="CompareView", args=f'{model!r}, "torch fp32", "torch bf16", "Hello", 20'),
-             SAVED.format(module="quant_explorer", view="QuantExplorer", args=f'{model!r}, "int8", 1.0, {str(d/"made")!r}, 300'),
-             SAVED.format(module="browser_runner", view="BrowserRunner", args=f'{file!r}, output={str(d/"bundle")!r}, root={str(d)!r}'),
-             SAVED.format(module="bench_dashboard", view="BenchDashboard", args=f'{model!r}, ("torch fp32",), 1, rounds=2, only="first token", history={str(d/"runs.jsonl")!r}')]
-    path = write(d, "all", [c for cell in shown for c in (cell, "view.run();")])
-    subprocess.run([sys.executable, "-m", "nbconvert", "--log-level=WARN", "--execute", "--to", "notebook", "--inplace", str(path)], check=True)
+    shown = [("prompt_panel", "PromptPanel", f'{model!r}, "torch fp32", {TEXT!r}, max_tokens=12'),
+             ("compare_view", "CompareView", f'{model!r}, "torch fp32", "torch bf16", "Hello", 20'),
+             ("quant_explorer", "QuantExplorer", f'{model!r}, "int8", 1.0, {str(d/"made")!r}, 300'),
+             ("browser_runner", "BrowserRunner", f'{file!r}, output={str(d/"bundle")!r}, root={str(d)!r}'),
+             ("bench_dashboard", "BenchDashboard", f'{model!r}, ("torch fp32",), 1, rounds=2, only="first token", '
+                                                   f'history={str(d/"runs.jsonl")!r}')]
+    cells = [SAVED.format(module=module, view=view, args=args) for module, view, args in shown]
+    path = write(d, "all", [c for cell in cells for c in (cell, "view.run();")])
+    nbconvert("--execute", "--to", "notebook", "--inplace", str(path))
     return path
 
 
@@ -286,7 +299,7 @@ def test_a_saved_notebook_shows_its_views(browser, executed, artefacts, how):
     source = executed.with_name(f"{how}.ipynb")
     source.write_text(json.dumps(nb))
     theme = ["--HTMLExporter.theme=dark"] if how == "dark" else []
-    subprocess.run([sys.executable, "-m", "nbconvert", "--log-level=WARN", "--to", "html", *theme, str(source)], check=True)
+    nbconvert("--to", "html", *theme, str(source))
     html = source.with_suffix(".html").read_text()
     assert "(children=" not in html and html.count('class="lab-saved"') == 5
     page = browser.new_context(viewport=dict(width=700 if how == "dark" else 1100, height=900), offline=True).new_page()
@@ -296,12 +309,13 @@ def test_a_saved_notebook_shows_its_views(browser, executed, artefacts, how):
         form = forms.nth(i)
         expect(form).to_be_visible()
         assert form.locator("b").first.text_content() == name and form.locator("td").count() >= 4
-        assert form.locator("img").first.evaluate("e => e.naturalWidth") > 500 and form.locator("img").first.get_attribute("alt")
+        picture = form.locator("img").first
+        assert picture.evaluate("e => e.naturalWidth") > 500 and picture.get_attribute("alt")
         assert form.evaluate("e => e.scrollWidth <= e.parentElement.clientWidth + 1"), f"{name} sticks out"
         assert form.locator("script").count() == 0 and len(form.evaluate("e => e.outerHTML")) < 200_000
     texts = forms.first.locator("pre")
-    assert texts.first.text_content() == "<b>It costs $5 or $6</b>" and forms.first.locator("pre b").count() == 0
-    for i, name in enumerate(("panel", "compare", "explorer", "runner", "dashboard")): forms.nth(i).screenshot(path=str(artefacts/f"saved_{name}_{how}.png"))
+    assert texts.first.text_content() == TEXT and forms.first.locator("pre b").count() == 0
+    for i, name in enumerate(CELLS): forms.nth(i).screenshot(path=str(artefacts/f"saved_{name}_{how}.png"))
 
 
 def test_an_untrusted_notebook_shows_its_views(browser, server, executed):
@@ -310,6 +324,6 @@ def test_an_untrusted_notebook_shows_its_views(browser, server, executed):
     (d/"foreign.ipynb").write_bytes(executed.read_bytes())
     page = Lab(browser, url, token, "foreign.ipynb").page
     first = page.locator(".jp-Notebook .jp-Cell").first
-    expect(first.get_by_text("<b>It costs $5 or $6</b>", exact=True)).to_be_visible()
+    expect(first.get_by_text(TEXT, exact=True)).to_be_visible()
     assert first.locator("img").evaluate("e => e.naturalWidth") > 500 and first.locator("td").count() >= 4
     assert "children=" not in first.locator(".jp-OutputArea").text_content()

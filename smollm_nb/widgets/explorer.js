@@ -104,12 +104,24 @@ function decades(floor, roof) {
   return out;
 }
 
-// names beside their marks, out of each other's way; a mark whose name finds no room says it when pointed at
-function names(marks, x, y, w, left, budget) {
+// a line through points, as points so close to each other that none of it is missed
+function along(line) {
+  const between = ([a, b], [c, d]) => {
+    const n = Math.ceil(Math.max(Math.abs(c - a), Math.abs(d - b)) / 4);
+    return Array.from({ length: n }, (_, i) => [a + ((c - a) * i) / n, b + ((d - b) * i) / n]);
+  };
+  return [...line.slice(1).flatMap((p, i) => between(line[i], p)), ...line.slice(-1)];
+}
+
+// names beside their marks, out of each other's way, and of the front and the budget where there is room; a mark whose
+// name finds none says it when pointed at
+function names(marks, x, y, w, left, budget, front) {
   const taken = [],
     out = [];
   const meets = (r, t) => r.x < t.x + t.w && t.x < r.x + r.w && r.y < t.y + t.h && t.y < r.y + r.h;
-  const clear = (r) => r.x > x(budget) + 3 || r.x + r.w < x(budget) - 3;
+  const curve = along(front.map(([a, b]) => [x(a), y(b)]));
+  const onFront = (r) => curve.some(([a, b]) => a > r.x - 2 && a < r.x + r.w + 2 && b > r.y - 1 && b < r.y + r.h + 1);
+  const offBudget = (r) => r.x > x(budget) + 3 || r.x + r.w < x(budget) - 3;
   const onMark = (r) =>
     marks.some(([, a, b]) => x(a) > r.x - 5 && x(a) < r.x + r.w + 5 && y(b) > r.y - 4 && y(b) < r.y + r.h + 4);
   const free = (r) => r.x >= left - 30 && r.x + r.w <= w && r.y >= 0 && !taken.some((t) => meets(r, t)) && !onMark(r);
@@ -124,7 +136,8 @@ function names(marks, x, y, w, left, budget) {
         [-8 - wide, -10],
       ];
     const spots = offsets.map(([dx, dy]) => ({ x: x(a) + dx, y: y(b) + dy - 10, w: wide, h: 13 }));
-    const spot = [...spots.filter(clear), ...spots].find(free);
+    const good = spots.filter((r) => offBudget(r) && !onFront(r));
+    const spot = [...good, ...spots.filter(offBudget), ...spots].find(free);
     if (!spot) continue;
     taken.push(spot);
     out.push(text(spot.x, spot.y + 10, `lab-name ${kind}-name`, "start", name));
@@ -178,7 +191,7 @@ function scatter({ front, ours, peers, now, budget }, width) {
     ),
     front.length ? s("path", { d: `M${line}`, class: "lab-front" }) : null,
     marks.map((p) => s("path", { d: SHAPES[p[3]](x(p[1]), y(p[2])), class: p[3] }, s("title", null, said(p)))),
-    names(marks, x, y, w, left, budget),
+    names(marks, x, y, w, left, budget, front),
   );
 }
 
@@ -209,6 +222,7 @@ function layerMap(model, frame, id) {
   };
   const show = (now) => {
     const share = shares(now),
+      pointed = said.textContent !== "",
       columns = now.values[0].length,
       place = model.get("place"),
       every = Math.ceil(columns / 12);
@@ -247,6 +261,8 @@ function layerMap(model, frame, id) {
     );
     const [low, high] = map.ends;
     about.replaceChildren(`${nats(low)} `, h("i", { class: map.kind }), ` ${nats(high)} ${map.unit}. ${map.note}`);
+    said.textContent = "";
+    if (pointed) point(...at); // the value is now that of another map, or of another recipe
   };
   const where = (e) => e.target.dataset?.at?.split(" ").map(Number);
   node.addEventListener("pointerover", (e) => where(e) && point(...where(e)));
