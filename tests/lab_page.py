@@ -175,6 +175,12 @@ CUT = """() => ['.widget-label', 'button', '.lab-field > span', '.lab-figure > *
 STICKS_OUT = """() => {
   const panel = document.querySelector('.lab-panel');
   return panel.scrollWidth > panel.clientWidth + 1 }"""
+# controls that a screen reader has no name for
+NAMELESS = """() => {
+  const kinds = 'button, input, select, textarea, [tabindex="0"], [contenteditable]';
+  const name = (e) => e.getAttribute('aria-label') || e.labels?.[0]?.textContent.trim() || e.textContent.trim();
+  const seen = [...document.querySelectorAll(`.lab-panel :is(${kinds})`)].filter((e) => e.checkVisibility());
+  return seen.filter((e) => !name(e)).map((e) => e.outerHTML.slice(0, 90)) }"""
 
 
 def assert_fits(page) -> None:

@@ -4,7 +4,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from lab_page import SLOW, Lab, assert_fits, lab_folder, notebook, press, press_here, wait_status, write
+from lab_page import NAMELESS, SLOW, Lab, assert_fits, lab_folder, notebook, press, press_here, wait_status, write
 
 PANEL = """from smollm_nb.prompt_panel import PromptPanel
 panel = PromptPanel({model!r}, "native int8", "Hello", max_tokens=40)
@@ -200,6 +200,23 @@ def test_a_recipe_is_tried_out(browser, server, artefacts):
     press(page, "Spend the budget")
     wait_status(page, "of 1 MB spent", 200)
     assert page.locator(".lab-tabs button").count() == 2 and page.locator(".lab-panel select").first.input_value() == "the budget's mix" and float(figure(page, "KL predicted")) > 0
+    # all of it by keyboard: tabs are one stop, then the map, then the groups, whose buttons keep the focus
+    page.locator(".lab [role=tab][aria-selected=true]").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".lab [role=tab][aria-selected=true]:focus")).to_have_text("predicted cost")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".lab [role=tab][aria-selected=true]:focus")).to_have_text("bits a weight")
+    assert page.locator(".lab [role=tab][tabindex='0']").count() == 1 and page.evaluate(NAMELESS) == []
+    page.keyboard.press("Tab")
+    page.keyboard.press("Home")
+    page.keyboard.press("Enter")
+    page.locator(".lab-detail", has_text="layers.0.").wait_for()
+    row = page.locator(".lab-steps").text_content().split()[1]
+    name, label = ("the row before", "‹ row") if row != "0" else ("the next row", "row ›")
+    page.get_by_role("button", name=name).focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("r => document.querySelector('.lab-steps').textContent.split(' ')[1] !== r", arg=row)
+    expect(page.locator("button:focus")).to_have_text(label) # drawn anew, still under the finger
     press(page, "Measure")
     wait_status(page, "tokens of prose", 200)
     assert float(figure(page, "KL measured")) > 0 and page.locator(".lab-tabs [aria-selected=true]").text_content() == "error in the file"

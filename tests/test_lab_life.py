@@ -7,7 +7,7 @@ import sys
 import pytest
 from playwright.sync_api import expect
 
-from lab_page import SLOW, Lab, assert_fits, lab_folder, press, press_here, wait_status, write
+from lab_page import NAMELESS, SLOW, Lab, assert_fits, lab_folder, press, press_here, wait_status, write
 
 CELLS = dict(
     panel="""from smollm_nb.prompt_panel import PromptPanel
@@ -181,11 +181,6 @@ def test_two_panels_of_one_model(browser, server, tiny_folder):
 # what has the focus, as a person would call it
 FOCUS = """() => { const e = document.activeElement;
   return e.getAttribute('aria-label') || e.labels?.[0]?.textContent || e.textContent }"""
-NAMELESS = """() => {
-  const kinds = 'button, input, select, textarea, [tabindex="0"], [contenteditable]';
-  const name = (e) => e.getAttribute('aria-label') || e.labels?.[0]?.textContent.trim() || e.textContent.trim();
-  const seen = [...document.querySelectorAll(`.lab-panel :is(${kinds})`)].filter((e) => e.checkVisibility());
-  return seen.filter((e) => !name(e)).map((e) => e.outerHTML.slice(0, 90)) }"""
 
 
 def test_by_keyboard(browser, server, tiny_folder):
@@ -216,26 +211,6 @@ def test_by_keyboard(browser, server, tiny_folder):
     assert page.locator(".jp-Notebook .jp-Cell").count() == 2
     press(page, "Stop")
     assert page.evaluate(NAMELESS) == [] and not lab.errors, lab.errors
-
-
-def test_tabs_and_maps_by_keyboard(browser, server, tiny_folder):
-    lab = opened(browser, server, "map_keys", [CELLS["explorer"].format(model=str(tiny_folder))])
-    page = lab.page
-    wait_status(page, READY["explorer"], 100)
-    press(page, "Predict")
-    wait_status(page, "^predicted on text", 200)
-    page.locator(".lab [role=tab][aria-selected=true]").focus()
-    page.keyboard.press("ArrowLeft")
-    expect(page.locator(".lab [role=tab][aria-selected=true]:focus")).to_have_text("bits a weight")
-    assert page.locator(".lab [role=tab][tabindex='0']").count() == 1 and page.evaluate(NAMELESS) == []
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")
-    page.locator(".lab-detail", has_text="layers.0.self_attn.q_proj").wait_for()
-    page.get_by_role("button", name="the next row").focus()
-    row = page.locator(".lab-steps span").text_content()
-    page.keyboard.press("Enter")
-    expect(page.locator(".lab-steps span")).not_to_have_text(row)
-    expect(page.locator("button:focus")).to_have_text("row ›") # drawn anew, still under the finger
 
 
 SPIKE = """from smollm_nb.prompt_panel import AnswerView
