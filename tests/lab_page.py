@@ -118,7 +118,11 @@ class Lab:
         "Load the page, wait for the kernel"
         self.page.goto(self.where)
         self.page.locator(".jp-Notebook .jp-Cell").first.wait_for()
-        self.page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(state="attached") # a narrow toolbar hides it
+        self.wait_idle()
+
+    def wait_idle(self) -> None:
+        "Wait until the kernel is there and has nothing to do"
+        self.page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(state="attached") # maybe hidden
 
     def command(self, name:str) -> None:
         "Choose from the menu"
