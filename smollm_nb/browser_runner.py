@@ -7,23 +7,22 @@ __all__ = ['PROTOCOL', 'jupyter_root', 'files_path', 'rates', 'native_speed', 'b
            'BrowserRunner']
 
 # %% ../nbs/16f_browser_runner.ipynb #d23d4bd7
-import contextlib, html, json, os, statistics, tempfile
+import contextlib, html, itertools, json, os, statistics, tempfile
 from pathlib import Path
 
-import anywidget
-import ipywidgets as W
 import traitlets as T
 
 from .bundle import BUNDLES, MANIFEST, bundle_name, export, is_current, read_manifest, restore
 from .bundle_plots import engine_speeds
-from .core import Cancelled, InvalidStateError, SmolLMError, atomic_file, machine, read_json
+from .core import InvalidStateError, SmolLMError, as_flag, as_int, as_text, atomic_file, machine, read_json
 from .engine import default_threads, load
 from .hub import fetch
-from .lab import WIDGETS, Job, Working, error_line, hear_while_busy, module, prepared, style, watch_interrupts
+from .lab import WIDGETS, Job, error_line, module, prepared, style
 from .page import PageSubject
 from .plots import Picture
 from .q4file import read_q4
 from .runner import Runner
+from .view import Box, View, as_name
 
 # %% ../nbs/16f_browser_runner.ipynb #267d169f
 def jupyter_root() -> Path|None:
@@ -122,30 +121,31 @@ def page_files(
     return {"runner.js": "(() => {\n" + script + "})();\n", "runner.css": style() + (WIDGETS/"page.css").read_text(encoding="utf-8"), "runner.html": _PAGE.format(name=html.escape(name), traits=safe)}
 
 # %% ../nbs/16f_browser_runner.ipynb #6f4f8bbb
-class RunnerBox(anywidget.AnyWidget):
+class RunnerBox(Box):
     "A model that answers in the page; `widgets/runner.js` runs it and draws it"
-    _esm, _css = module("runner.js"), style()
+    _esm = module("runner.js")
     path = T.Unicode("").tag(sync=True) # of the bundle, below what JupyterLab shows; "" until it is there
     url = T.Unicode("").tag(sync=True) # of the bundle, where JupyterLab has it not
     plain = T.Bool(False).tag(sync=True) # the bundle's scripts can be imported as they are
     prompt, chat, max_tokens = T.Unicode("").tag(sync=True), T.Bool(False).tag(sync=True), T.Int(64).tag(sync=True)
     temperature, seed = T.Float(0.0).tag(sync=True), T.Int(0).tag(sync=True)
     protocol = T.Dict(PROTOCOL).tag(sync=True)
-    native = T.List().tag(sync=True) # as from `native_speed`
+    native = T.List().tag(sync=True) # as from `native_speed`; none until somebody asks
     measured = T.List().tag(sync=True) # the same of browsers, with `why` and `agent`; set by the page
     machine = T.Unicode("").tag(sync=True)
-    status, error, progress = T.Unicode("").tag(sync=True), T.Unicode("").tag(sync=True), T.Float(-1.0).tag(sync=True) # of the kernel's part
+    saved = T.Unicode("").tag(sync=True) # where the page was written
 
-    def saved(self) -> dict:
+    def page_traits(self) -> dict:
         "The traits of a page beside the bundle"
         names = ("prompt", "chat", "max_tokens", "temperature", "seed", "protocol", "native", "measured", "machine")
-        return {n: getattr(self, n) for n in names} | dict(path="", url=".", plain=True, status="", error="", progress=-1)
+        fixed = dict(path="", url=".", plain=True, status="", error="", progress=-1, busy=False, saved="", key="")
+        return {n: getattr(self, n) for n in names} | fixed
 
 # %% ../nbs/16f_browser_runner.ipynb #0194d2d1
-class BrowserRunner(Working, W.VBox):
-    "Run the exported bundle in the notebook's page; `run()`, `figure()`, `table()` and `save_html()` need no browser at hand"
+class BrowserRunner(View):
+    "Run the exported bundle in the notebook's page; `run()`, `figure()`, `table()`, `save_html()` need no browser"
     def __init__(self,
-        model="SmolLM2-135M-Instruct", # a bundle, a SMOLLM_Q4 file or the folder of one, or any name as `api.Model` takes it
+        model="SmolLM2-135M-Instruct", # a bundle, a SMOLLM_Q4 file or its folder, or a name as `api.Model` takes it
         output=None, # the bundle to make; default: dist/wasm/models/NAME below what JupyterLab shows
         root=None, # the folder that JupyterLab shows; default: asked of the server that started this kernel
         url:str="", # of the bundle, if the page finds it elsewhere
@@ -153,110 +153,129 @@ class BrowserRunner(Working, W.VBox):
         chat:bool=False, # the prompt is a question to an assistant
         max_tokens:int=64,
     ):
-        self.name, self.output, self.root, self.bundle, self.failure = str(model), output, jupyter_root() if root is None else Path(root), None, None
-        self.box = RunnerBox(url=url, prompt=prompt, chat=chat, max_tokens=max_tokens)
-        self.keep = W.Button(description="Save as a page", tooltip="Write a page into the bundle in which the model answers without a kernel", icon="save", disabled=True, layout=W.Layout(width="auto"))
-        self.keep.on_click(lambda _: self._save())
-        self._shown = W.Label("")
-        super().__init__([self.box, W.HBox([self.keep, self._shown], layout=W.Layout(flex_flow="row wrap", margin="4px 0"))])
-        self.add_class("lab-panel")
-        watch_interrupts()
-        hear_while_busy(self)
-        self.job = Job(self._open, self._end, lambda: self._say("waiting for another view's work to end")).start()
+        self.name, self.bundle, self._file = as_name("model", model), None, None
+        self.output = None if output is None else Path(as_name("output", output))
+        self.root = jupyter_root() if root is None else Path(as_name("root", root))
+        asked = dict(url=as_text("url", url), prompt=as_text("prompt", prompt), chat=as_flag("chat", chat))
+        super().__init__(RunnerBox(max_tokens=as_int("max_tokens", max_tokens, 1), **asked))
+        self.box.on_msg(self._heard)
+        self.box.observe(lambda _: self._keep(), "measured")
+        self._begin(self._open)
 
-    def _say(self, text:str, progress:float=-1) -> None: self.box.status, self.box.progress = text, progress
+    def _heard(self, _, content, buffers) -> None:
+        "What the page asks of the kernel"
+        dict(measure=self.measure, stop=self.stop, save=self._save)[content["act"]]()
 
-    def _told(self, job:Job):
-        "An `on_progress` that is seen and that stops the job"
-        def on_progress(stage, done, total):
-            job.check()
-            self._say(f"{stage}, {100*done//max(total, 1):.0f} %", done/max(total, 1))
-        return on_progress
+    def _busy(self, yes:bool) -> None:
+        "The page waits for the kernel's part"
+        super()._busy(yes)
+        if not yes: self.box.send(dict(act="idle"))
 
     def _open(self, job:Job) -> None:
-        "Find or make the bundle, show it to the page, then measure the native engine on its file"
-        if (Path(self.name)/MANIFEST).is_file(): self.bundle, file = self._given(), None
-        else: file = self._made(job)
-        self._facts = read_manifest(self.bundle)
+        "Find or make the bundle, and show it to the page"
+        if self.bundle is None:
+            if (Path(self.name)/MANIFEST).is_file(): bundle = self._given()
+            else: bundle, self._file = self._made(job)
+            self._facts, self.bundle = read_manifest(bundle), bundle
         try: self.box.path = "" if self.box.url else files_path(self.bundle, self.root)
         except InvalidStateError as e: self.box.error = error_line(e)
-        self.keep.disabled = False
-        self._say("measuring the native engine")
-        with tempfile.TemporaryDirectory() as d:
-            self.box.native = native_speed(file or restore(self.bundle, Path(d)/"model.bin"), job.check)
-        m = machine()
-        self.box.machine = f"{m['cpu']}, {m['cores']} cores"
         self._say("")
 
     def _given(self) -> Path:
         "A bundle that is there already; raises `InvalidStateError` if another version made it"
-        if not is_current(self.name): raise InvalidStateError(f"{self.name} has not the runtime of this version, or not all of its files: export it again with `smollm export-wasm`, or name its model and let it be made")
+        if not is_current(self.name):
+            way_out = "export it again with `smollm export-wasm`, or name its model and let it be made"
+            lack = "has not the runtime of this version, or not all of its files"
+            raise InvalidStateError(f"{self.name} {lack}: {way_out}")
         return Path(self.name).resolve()
 
-    def _made(self, job:Job) -> Path: # the quantized file
+    def _made(self, job:Job) -> tuple[Path, Path]: # bundle, quantized file
         "The bundle of a model or a file: the one that is there, or a new one"
         from smollm_nb.api import quantized_file
         self._say("opening the model")
         path = quantized_file(self.name) or prepared(fetch(self.name, quiet=True), "fast", job, self._told(job))
         with read_q4(path, verify=False) as f: name = bundle_name(str(f.source.get("id") or path.parent.name))
-        self.bundle = Path(self.output or (self.root or Path.cwd())/BUNDLES/name).resolve()
-        if not is_current(self.bundle, path): export(path, self.bundle, name, limit=None, on_progress=self._told(job))
-        return path
+        bundle = Path(self.output or (self.root or Path.cwd())/BUNDLES/name).resolve()
+        if not is_current(bundle, path): export(path, bundle, name, limit=None, on_progress=self._told(job))
+        return bundle, path
 
-    def _end(self, error) -> None:
-        "Say how it ended"
-        self.failure = None if isinstance(error, Cancelled) else error
-        if error is not None:
-            self.box.error = error_line(error)
-            self._say("stopped" if isinstance(error, Cancelled) else "")
+    def measure(self) -> None:
+        "Measure the native engine on the bundle's file, in a thread"
+        self._begin(self._measure)
+
+    def _measure(self, job:Job) -> None:
+        self._open(job)
+        runs = itertools.count(1)
+        def check():
+            job.check()
+            self._say(f"measuring the native engine, run {next(runs)}")
+        with tempfile.TemporaryDirectory() as d:
+            file = self._file or restore(self.bundle, Path(d)/"model.bin")
+            self.box.native = native_speed(file, check)
+        m = machine()
+        self.box.machine = f"{m['cpu']}, {m['cores']} cores"
+        self._say("")
 
     def run(self,
         browser:str|None=None, # of `browsers.BROWSERS`: measure there too, without a window
         threads:int=1, # of that browser; 1 is what JupyterLab's page has
     ) -> list[dict]: # as from `native_speed`, the browsers' too
-        "Wait for the kernel's part, and measure a browser without a window: the way without a page; raises what went wrong"
-        self.wait()
-        if self.failure: raise self.failure
-        if browser:
-            new = browser_speed(browser, self._ready(), threads)
-            self.box.measured = [m for m in self.box.measured if (m.get("browser"), m["threads"]) != (browser, new["threads"])] + [new]
+        "Measure the native engine, once, and perhaps a browser: the way without a page; raises what went wrong"
+        threads = as_int("threads", threads, 1)
+        self._finish()
+        if not self.box.native: self.measure()
+        self._finish()
+        if browser is not None:
+            new = browser_speed(as_text("browser", browser), self._ready(), threads)
+            others = [m for m in self.box.measured if (m.get("browser"), m["threads"]) != (browser, new["threads"])]
+            self.box.measured = [*others, new]
         return self.box.native + self.box.measured
 
     def _ready(self) -> Path:
         "The bundle; raises `InvalidStateError` while it is not there"
-        if self.bundle is None or not (self.bundle/MANIFEST).is_file(): raise InvalidStateError("there is no bundle yet: wait(), or look at .failure")
+        if self.bundle is None or not (self.bundle/MANIFEST).is_file():
+            raise InvalidStateError("there is no bundle yet: wait(), or look at .failure")
         return self.bundle
 
     def save_html(self) -> Path: # the page
         "Write a page into the bundle in which the model answers without a kernel; raises `InvalidStateError`"
         folder = self._ready()
-        for name, text in page_files(self._facts["name"], self.box.saved()).items():
+        for name, text in page_files(self._facts["name"], self.box.page_traits()).items():
             with atomic_file(folder/name) as tmp: tmp.write_text(text, encoding="utf-8")
         return folder/"runner.html"
 
     def _save(self) -> None:
         "What the button does"
-        try: self._shown.value = f"{self.save_html()}: open it from `smollm serve {self.bundle}`"
-        except (SmolLMError, OSError) as e: self.failure, self.box.error = e, error_line(e) # a click has nobody to raise to
+        again = self.bundle is not None and (self.bundle/"runner.html").exists()
+        try: page = self.save_html()
+        except (SmolLMError, OSError) as e: # a click has nobody to raise to
+            self.failure, self.box.error = e, error_line(e)
+        else: self.box.saved = f"{page}{', written anew' if again else ''}: open it from `smollm serve {self.bundle}`"
 
     def figure(self) -> Picture:
         "Tokens per second of the native engine and of the browsers that were measured; raises `InvalidStateError`"
-        records = self._records()
+        records, facts = self._records(), self._facts
         n, tokens, repeats = PROTOCOL.values()
-        return engine_speeds({label(r): r["rates"] for r in records}, f"{tokens} tokens decoded after {n}, {repeats} runs each; {self._facts['name']}, {self._facts['model']['bytes']/1e6:.1f} MB; native: {records[0]['variant']}; {self.box.machine}")
+        what = f"{facts['name']}, {facts['model']['bytes']/1e6:.1f} MB"
+        how = f"{tokens} tokens decoded after {n}, {repeats} runs each; {what}"
+        who = [r["variant"] for r in records if r["runner"] == "native"][:1]
+        note = "; ".join([how, *(f"native: {v}" for v in who), *filter(None, [self.box.machine])])
+        return engine_speeds({label(r): r["rates"] for r in records}, note)
 
     def table(self) -> list[tuple[str, str]]:
         "The figures: who, tokens per second; raises `InvalidStateError`"
-        show = lambda r: f"{statistics.median(r['rates']):.1f} tokens/s ({min(r['rates']):.1f} to {max(r['rates']):.1f}, {len(r['rates'])} runs, {r['variant']})"
+        def show(r):
+            x = r["rates"]
+            return f"{statistics.median(x):.1f} tokens/s ({min(x):.1f} to {max(x):.1f}, {len(x)} runs, {r['variant']})"
         return [(label(r), show(r)) for r in self._records()]
 
     def _records(self) -> list[dict]:
         "What was measured"
-        if not self.box.native: raise InvalidStateError("nothing was measured yet: call .run()")
-        return self.box.native + self.box.measured
+        found = self.box.native + self.box.measured
+        if not found: raise InvalidStateError("nothing was measured yet: press Measure, or call .run()")
+        return found
 
-    def close(self) -> None:
-        "Stop; the bundle stays"
-        self.stop()
-        self.wait()
-        super().close()
+    def _parts(self) -> dict:
+        "What a saved notebook shows"
+        picture = self.figure()
+        return dict(note=self._facts["name"], pictures=[picture], lines=self.table())

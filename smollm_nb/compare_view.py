@@ -10,17 +10,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import anywidget
 import ipywidgets as W
 import numpy as np
 import traitlets as T
 
-from .core import Cancelled, InvalidStateError
+from .core import InvalidStateError, as_choice, as_int, as_text
 from .evaluate import Blame, Divergence, blame, diverge
 from .generate import generate, log_softmax
-from .lab import Job, Working, choices, error_line, hear_while_busy, module, open_model, style, watch_interrupts
+from .lab import Job, choices, module, open_model
 from .plots import Picture
 from .tradeoff_plots import divergence_strip
+from .view import Box, View, as_name, button, control, grid, row
 
 # %% ../nbs/16c_compare_view.ipynb #9c3f9060
 TOP = 6 # likeliest tokens kept at each step
@@ -55,14 +55,24 @@ class Comparison:
 
     def rows(self) -> list[list]:
         "A line a step, as `CompareBox.rows`: both choices, KL, ms of both, the likeliest of both"
-        d = self.divergence
-        return [[a, b, float(k), *(1e3*t), r, c] for a, b, k, t, r, c in zip(d.answer_pieces, d.choice_pieces, d.kl, self.seconds.T, *self.likeliest)]
+        d, likeliest = self.divergence, zip(*self.likeliest)
+        steps = zip(d.answer_pieces, d.choice_pieces, d.kl, self.seconds.T, likeliest)
+        return [[a, b, float(k), *(1e3*t), *both] for a, b, k, t, both in steps]
+
+    def figures(self,
+        names:tuple[str, str]=("the reference", "the candidate"),
+    ) -> list[list[str]]: # of [name, value, unit]
+        "What is written large, as `CompareBox.figures`"
+        d, steps = self.divergence, self.seconds[:, 1:]
+        ms = [f"{1e3*m:.1f}" for m in np.median(steps, axis=1)] if steps.size else ["–", "–"]
+        flip = ["none", ""] if d.flip is None else [f"token {d.flip + 1}", ""]
+        out = [["tokens compared", f"{len(d.kl)}", ""], ["first flip", *flip]]
+        out += [["KL, mean", f"{d.kl.mean():.4f}", "nats"], ["KL, largest", f"{d.kl.max():.4f}", "nats"]]
+        return out + [[f"median latency, {n}", m, "ms"] for n, m in zip(names, ms)]
 
     def table(self) -> list[tuple[str, str]]:
         "The figures: name, value with unit"
-        d, ms = self.divergence, 1e3*np.median(self.seconds[:, 1:], axis=1) if self.seconds.shape[1] > 1 else [np.nan, np.nan]
-        return [("tokens compared", f"{len(d.kl)}"), ("first flip", "none" if d.flip is None else f"token {d.flip + 1}"), ("KL, mean", f"{d.kl.mean():.4f} nats"), ("KL, largest", f"{d.kl.max():.4f} nats"),
-                ("latency of the reference, median", f"{ms[0]:.1f} ms"), ("latency of the candidate, median", f"{ms[1]:.1f} ms")]
+        return [(name, f"{value} {unit}".strip()) for name, value, unit in self.figures()]
 
 def compare(
     reference, # a `core.Backend`, which leads
@@ -76,7 +86,8 @@ def compare(
     pair = Watched(reference, check), Watched(candidate, check)
     d = diverge(*pair, tokenizer, prompt, max_tokens)
     own = d.answer_ids
-    if d.flip is not None: own = generate(Watched(candidate, check), tokenizer, d.prompt_ids, max_tokens=len(d.answer_ids)).finish().ids
+    if d.flip is not None:
+        own = generate(Watched(candidate, check), tokenizer, d.prompt_ids, max_tokens=len(d.answer_ids)).finish().ids
     named = lambda steps: [[(tokenizer.pieces([i])[0], p) for i, p in step] for step in steps]
     return Comparison(d, np.array([w.seconds for w in pair]), [named(w.likeliest) for w in pair], tokenizer.pieces(own))
 
@@ -110,19 +121,18 @@ def blame_record(
     return dict(step=step, effects=[[e.name.removeprefix("model."), float(e.effect), e.undone] for e in found.effects[:first]], together=[n.removeprefix("model.") for n in found.together])
 
 # %% ../nbs/16c_compare_view.ipynb #2923a93e
-class CompareBox(anywidget.AnyWidget):
+class CompareBox(Box):
     "Two answers beside each other; `widgets/compare.js` draws them"
-    _esm, _css = module("compare.js"), style()
+    _esm = module("compare.js")
     names = T.List(["reference", "candidate"]).tag(sync=True)
+    figures = T.List().tag(sync=True) # as of `Comparison.figures`
     rows = T.List().tag(sync=True) # as of `Comparison.rows`
     own = T.List().tag(sync=True) # the candidate's own answer, in pieces
     selected = T.Int(-1).tag(sync=True) # a step, set by a click
     blame = T.Dict().tag(sync=True) # as of `blame_record`
     limits = T.List([8, 30]).tag(sync=True) # ms
-    status, error = T.Unicode("").tag(sync=True), T.Unicode("").tag(sync=True)
-    busy = T.Bool(False).tag(sync=True)
 
-class CompareView(Working, W.VBox):
+class CompareView(View):
     "Two ways to run one model, side by side; `run()`, `figure()` and `table()` need no browser"
     def __init__(self,
         model="SmolLM2-135M-Instruct", # a name as `api.Model` takes it
@@ -131,22 +141,23 @@ class CompareView(Working, W.VBox):
         prompt:str="The capital of France is",
         max_tokens:int=48,
     ):
-        self.name, self.box, self.failure, self.comparison, self._models, self._torch = str(model), CompareBox(), None, None, {}, {}
-        ways, wide = choices(model), dict(style=dict(description_width="80px"), layout=W.Layout(width="auto", min_width="0"))
-        self.reference = W.Dropdown(description="reference", tooltip="The one that leads", options=ways, value=reference, **wide)
-        self.candidate = W.Dropdown(description="candidate", tooltip="The one that is led", options=ways, value=candidate, **wide)
-        self.tokens = W.IntSlider(description="tokens", tooltip="The longest answer", value=max_tokens, min=1, max=256, continuous_update=False, **wide)
-        self.prompt = W.Textarea(value=prompt, tooltip="Prompt", rows=2, layout=W.Layout(width="auto", margin="4px 2px"))
-        self.go, self.halt = (W.Button(description=d, tooltip=t, layout=W.Layout(width="auto"), **kw) for d, t, kw in (("Compare", "Run both", dict(button_style="primary")), ("Stop", "Stop with the next token", dict(disabled=True))))
-        self.go.on_click(lambda _: self.start())
-        self.halt.on_click(lambda _: self.stop())
+        self.name, self.comparison, self._models, self._torch = as_name("model", model), None, {}, {}
+        ways = choices(self.name)
+        def choice(name, tooltip, value):
+            return control(W.Dropdown, name, tooltip, options=ways, value=as_choice(name, value, ways))
+        self.reference = choice("reference", "The one that leads", reference)
+        self.candidate = choice("candidate", "The one that is led", candidate)
+        length = dict(value=as_int("max_tokens", max_tokens, 1, 256), min=1, max=256)
+        self.tokens = control(W.IntSlider, "answer, tokens", "The longest answer", continuous_update=False, **length)
+        self.prompt = control(W.Textarea, "prompt", "What both read first", value=as_text("prompt", prompt), rows=2)
+        self.go = button("Compare", "Let both answer", self.start, main=True)
+        self.halt = button("Stop", "Stop with the next token", self.stop)
+        self._idle, self._working = (self.go,), (self.halt,)
+        top = grid([self.reference, self.candidate, self.tokens])
+        super().__init__(CompareBox(), [top, self.prompt, row([self.go, self.halt])])
         self.box.observe(lambda c: self.look(c.new), "selected")
-        grid = W.Layout(grid_template_columns="repeat(auto-fit, minmax(220px, 1fr))", grid_gap="2px 16px", width="100%")
-        super().__init__([W.GridBox([self.reference, self.candidate, self.tokens], layout=grid), self.prompt, W.HBox([self.go, self.halt], layout=W.Layout(margin="4px 0")), self.box])
-        self.add_class("lab-panel")
-        self._say("Compare lets both answer; the first time it loads them")
-        watch_interrupts()
-        hear_while_busy(self)
+        self._busy(False)
+        self._say("Compare loads both, the first time, and lets them answer")
 
     def start(self) -> None:
         "Compare, in a thread"
@@ -162,20 +173,22 @@ class CompareView(Working, W.VBox):
     def run(self) -> Comparison:
         "Compare and wait: the way without a browser; raises what went wrong"
         self.start()
-        self.wait()
-        if self.failure: raise self.failure
+        self._finish()
         return self.comparison
-
-    def _say(self, text:str) -> None: self.box.status = text
-    def _busy(self, yes:bool) -> None: self.box.busy, self.go.disabled, self.halt.disabled = yes, yes, not yes
 
     def _model(self, job:Job, choice:str):
         "One of the models, loaded once"
         if choice not in self._models:
             self._say(f"loading {choice} …")
-            self._models[choice] = open_model(self.name, choice, job, lambda stage, done, total: self._say(f"preparing {choice}: {stage}, {100*done//max(total, 1)} %"))
+            self._models[choice] = open_model(self.name, choice, job, self._told(job, f"preparing {choice}: "))
         job.check()
         return self._models[choice]
+
+    def _summary(self) -> str:
+        "What was found, in a line"
+        d = self.comparison.divergence
+        parts = "the same choices throughout" if d.flip is None else f"they part at token {d.flip + 1}"
+        return f"{len(d.kl)} tokens, mean KL {d.kl.mean():.4f} nats; {parts}"
 
     def _work(self, job:Job) -> None:
         names = [self.reference.value, self.candidate.value]
@@ -184,9 +197,8 @@ class CompareView(Working, W.VBox):
         found = compare(r.backend, c.backend, r.tokenizer, self.prompt.value, self.tokens.value, job.check)
         self.comparison, self._pair = found, names
         self.box.selected, self.box.blame, self.box.names = -1, {}, names
-        self.box.own, self.box.rows = found.own, found.rows()
-        d = found.divergence
-        self._say(f"{len(d.kl)} tokens, mean KL {d.kl.mean():.4f} nats; " + ("the same choices throughout" if d.flip is None else f"they part at token {d.flip + 1}"))
+        self.box.figures, self.box.own, self.box.rows = found.figures(names), found.own, found.rows()
+        self._say(self._summary())
 
     def _explain(self, job:Job, step:int) -> None:
         d = self.comparison.divergence
@@ -197,13 +209,7 @@ class CompareView(Working, W.VBox):
                 if n not in self._torch: self._torch[n] = as_torch(self._model(job, n))
             found = explain(d, step, *(self._torch[n] for n in self._pair), job.check)
         self.box.blame = blame_record(step, found)
-        self._say(f"token {step + 1}")
-
-    def _end(self, error) -> None:
-        self.failure = None if isinstance(error, Cancelled) else error
-        self.box.error = error_line(error)
-        if error is not None: self._say("stopped" if isinstance(error, Cancelled) else "")
-        self._busy(False)
+        self._say(self._summary())
 
     def _found(self) -> Comparison:
         if self.comparison is None: raise InvalidStateError("nothing was compared yet: press Compare, or call .run()")
@@ -213,18 +219,23 @@ class CompareView(Working, W.VBox):
         first:int=24, # tokens drawn at most
     ) -> Picture:
         "Both answers as a picture; raises `InvalidStateError`"
-        d = self._found().divergence
-        flip = d.flip if d.flip is not None and d.flip < first else None
-        return divergence_strip(d.answer_pieces[:first], d.choice_pieces[:first], d.p_reference[:first, 0], d.p_candidate[:first, 1], flip, tuple(self._pair))
+        d, n = self._found().divergence, as_int("first", first, 1)
+        flip = d.flip if d.flip is not None and d.flip < n else None
+        pieces, p = (d.answer_pieces[:n], d.choice_pieces[:n]), (d.p_reference[:n, 0], d.p_candidate[:n, 1])
+        return divergence_strip(*pieces, *p, flip, tuple(self._pair))
 
     def table(self) -> list[tuple[str, str]]:
         "The figures: name, value with unit; raises `InvalidStateError`"
         return self._found().table()
 
-    def close(self) -> None:
-        "Stop, and give the memory back"
-        self.stop()
-        self.wait()
+    def _parts(self) -> dict:
+        "What a saved notebook shows"
+        d, (r, c) = self._found().divergence, self._pair
+        texts = [(r, "".join(d.answer_pieces)), (c, "".join(self.comparison.own))]
+        note = f"{self.name}; {self._summary()}"
+        return dict(note=note, texts=texts, pictures=[self.figure()], lines=self.table())
+
+    def _release(self) -> None:
+        "The models' memory"
         for m in self._models.values(): m.close()
         self._models, self._torch = {}, {}
-        super().close()

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['EMBEDDING', 'KINDS', 'GROUPS', 'matrix_name', 'tailored', 'runs_everywhere', 'narrowed', 'unit_costs', 'predict_kl',
-           'bits_map', 'cost_map', 'write', 'as_json', 'copy_model', 'Outcome', 'judge', 'Look', 'look']
+           'bits_map', 'cost_map', 'write', 'as_json', 'copy_model', 'place_for', 'Outcome', 'judge', 'Look', 'look']
 
 # %% ../nbs/16d_exploration.ipynb #aee56a2b
-import contextlib, json, shutil
+import contextlib, itertools, json, shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 from .anatomy import MATRICES, matrix_errors, worst_group
 from .budget import NATIVE, PROBE, Sensitivity
 from .checkpoint import read_provenance
-from .core import LlamaConfig, ParameterError, atomic_file
+from .core import LlamaConfig, ParameterError, as_int, atomic_file, sha256_file
 from .evaluate import WINDOW, builtin_text, evaluate, origin_note, text_ids
 from .formats import Format, Quantized, spread, unpack
 from .model import load, read_model
@@ -132,6 +132,19 @@ def copy_model(
         with atomic_file(output/p.name) as tmp: shutil.copyfile(p, tmp)
     return output/path.name
 
+def place_for(
+    path, # a quantized file, what belongs to it beside it
+    output, # a folder
+) -> tuple[Path, bool]: # a folder that it can be copied to; whether it is there already
+    "`output` itself, or the first of output-2, output-3 … in which nothing else is written over"
+    path, output = Path(path), Path(output)
+    names = [p.name for p in path.parent.iterdir()]
+    for n in itertools.count(1):
+        folder = output if n == 1 else output.with_name(f"{output.name}-{n}")
+        file = folder/path.name
+        if file.is_file() and sha256_file(file) == sha256_file(path): return folder, True
+        if not any((folder/name).exists() for name in names): return folder, False
+
 @dataclass(frozen=True)
 class Outcome:
     "What a file turned out to be; KL on prose that comes with Python"
@@ -210,7 +223,9 @@ def look(
 ) -> Look:
     "One matrix and one group of it; raises `ParameterError`"
     model = read_model(folder)
-    if matrix not in MATRICES or not 0 <= layer < model.config.num_hidden_layers: raise ParameterError(f"layer {layer}, matrix {matrix!r}: layers are 0 to {model.config.num_hidden_layers - 1}, matrices {', '.join(MATRICES)}")
+    layer = as_int("layer", layer, 0, model.config.num_hidden_layers - 1)
+    if matrix not in MATRICES: raise ParameterError(f"matrix={matrix!r} must be one of {', '.join(MATRICES)}")
+    row, group = (None if v is None else as_int(name, v) for name, v in (("row", row), ("group", group)))
     name = matrix_name(layer, matrix)
     w = model.get_parameter(name).float()
     f = formats_of(recipe, name, tuple(w.shape))[0][1]

@@ -2,8 +2,9 @@
 import re
 
 import pytest
+from playwright.sync_api import expect
 
-from lab_page import Lab, jupyterlab, notebook, press_here, settings
+from lab_page import NAMELESS, SLOW, Lab, assert_fits, lab_folder, notebook, press, press_here, wait_status, write
 
 PANEL = """from smollm_nb.prompt_panel import PromptPanel
 panel = PromptPanel({model!r}, "native int8", "Hello", max_tokens=40)
@@ -13,40 +14,16 @@ from pathlib import Path
 source = json.loads(Path({folder!r}, "panel.ipynb").read_text())["cells"][0]["source"]
 exec("".join(source).rsplit("panel", 1)[0])
 panel"""
-SLOW = """import time
-from smollm_nb.generate import Generation
-if not hasattr(Generation, "_quick"): Generation._quick = Generation._read
-def _slowly(self):
-    time.sleep(0.1)
-    return self._quick()
-Generation._read = _slowly"""
 BUSY = "import time\nfor _ in range(1200): time.sleep(0.1)"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, tiny_folder, kernel_built):
-    "JupyterLab on a folder with small notebooks; the int8 file is made before anybody clicks"
-    import json
-    from smollm_nb.recipes import cached
-    d, cache = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("lab_cache")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("SMOLLM_CACHE", str(cache))
-    cached(tiny_folder, "int8")
-    patch.undo()
-    for name in ("panel", "faults"): (d/f"{name}.ipynb").write_text(json.dumps(notebook([PANEL.format(model=str(tiny_folder)), SLOW, BUSY])))
-    with jupyterlab(d, settings(tmp_path_factory.mktemp("settings")), SMOLLM_CACHE=str(cache)) as (url, token): yield url, token, d
-
-
-def status(page): return page.locator(".lab-status").first.text_content()
-
-
-def wait_status(page, pattern:str, seconds:int=40) -> str:
-    "The panel's status once it matches"
-    page.wait_for_function("p => new RegExp(p).test(document.querySelector('.lab-status')?.textContent ?? '')", arg=pattern, timeout=1000*seconds)
-    return status(page)
-
-
-def press(page, name:str) -> None: page.locator(".lab-panel button:enabled", has_text=name).first.click()
+    "JupyterLab on a folder with small notebooks"
+    cells = [PANEL.format(model=str(tiny_folder)), SLOW, BUSY]
+    with lab_folder(tmp_path_factory, tiny_folder) as (url, token, d):
+        for name in ("panel", "faults"): write(d, name, cells)
+        yield url, token, d
 
 
 def test_a_person_asks_stops_and_looks(browser, server, artefacts):
@@ -83,10 +60,14 @@ def test_a_person_asks_stops_and_looks(browser, server, artefacts):
     page.keyboard.press("End")
     press(page, "Generate")
     wait_status(page, "^answering")
-    page.wait_for_function("document.querySelectorAll('.lab-token').length > 5 && document.querySelectorAll('.lab-token').length < 40")
+    page.locator(".lab-token").nth(5).wait_for()
     press(page, "Stop")
     n = int(re.search(r"stopped after (\d+)", wait_status(page, "^stopped after"))[1])
-    assert 5 < n < 200 and page.locator(".lab-token").count() == n
+    assert n > 5 and page.locator(".lab-token").count() == n
+    # once more: as far as it went, not as far as the slider allows
+    press(page, "Replay")
+    wait_status(page, f"^{n} tokens: as far as it went before")
+    assert page.locator(".lab-token").count() == n
     # another backend while it answers
     press(page, "Generate")
     wait_status(page, "^answering")
@@ -123,7 +104,7 @@ def test_a_click_acts_while_a_cell_runs(browser, server):
     lab.run(1)
     page.locator(".lab-panel .widget-hslider", has_text="answer, tokens").locator(".noUi-handle").focus()
     page.keyboard.press("End")
-    lab.run(2)
+    lab.run(2, ends=False)
     press(page, "Generate")
     wait_status(page, "^answering")
     press(page, "Stop")
@@ -166,18 +147,19 @@ def test_two_models_side_by_side(browser, server, artefacts):
     page = lab.page
     lab.run(0)
     press(page, "Compare")
-    wait_status(page, "tokens, mean KL")
+    summary = wait_status(page, "tokens, mean KL")
     n = page.locator(".lab-pick .lab-token").count()
-    assert n > 0 and page.locator(".lab-dots").count() == 3
-    flips = page.locator(".lab-pick .lab-flip")
+    assert n > 0 and page.locator(".lab-dots").count() == 3 and page.locator(".lab-figure").count() == 6
+    flips, detail = page.locator(".lab-pick .lab-flip"), page.locator(".lab-detail")
     (flips.first if flips.count() else page.locator(".lab-pick .lab-token").first).click()
-    wait_status(page, "^token")
-    assert page.locator(".lab-detail .lab-table tr").count() >= 12 and (flips.count() == 0 or "logits" in page.locator(".lab-detail").text_content())
+    page.wait_for_function("/logits|same token/.test(document.querySelector('.lab-detail').textContent)")
+    assert detail.locator(".lab-table tr").count() >= 12 and (flips.count() == 0 or "logits" in detail.text_content())
+    assert wait_status(page, "tokens, mean KL") == summary, "what was found stays"
     lab.shot(artefacts/"compare_light.png")
     page.locator(".lab-pick").focus()
     page.keyboard.press("End")
     page.keyboard.press("Enter")
-    wait_status(page, f"^token {n}$")
+    page.locator(".lab-card-title", has_text=re.compile(f"^token {n}KL")).wait_for()
     assert not lab.errors, lab.errors
 
 
@@ -218,31 +200,58 @@ def test_a_recipe_is_tried_out(browser, server, artefacts):
     press(page, "Spend the budget")
     wait_status(page, "of 1 MB spent", 200)
     assert page.locator(".lab-tabs button").count() == 2 and page.locator(".lab-panel select").first.input_value() == "the budget's mix" and float(figure(page, "KL predicted")) > 0
+    # all of it by keyboard: tabs are one stop, then the map, then the groups, whose buttons keep the focus
+    page.locator(".lab [role=tab][aria-selected=true]").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".lab [role=tab][aria-selected=true]:focus")).to_have_text("predicted cost")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".lab [role=tab][aria-selected=true]:focus")).to_have_text("bits a weight")
+    assert page.locator(".lab [role=tab][tabindex='0']").count() == 1 and page.evaluate(NAMELESS) == []
+    page.keyboard.press("Tab")
+    page.keyboard.press("Home")
+    page.keyboard.press("Enter")
+    page.locator(".lab-detail", has_text="layers.0.").wait_for()
+    row = page.locator(".lab-steps").text_content().split()[1]
+    name, label = ("the row before", "‹ row") if row != "0" else ("the next row", "row ›")
+    page.get_by_role("button", name=name).focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("r => document.querySelector('.lab-steps').textContent.split(' ')[1] !== r", arg=row)
+    expect(page.locator("button:focus")).to_have_text(label) # drawn anew, still under the finger
     press(page, "Measure")
     wait_status(page, "tokens of prose", 200)
     assert float(figure(page, "KL measured")) > 0 and page.locator(".lab-tabs [aria-selected=true]").text_content() == "error in the file"
+    # the value that is said is that of the map that is shown
+    page.locator(".lab-cell").nth(6).hover()
+    assert "dB" in page.locator(".lab-said").text_content()
+    page.locator(".lab-tabs button", has_text="bits a weight").click()
+    expect(page.locator(".lab-said")).to_have_text(re.compile("^layer 2, k: [0-9.]+ bits"))
+    page.locator(".lab-tabs button", has_text="error in the file").click()
     page.locator("svg .lab-ours").wait_for()
     page.locator(".lab-cell").nth(7).click()
     page.wait_for_function("document.querySelector('.lab-detail').textContent.includes('searched')")
     press(page, "Write this file")
     assert str(d/"made") in wait_status(page, "^wrote", 200) and (d/"made"/"model_q4.bin").is_file()
+    press(page, "Write this file")
+    wait_status(page, "is there already$", 200)
     lab.shot(artefacts/"explorer_light.png")
     page.set_viewport_size(dict(width=1200, height=1700))
     page.locator(".lab").screenshot(path=str(artefacts/"explorer_whole.png"))
-    # another one, stopped on the way
-    page.locator(".lab-panel .widget-dropdown", has_text="groups of").locator("select").select_option("32 weights")
+    # another one into the same folder: what is there stays
+    kept = (d/"made"/"model_q4.bin").read_bytes()
+    page.locator(".lab-panel .widget-dropdown", has_text="down").locator("select").select_option("8 bits")
+    press(page, "Write this file")
+    assert str(d/"made-2") in wait_status(page, "made holds another model$", 200)
+    assert (d/"made"/"model_q4.bin").read_bytes() == kept != (d/"made-2"/"model_q4.bin").read_bytes()
+    # yet another one, stopped on the way
+    page.locator(".lab-panel .widget-dropdown", has_text="group size").locator("select").select_option("32")
     press(page, "Measure")
     wait_status(page, "^(preparing|write|quantize|take)", 200)
     press(page, "Stop")
     wait_status(page, "^stopped")
     # dark and narrow
-    lab.command("Settings/Theme")
-    page.locator(".lm-Menu-itemLabel", has_text="JupyterLab Dark").last.click()
-    page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
-    page.keyboard.press("Control+b")
-    page.set_viewport_size(dict(width=700, height=1700))
-    page.wait_for_timeout(500)
-    assert page.evaluate("(() => { const p = document.querySelector('.lab-panel'); return p.scrollWidth <= p.clientWidth + 1 })()"), "nothing sticks out"
+    lab.theme("Dark")
+    lab.narrow(height=1700)
+    assert_fits(page)
     page.locator(".lab").screenshot(path=str(artefacts/"explorer_narrow.png"))
     assert not lab.errors, lab.errors
 
@@ -268,12 +277,13 @@ def test_the_page_runs_the_bundle(browser, server, tiny_q4, artefacts):
     (d/"runner.ipynb").write_text(json.dumps(notebook([RUNNER.format(model=str(tiny_q4))])))
     lab = Lab(browser, url, token, "runner.ipynb")
     page = lab.page
+    lab.theme("Light")
     page.route("**/generate.js", slowly)
     lab.run(0)
     wait_status(page, "^Generate loads the model")
     made = list((d/"dist"/"wasm"/"models").iterdir())
     assert len(made) == 1 and (made[0]/"model_manifest.json").is_file(), "below JupyterLab's root, which nobody named"
-    page.locator(".lab-native").first.wait_for()
+    assert page.locator(".lab-native").count() == 0, "nothing is measured before somebody asks"
     press_here(page, "Generate")
     wait_status(page, "^30 tokens: the length")
     text = page.locator(".lab-answer").text_content()
@@ -282,7 +292,7 @@ def test_the_page_runs_the_bundle(browser, server, tiny_q4, artefacts):
     about = page.locator(".lab-legend").text_content()
     assert "one thread: the page is not cross-origin isolated" in about and page.locator(".lab-browser").count() == 1
     # stop in the middle
-    page.get_by_label("most tokens").fill("200")
+    page.get_by_label("answer, tokens").fill("200")
     press_here(page, "Generate")
     wait_status(page, "^answering") # until then the figures are those of the answer before
     page.wait_for_function("Number(document.querySelectorAll('.lab-figure b')[2].textContent) > 3")
@@ -292,28 +302,27 @@ def test_the_page_runs_the_bundle(browser, server, tiny_q4, artefacts):
     # as the native engine was measured; the kernel hears of it
     press_here(page, "Measure")
     wait_status(page, "^measured: ", 120)
-    assert "as fast as the native engine" in page.locator(".lab-legend").text_content() and page.locator(".lab-browser").count() == 2
+    assert "as fast as the native engine" in page.locator(".lab-legend").text_content()
+    assert page.locator(".lab-native").count() >= 1 and page.locator(".lab-browser").count() == 2
     page.locator(".lab").screenshot(path=str(artefacts/"runner_light.png"))
     press(page, "Save as a page")
-    page.locator(".lab-panel .widget-label", has_text="runner.html").wait_for()
+    page.locator(".lab-note", has_text="runner.html").wait_for()
     traits = json.loads((made[0]/"runner.html").read_text().split('id="traits">')[1].split("</script>")[0])
     assert len(traits["measured"]) == 1 and len(traits["measured"][0]["rates"]) == 5 and traits["max_tokens"] == 200
     # the kernel goes, the page answers
     lab.command("Kernel/Shut Down Kernel")
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=terminated], .jp-Notebook-ExecutionIndicator[data-status=unknown]").wait_for(state="attached")
-    page.get_by_label("Prompt").fill("<b>Once</b>")
-    page.get_by_label("most tokens").fill("20")
+    page.locator(".lab-note", has_text="the kernel was shut down: run the cell again to save").wait_for()
+    assert page.get_by_role("button", name="Save as a page").is_disabled()
+    page.get_by_label("prompt").fill("<b>Once</b>")
+    page.get_by_label("answer, tokens").fill("20")
     press_here(page, "Generate")
     wait_status(page, "^20 tokens: the length")
     assert page.locator(".lab-answer").text_content().startswith("<b>Once</b>") and page.locator(".lab-answer b").count() == 0
     # dark and narrow
-    lab.command("Settings/Theme")
-    page.locator(".lm-Menu-itemLabel", has_text="JupyterLab Dark").last.click()
-    page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
-    page.keyboard.press("Control+b")
-    page.set_viewport_size(dict(width=700, height=1200))
-    page.wait_for_timeout(500)
-    assert page.evaluate("(() => { const p = document.querySelector('.lab-panel'); return p.scrollWidth <= p.clientWidth + 1 })()"), "nothing sticks out"
+    lab.theme("Dark")
+    lab.narrow(height=1200)
+    assert_fits(page)
     page.locator(".lab").screenshot(path=str(artefacts/"runner_narrow.png"))
     assert not lab.errors, lab.errors
 
@@ -332,21 +341,17 @@ def test_dark_narrow_and_hostile(browser, server, artefacts, tmp_path, look):
     import json
     url, token, d = server
     (d/f"{look}.ipynb").write_text(json.dumps(notebook([PANEL_OF.format(folder=str(d)), HOSTILE])))
-    lab = Lab(browser, url, token, f"{look}.ipynb", 700 if look == "narrow" else 1200)
+    lab = Lab(browser, url, token, f"{look}.ipynb")
     page = lab.page
-    if look == "dark":
-        page.evaluate("document.body.dataset.jpThemeLight")
-        lab.command("Settings/Theme")
-        page.locator(".lm-Menu-itemLabel", has_text="JupyterLab Dark").last.click()
-        page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
-    else: page.keyboard.press("Control+b") # the file browser goes
+    lab.theme("Dark" if look == "dark" else "Light")
+    if look == "narrow": lab.narrow(height=1000)
     lab.run(0)
     page.locator(".lab-panel").wait_for()
     press(page, "Generate")
     wait_status(page, "^40 tokens: the length")
     page.locator(".lab-token").nth(5).hover()
     lab.shot(artefacts/f"panel_{look}.png")
-    assert page.evaluate("(() => { const p = document.querySelector('.lab-panel'); return p.scrollWidth <= p.clientWidth + 1 })()"), "nothing sticks out"
+    assert_fits(page)
     lab.run(1)
     page.wait_for_function("document.querySelectorAll('.lab').length === 2")
     last = page.locator(".lab").last
@@ -376,6 +381,7 @@ def test_a_benchmark_is_run_stopped_and_compared(browser, server, artefacts):
     (d/"bench.ipynb").write_text(json.dumps(notebook([DASHBOARD.format(model=model, history=str(history))])))
     lab = Lab(browser, url, token, "bench.ipynb")
     page = lab.page
+    lab.theme("Light")
     lab.run(0)
     wait_status(page, "^choose")
     assert page.locator(".lab-tabs button").count() == 0
@@ -407,7 +413,8 @@ def test_a_benchmark_is_run_stopped_and_compared(browser, server, artefacts):
     verdicts = set(page.locator(".lab-grid-table tbody td:nth-child(2)").all_text_contents())
     assert verdicts and verdicts <= {"▲ better", "▼ worse", "within the spread"} and len(history.read_text().splitlines()) == 2
     page.locator(".lab-panel").screenshot(path=str(artefacts/"bench_compared.png"))
-    choice = page.locator(".lab-panel .widget-dropdown", has_text="earlier run").locator("select")
+    assert_fits(page)
+    choice = page.locator(".lab-panel .widget-dropdown", has_text="compared with").locator("select")
     choice.select_option("none")
     page.wait_for_function("![...document.querySelectorAll('.lab-tabs button')].some((b) => b.textContent === 'compared')")
     wait_status(page, "native int8, torch")
@@ -424,16 +431,13 @@ def test_a_benchmark_is_run_stopped_and_compared(browser, server, artefacts):
     wait_status(page, "^stopped: the [0-9]+ figures")
     assert page.locator(".lab-tabs button").count() > 1 and len(history.read_text().splitlines()) == 3
     # dark and narrow
-    lab.command("Settings/Theme")
-    page.locator(".lm-Menu-itemLabel", has_text="JupyterLab Dark").last.click()
-    page.wait_for_function("document.body.dataset.jpThemeLight === 'false'")
-    page.keyboard.press("Control+b")
-    page.set_viewport_size(dict(width=700, height=1500))
-    page.locator(".lab-panel .widget-dropdown", has_text="earlier run").locator("xpath=preceding-sibling::*[1]").locator("select").select_option(index=2)
+    lab.theme("Dark")
+    lab.narrow(height=1500)
+    page.locator(".lab-panel .widget-dropdown", has_text="run that is shown").locator("select").select_option(index=2)
     wait_status(page, "native int8, torch")
     for name in ("memory over time", "every figure", "side by side"):
         tab(page, name)
         page.wait_for_timeout(300)
-        assert page.evaluate("(() => { const p = document.querySelector('.lab-panel'); return p.scrollWidth <= p.clientWidth + 1 })()"), "nothing sticks out"
+        assert_fits(page)
         page.locator(".lab-panel").screenshot(path=str(artefacts/f"bench_narrow_{name.replace(' ', '_')}.png"))
     assert not lab.errors, lab.errors

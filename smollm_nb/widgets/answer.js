@@ -1,16 +1,23 @@
-// An answer as it grows: every token with its probability, the time each took, the memory held. State is in traits alone.
-import { h, s, short, percent, visible, chart } from "./common.js";
+// An answer as it grows: every token with its probability, the time each took, the memory held.
+// State is in traits alone.
+import { h, newId, percent, short, tile, visible } from "./common.js";
+import { chart } from "./chart.js";
+import { shell } from "./shell.js";
 
-// what arrived so far, for every view of one model; Python sends `batch` often and `tokens` and `memory` whole at the end or on request
+const PAINT_MS = 200; // between two drawings of figures and charts: they take the time of tokens, and of a click
+
+// what arrived so far, for every view of one model; Python sends `batch` often, `tokens` and `memory` whole at the end
 function makeStore(model) {
   const store = { run: model.get("run"), tokens: [], memory: [], stats: {}, views: new Set() };
   const tell = (fresh) => store.views.forEach((v) => v(fresh));
   const whole = () => {
-    const run = model.get("run"), tokens = [...model.get("tokens")], fresh = run !== store.run || tokens.length < store.tokens.length; // tokens never change: what is drawn stays
+    const run = model.get("run"),
+      tokens = [...model.get("tokens")];
+    const fresh = run !== store.run || tokens.length < store.tokens.length; // tokens never change: what is drawn stays
     Object.assign(store, { run, tokens, memory: [...model.get("memory")], stats: model.get("stats") });
     tell(fresh);
   };
-  const ask = () => {
+  const askAgain = () => {
     model.set("resync", model.get("resync") + 1);
     model.save_changes();
   };
@@ -19,7 +26,7 @@ function makeStore(model) {
     if (b.run === undefined || b.run < store.run) return;
     const fresh = b.run !== store.run;
     if (fresh) Object.assign(store, { run: b.run, tokens: [], memory: [], stats: {} });
-    if (b.at > store.tokens.length || b.memory_at > store.memory.length) return ask(); // a batch went by before this page listened
+    if (b.at > store.tokens.length || b.memory_at > store.memory.length) return askAgain(); // one went by unheard
     store.tokens.push(...b.tokens.slice(store.tokens.length - b.at));
     store.memory.push(...b.memory.slice(store.memory.length - b.memory_at));
     store.stats = b.stats;
@@ -32,26 +39,52 @@ function makeStore(model) {
 }
 
 // the likeliest tokens at one place, each with a bar
-function card(token, index) {
-  const [text, p, alternatives, ms, piece] = token;
-  const row = (name, q, chosen) => h("tr", { class: chosen ? "lab-chosen" : null }, h("td", { class: "lab-piece" }, visible(name)),
-    h("td", { class: "lab-bar" }, h("span", { style: `width:${(100 * q).toFixed(1)}%` })), h("td", { class: "lab-num" }, percent(q)));
+function card([, p, alternatives, ms, piece], index) {
+  const bar = (q) => h("td", { class: "lab-bar" }, h("span", { style: `width:${(100 * q).toFixed(1)}%` }));
+  const row = (name, q, chosen) =>
+    h(
+      "tr",
+      { class: chosen ? "lab-chosen" : null },
+      h("td", { class: "lab-piece" }, visible(name)),
+      bar(q),
+      h("td", { class: "lab-num" }, percent(q)),
+    );
   const listed = alternatives.some(([name]) => name === piece);
-  return [h("div", { class: "lab-card-title" }, `token ${index + 1}`, h("span", null, ms === null ? "" : `${short(ms)} ms`)),
-    h("table", null, listed ? [] : row(piece, p, true), alternatives.map(([name, q]) => row(name, q, name === piece)))];
+  const title = h(
+    "div",
+    { class: "lab-card-title" },
+    `token ${index + 1}`,
+    h("span", null, ms === null ? "" : `${short(ms)} ms`),
+  );
+  const rows = alternatives.map(([name, q]) => row(name, q, name === piece));
+  return [title, h("table", null, listed ? [] : row(piece, p, true), rows)];
 }
 
-const spoken = ([text, p, alternatives, ms, piece], i) => `token ${i + 1}, ${visible(piece)}, probability ${percent(p)}` +
-  alternatives.filter(([name]) => name !== piece).slice(0, 3).map(([name, q]) => `; ${visible(name)} ${percent(q)}`).join("");
+// the same for a screen reader
+function spoken([, p, alternatives, , piece], i) {
+  const others = alternatives.filter(([name]) => name !== piece).slice(0, 3);
+  const rest = others.map(([name, q]) => `; ${visible(name)} ${percent(q)}`).join("");
+  return `token ${i + 1}, ${visible(piece)}, probability ${percent(p)}${rest}`;
+}
 
-// the answer's tokens, one tab stop for all, arrow keys between them, a card for the one that is looked at
+// how far a token is tinted, %: nothing for a sure one, all for one chance in a hundred
+const doubt = (p) => (100 * Math.min(1, -Math.log10(Math.max(p, 1e-4)) / 2)).toFixed(0);
+
+// the answer's tokens: one stop for the Tab key, arrow keys between them, a card for the one that is looked at
 function tokenList(store) {
-  const list = h("div", { class: "lab-answer", role: "listbox", tabindex: "0", "aria-label": "Answer, token by token; the arrow keys go from one to the next" });
+  const list = h("div", {
+    class: "lab-answer",
+    role: "listbox",
+    tabindex: "0",
+    "aria-label": "Answer, token by token; the arrow keys go from one to the next",
+  });
   const box = h("div", { class: "lab-card", hidden: true, "aria-hidden": "true" });
   const said = h("div", { class: "lab-hidden", "aria-live": "polite" });
+  const id = newId();
   let at = -1;
   const hide = () => {
     list.children[at]?.classList.remove("lab-at");
+    list.removeAttribute("aria-activedescendant");
     box.hidden = true;
     at = -1;
   };
@@ -64,30 +97,43 @@ function tokenList(store) {
     list.setAttribute("aria-activedescendant", span.id);
     box.replaceChildren(...card(store.tokens[i], i));
     box.hidden = false;
-    const r = [...span.getClientRects()].pop() ?? span.getBoundingClientRect(), o = list.parentNode.getBoundingClientRect();
+    const r = [...span.getClientRects()].pop() ?? span.getBoundingClientRect(),
+      o = list.parentNode.getBoundingClientRect();
     box.style.left = `${Math.max(0, Math.min(r.left - o.left, o.width - box.offsetWidth))}px`;
     box.style.top = `${r.bottom - o.top + 4}px`;
     if (aloud) said.textContent = spoken(store.tokens[i], i);
   };
-  const of = (e) => e.target.closest?.(".lab-token");
-  list.addEventListener("mouseover", (e) => of(e) && show(Number(of(e).dataset.i), false));
+  const tokenOf = (e) => e.target.closest?.(".lab-token");
+  list.addEventListener("mouseover", (e) => tokenOf(e) && show(Number(tokenOf(e).dataset.i), false));
   list.addEventListener("mouseleave", () => document.activeElement !== list && hide());
-  list.addEventListener("click", (e) => of(e) && show(Number(of(e).dataset.i), true));
+  list.addEventListener("click", (e) => tokenOf(e) && show(Number(tokenOf(e).dataset.i), true));
   list.addEventListener("focus", () => at < 0 && show(0, true));
   list.addEventListener("blur", hide);
   list.addEventListener("keydown", (e) => {
-    const n = store.tokens.length, to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: n - 1 }[e.key];
+    const last = store.tokens.length - 1;
+    const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: last }[e.key];
     if (e.key === "Escape") hide();
     if (to === undefined) return;
     e.preventDefault();
-    e.stopPropagation(); // JupyterLab would move to another cell
-    show(Math.max(0, Math.min(n - 1, to)), true);
+    show(Math.max(0, Math.min(last, to)), true);
   });
-  const id = `lab-${Math.random().toString(36).slice(2)}`;
-  const make = ([text, p, , , piece], i) => h("span", { class: text ? "lab-token" : "lab-token lab-silent", role: "option", id: `${id}-${i}`, "data-i": i,
-    style: `--doubt:${(100 * Math.min(1, -Math.log10(Math.max(p, 1e-4)) / 2)).toFixed(0)}%` }, text || piece);
+  const make = ([text, p, , , piece], i) =>
+    h(
+      "span",
+      {
+        class: text ? "lab-token" : "lab-token lab-silent",
+        role: "option",
+        id: `${id}-${i}`,
+        "data-i": i,
+        style: `--doubt:${doubt(p)}%`,
+      },
+      text || piece,
+    );
   const update = (fresh) => {
-    if (fresh) { hide(); list.replaceChildren(); }
+    if (fresh) {
+      hide();
+      list.replaceChildren();
+    }
     for (let i = list.children.length; i < store.tokens.length; i++) list.append(make(store.tokens[i], i));
   };
   return { node: h("div", { class: "lab-answer-box" }, list, box, said), update };
@@ -95,30 +141,45 @@ function tokenList(store) {
 
 // the prompt and the answer's room within the context
 function budgetBar() {
-  const used = h("span", { class: "lab-used" }), room = h("span", { class: "lab-room" }), text = h("span", { class: "lab-budget-text" });
-  const bar = h("div", { class: "lab-budget-bar", role: "img" }, used, room);
+  const used = h("span", { class: "lab-used" }),
+    room = h("span", { class: "lab-room" });
+  const text = h("span", { class: "lab-budget-text" }),
+    bar = h("div", { class: "lab-budget-bar", role: "img" }, used, room);
+  const node = h("div", { class: "lab-budget" }, bar, text),
+    written = (n) => n.toLocaleString("en");
   const update = ({ prompt, answer, context }) => {
-    const over = context && prompt + answer > context;
-    used.style.width = context ? `${Math.min(100, (100 * prompt) / context)}%` : "0";
-    room.style.width = context ? `${Math.min(100 - Math.min(100, (100 * prompt) / context), (100 * answer) / context)}%` : "0";
-    bar.classList.toggle("lab-over", Boolean(over));
-    text.textContent = !context ? "context: known once a model is loaded" : `${prompt.toLocaleString("en")} prompt + ${answer.toLocaleString("en")} answer of ${context.toLocaleString("en")} tokens${over ? ": too many" : ""}`;
+    node.hidden = !context; // known once a model is loaded
+    if (!context) return;
+    const over = prompt + answer > context,
+      share = Math.min(100, (100 * prompt) / context);
+    used.style.width = `${share}%`;
+    room.style.width = `${Math.min(100 - share, (100 * answer) / context)}%`;
+    bar.classList.toggle("lab-over", over);
+    const sum = `${written(prompt)} prompt + ${written(answer)} answer of ${written(context)} tokens`;
+    text.textContent = over ? `${sum}: too many` : sum;
     bar.setAttribute("aria-label", `token budget: ${text.textContent}`);
   };
-  return { node: h("div", { class: "lab-budget" }, bar, text), update };
+  return { node, update };
 }
 
 function figures(stats) {
-  const item = (name, value, unit) => h("div", { class: "lab-figure", role: "listitem" }, h("div", null, name), h("b", null, value, h("small", null, unit)));
-  return [item("tokens/s", short(stats.tokens_per_s ?? NaN), ""), item("first token", short(stats.ttft_ms ?? NaN), " ms"), item("median", short(stats.median_ms ?? NaN), " ms"),
-    item("p95", short(stats.p95_ms ?? NaN), " ms"), item("tokens", short(stats.tokens ?? 0), ""), item("memory", short(stats.memory_mb ?? NaN), " MB")];
+  const one = (name, key, unit) => tile(name, short(stats[key] ?? NaN), unit);
+  return [
+    one("tokens/s", "tokens_per_s"),
+    one("first token", "ttft_ms", "ms"),
+    one("median", "median_ms", "ms"),
+    one("p95", "p95_ms", "ms"),
+    one("tokens", "tokens"),
+    one("kernel's memory", "memory_mb", "MB"),
+  ];
 }
 
 async function copy(model, button, code) {
   try {
     await navigator.clipboard.writeText(model.get("code"));
     button.textContent = "Copied";
-  } catch { // no permission: show it, selected
+  } catch {
+    // no permission: show it, selected
     code.hidden = false;
     code.textContent = model.get("code");
     getSelection().selectAllChildren(code);
@@ -127,59 +188,127 @@ async function copy(model, button, code) {
   setTimeout(() => (button.textContent = "Copy as Python"), 1500);
 }
 
+const caption = (text) => h("figcaption", null, text);
+
+function latencyChart({ latency }, tokens, width) {
+  const points = tokens
+    .map((t, i) => [i + 1, t[3]])
+    .slice(1)
+    .filter(([, v]) => v !== null);
+  const [native, browser] = latency;
+  const limits = [
+    [native, `${native} ms, the aim`, 0],
+    [browser, `${browser} ms, browsers`, 1],
+  ];
+  return [
+    caption("latency of each token, ms"),
+    chart({
+      title: "latency of each token",
+      note: `${points.length} tokens`,
+      points,
+      limits,
+      kind: "dots",
+      xLabel: "token",
+      unit: "ms",
+      xMin: 1,
+      xMax: 16,
+      width,
+      robust: true,
+    }),
+  ];
+}
+
+function memoryChart({ memory }, holds, points, width) {
+  const limits = memory ? [[memory, `${memory} MB, the aim`, 1]] : [];
+  return [
+    caption("memory of the kernel's process, MB"),
+    chart({
+      title: "memory of the kernel's process",
+      note: `${points.length} readings`,
+      points,
+      limits,
+      kind: "area",
+      xLabel: "seconds",
+      unit: "MB",
+      xMax: 0.5,
+      width,
+    }),
+    h("div", { class: "lab-legend" }, holds),
+  ];
+}
+
 function render({ model, el }, store) {
-  const tokens = tokenList(store), budget = budgetBar();
-  const status = h("div", { class: "lab-status", role: "status", "aria-live": "polite" }), error = h("div", { class: "lab-error", role: "alert" });
-  const numbers = h("div", { class: "lab-figures", role: "list", "aria-label": "figures of this answer" }), latency = h("figure"), memory = h("figure"), code = h("pre", { class: "lab-code", hidden: true, tabindex: "0", "aria-label": "this answer as Python" });
-  const button = h("button", { class: "lab-copy", type: "button", onclick: () => copy(model, button, code) }, "Copy as Python");
-  const charts = h("div", { class: "lab-charts" }, latency, memory);
-  el.classList.add("lab");
-  el.append(budget.node, h("div", { class: "lab-head" }, status, button), error, tokens.node,
-    h("div", { class: "lab-legend", "aria-hidden": "true" }, "certain ", h("i"), " doubtful: hover over a token, or go there with the arrow keys"), code, numbers, charts);
+  const frame = shell({ model, el }),
+    tokens = tokenList(store),
+    budget = budgetBar();
+  const numbers = h("div", { class: "lab-figures", role: "list", "aria-label": "figures of this answer" });
+  const latency = h("figure"),
+    memory = h("figure"),
+    charts = h("div", { class: "lab-charts" }, latency, memory);
+  const code = h("pre", { class: "lab-code", hidden: true, tabindex: "0", "aria-label": "this answer as Python" });
+  const button = h(
+    "button",
+    { class: "lab-copy", type: "button", onclick: () => copy(model, button, code) },
+    "Copy as Python",
+  );
+  const legend = h(
+    "div",
+    { class: "lab-legend", "aria-hidden": "true" },
+    "sure ",
+    h("i", { class: "lab-doubt" }),
+    " one chance in a hundred: point at a token, or go there with the arrow keys",
+  );
+  const empty = h(
+    "p",
+    { class: "lab-empty" },
+    "Generate answers here, token by token. Figures, latencies and memory follow below.",
+  );
+  frame.head.append(button);
+  el.append(budget.node, frame.head, frame.error, empty, tokens.node, legend, code, numbers, charts);
 
   const draw = () => {
-    const limits = model.get("limits"), width = latency.clientWidth;
+    const limits = model.get("limits"),
+      width = latency.clientWidth;
     if (!width) return;
-    const ms = store.tokens.map((t, i) => [i + 1, t[3]]).slice(1).filter(([, v]) => v !== null);
-    latency.replaceChildren(h("figcaption", null, "latency of each token, ms"), chart({ title: "latency of each token", note: `${ms.length} tokens`, points: ms, limits: limits.latency.map((v) => [v, `${v} ms`]), kind: "dots", xLabel: "token", xMin: 1, xMax: 16, width }));
-    memory.replaceChildren(h("figcaption", null, "memory of this kernel, MB"), chart({ title: "memory of this kernel", note: `${store.memory.length} readings`, points: store.memory, limits: [[limits.memory, `${limits.memory} MB`]], kind: "area", xLabel: "seconds", xMax: 0.5, width }));
+    latency.replaceChildren(...latencyChart(limits, store.tokens, width));
+    memory.replaceChildren(...memoryChart(limits, model.get("holds"), store.memory, width));
   };
-  let waiting = 0, stale = false, drawn = -Infinity, timer = 0;
+  let waiting = 0,
+    stale = false,
+    drawn = -Infinity,
+    timer = 0;
   const paint = () => {
+    const some = store.tokens.length > 0;
     waiting = 0;
     tokens.update(stale);
     stale = false;
-    el.classList.toggle("lab-flows", store.tokens.length > 0);
-    const wait = model.get("busy") ? drawn + 200 - performance.now() : 0; // figures and charts seldom while an answer grows: they would take the time of its tokens, and of a click
+    el.classList.toggle("lab-flows", some);
+    empty.hidden = some;
+    for (const part of [tokens.node, legend, numbers, charts]) part.hidden = !some;
+    const wait = model.get("busy") ? drawn + PAINT_MS - performance.now() : 0;
     clearTimeout(timer);
     if (wait > 0) return (timer = setTimeout(later, wait));
     numbers.replaceChildren(...figures(store.stats));
-    draw();
+    if (some) draw();
     drawn = performance.now();
   };
   const later = (fresh) => {
     stale ||= fresh === true;
     waiting ||= requestAnimationFrame(paint);
   };
-  const words = () => {
-    status.textContent = model.get("status");
-    error.textContent = model.get("error");
-    error.hidden = !model.get("error");
-    el.classList.toggle("lab-busy", model.get("busy"));
-    later();
-  };
   const spend = () => budget.update(model.get("budget"));
-  const watch = { "change:status": words, "change:error": words, "change:busy": words, "change:budget": spend };
+  const watch = { "change:busy": later, "change:limits": later, "change:holds": later, "change:budget": spend };
   for (const [event, f] of Object.entries(watch)) model.on(event, f);
   store.views.add(later);
   const seen = new ResizeObserver(() => later(false));
-  seen.observe(charts);
-  words();
+  seen.observe(el);
+  frame.say();
   spend();
   later(true);
   return () => {
     for (const [event, f] of Object.entries(watch)) model.off(event, f);
     store.views.delete(later);
+    frame.close();
     seen.disconnect();
     cancelAnimationFrame(waiting);
     clearTimeout(timer);
@@ -189,7 +318,11 @@ function render({ model, el }, store) {
 export default () => {
   let store;
   return {
-    initialize({ model }) { store = makeStore(model); },
-    render(place) { return render(place, store); },
+    initialize({ model }) {
+      store = makeStore(model);
+    },
+    render(place) {
+      return render(place, store);
+    },
   };
 };

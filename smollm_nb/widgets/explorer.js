@@ -1,170 +1,428 @@
-// A recipe under examination: figures, maps of the layers, one matrix down to a group, size against error. State is in traits alone.
-import { h, s, short, ticks } from "./common.js";
+// A recipe under examination: figures, maps of the layers, one matrix down to a group, size against error.
+// State is in traits alone.
+import { h, newId, s, short, ticks, tile } from "./common.js";
+import { shell } from "./shell.js";
+import { tabList } from "./tabs.js";
 
 const nats = (x) => (x >= 0.001 || x === 0 ? short(x) : x.toExponential(1));
+const text = (x, y, kind, anchor, words) => s("text", { x, y, class: kind, "text-anchor": anchor }, words);
+const rule = (x1, x2, y1, y2, kind) => s("line", { x1, x2, y1, y2, class: kind });
+const picture = (w, height, label, ...parts) =>
+  s("svg", { width: w, height, viewBox: `0 0 ${w} ${height}`, role: "img", "aria-label": label }, parts);
 
-// where a map's colours begin and end: costs begin at nothing
-function ends(map) {
-  const all = map.values.flat().filter((v) => v !== null);
-  return [map.bent ? 0 : Math.min(...all), Math.max(...all)];
-}
+const BENDS = { linear: (v) => v, root: Math.sqrt, log: Math.log }; // how a value becomes a tint
 
-// a value as a share 0..1 of the map's range; costs by their square root, so that small ones are told apart
+// a value as a share 0..1 of its map's range; `low` and `high` are the map's own where one is fixed
 function shares(map) {
-  const bent = map.bent ? Math.sqrt : (v) => v, [low, high] = ends(map).map(bent);
-  return (v) => (high > low ? (bent(v) - low) / (high - low) : 0);
+  const bend = BENDS[map.bend],
+    [low, high] = map.ends.map(bend);
+  return (v) => (high > low ? Math.max(0, Math.min(1, (bend(v) - low) / (high - low))) : 0);
 }
+
+// horizontal lines with their values
+const levels = (values, y, x0, x1) =>
+  values.map((v) => [rule(x0, x1, y(v), y(v), "lab-grid"), text(x0 - 5, y(v) + 4, "lab-tick", "end", short(v))]);
 
 // the histogram of a matrix: bars in %, the code points as lines
 function histogram({ counts, edges, points }, width) {
-  const left = 40, right = 8, top = 8, bottom = 30, height = 170, w = Math.max(width, 240), x1 = w - right, y1 = height - bottom;
-  const high = 1.08 * Math.max(...counts), low = edges[0], span = edges[edges.length - 1] - low || 1;
-  const x = (v) => left + ((v - low) / span) * (x1 - left), y = (v) => y1 - (v / high) * (y1 - top);
-  const bars = counts.map((c, i) => `M${x(edges[i]).toFixed(1)} ${y1}V${y(c).toFixed(1)}H${x(edges[i + 1]).toFixed(1)}V${y1}Z`).join("");
+  const left = 40,
+    right = 8,
+    top = 8,
+    bottom = 30,
+    height = 170,
+    w = Math.max(width, 240),
+    x1 = w - right,
+    y1 = height - bottom;
+  const high = 1.08 * Math.max(...counts),
+    low = edges[0],
+    span = edges.at(-1) - low || 1;
+  const x = (v) => left + ((v - low) / span) * (x1 - left),
+    y = (v) => y1 - (v / high) * (y1 - top);
+  const bar = (c, i) => `M${x(edges[i]).toFixed(1)} ${y1}V${y(c).toFixed(1)}H${x(edges[i + 1]).toFixed(1)}V${y1}Z`;
   const few = points.length <= 16 ? points : [];
-  return s("svg", { width: w, height, viewBox: `0 0 ${w} ${height}`, role: "img", "aria-label": `histogram of the weights among ${points.length} code points` },
-    ticks(0, high, 3).map((v) => [s("line", { x1: left, x2: x1, y1: y(v), y2: y(v), class: "lab-grid" }), s("text", { x: left - 5, y: y(v) + 4, class: "lab-tick", "text-anchor": "end" }, short(v))]),
-    s("path", { d: bars, class: "lab-bars" }), few.map((p) => s("line", { x1: x(p), x2: x(p), y1: top, y2: y1, class: "lab-point" })),
-    ticks(low, low + span, 6).map((v) => s("text", { x: x(v), y: y1 + 13, class: "lab-tick", "text-anchor": "middle" }, short(v))),
-    s("text", { x: (left + x1) / 2, y: height - 3, class: "lab-tick", "text-anchor": "middle" }, points.length ? "weight / scale of its group" : "weight"));
+  return picture(
+    w,
+    height,
+    `histogram of the weights among ${points.length} code points`,
+    levels(ticks(0, high, 3), y, left, x1),
+    s("path", { d: counts.map(bar).join(""), class: "lab-bars" }),
+    few.map((p) => rule(x(p), x(p), top, y1, "lab-point")),
+    ticks(low, low + span, 6).map((v) => text(x(v), y1 + 13, "lab-tick", "middle", short(v))),
+    text((left + x1) / 2, height - 3, "lab-tick", "middle", points.length ? "weight / scale of its group" : "weight"),
+  );
 }
 
 // one group: each weight as a stem, what it became as a dash
 function stems({ weights, became }, width) {
-  const left = 48, right = 8, top = 8, bottom = 30, height = 170, w = Math.max(width, 240), x1 = w - right, y1 = height - bottom;
-  const most = 1.08 * Math.max(...[...weights, ...became].map(Math.abs)) || 1, step = (x1 - left) / weights.length, dash = Math.max(4.5, Math.min(9, step));
-  const x = (i) => left + (i + 0.5) * step, y = (v) => top + ((most - v) / (2 * most)) * (y1 - top);
-  return s("svg", { width: w, height, viewBox: `0 0 ${w} ${height}`, role: "img", "aria-label": `${weights.length} weights of one group and what they became` },
-    ticks(-most, most, 4).map((v) => [s("line", { x1: left, x2: x1, y1: y(v), y2: y(v), class: "lab-grid" }), s("text", { x: left - 5, y: y(v) + 4, class: "lab-tick", "text-anchor": "end" }, short(v))]),
-    s("path", { d: weights.map((v, i) => `M${x(i).toFixed(1)} ${y(0).toFixed(1)}V${y(v).toFixed(1)}`).join(""), class: "lab-stem" }),
-    s("path", { d: weights.map((v, i) => `M${x(i).toFixed(1)} ${y(v).toFixed(1)}h0`).join(""), class: "lab-dots" }),
-    s("path", { d: became.map((v, i) => `M${(x(i) - dash / 2).toFixed(1)} ${y(v).toFixed(1)}h${dash.toFixed(1)}`).join(""), class: "lab-dash" }),
-    s("text", { x: (left + x1) / 2, y: height - 3, class: "lab-tick", "text-anchor": "middle" }, "weight in the group: ● before, – after"));
+  const left = 48,
+    right = 8,
+    top = 8,
+    bottom = 30,
+    height = 170,
+    w = Math.max(width, 240),
+    x1 = w - right,
+    y1 = height - bottom;
+  const most = 1.08 * Math.max(...[...weights, ...became].map(Math.abs)) || 1,
+    step = (x1 - left) / weights.length;
+  const dash = Math.max(4.5, Math.min(9, step));
+  const x = (i) => left + (i + 0.5) * step,
+    y = (v) => top + ((most - v) / (2 * most)) * (y1 - top);
+  const at = (v, i) => `${x(i).toFixed(1)} ${y(v).toFixed(1)}`;
+  return picture(
+    w,
+    height,
+    `${weights.length} weights of one group and what they became`,
+    levels(ticks(-most, most, 4), y, left, x1),
+    s("path", {
+      d: weights.map((v, i) => `M${x(i).toFixed(1)} ${y(0).toFixed(1)}V${y(v).toFixed(1)}`).join(""),
+      class: "lab-stem",
+    }),
+    s("path", { d: weights.map((v, i) => `M${at(v, i)}h0`).join(""), class: "lab-dots" }),
+    s("path", {
+      d: became.map((v, i) => `M${(x(i) - dash / 2).toFixed(1)} ${y(v).toFixed(1)}h${dash.toFixed(1)}`).join(""),
+      class: "lab-dash",
+    }),
+    text((left + x1) / 2, height - 3, "lab-tick", "middle", "weight in the group: ● before, – after"),
+  );
 }
 
-// size against error, error on a logarithmic axis; names keep out of each other's way
-function scatter({ front, ours, peers, now, budget }, width) {
-  const left = 46, right = 14, top = 14, bottom = 32, height = 280, w = Math.max(width, 280), x1 = w - right, y1 = height - bottom;
-  const marks = [...peers.map((p) => [...p, "lab-peer"]), ...ours.map((p) => [...p, "lab-ours"]), ...now.map((p) => [...p, "lab-now"])];
-  if (!marks.length && !front.length) return h("p", { class: "lab-legend" }, "Predict or Measure, and it will be drawn here.");
-  const mb = [...marks.map((p) => p[1]), ...front.map((p) => p[0]), budget], kl = [...marks.map((p) => p[2]), ...front.map((p) => p[1])].filter((v) => v > 0);
-  const low = Math.min(...mb) * 0.94, high = Math.max(...mb) * 1.04, floor = Math.min(...kl) / 1.5, roof = Math.max(...kl) * 1.6;
-  const x = (v) => left + ((v - low) / (high - low)) * (x1 - left), y = (v) => y1 - (Math.log(Math.max(v, floor) / floor) / Math.log(roof / floor)) * (y1 - top);
-  const decades = [];
-  for (let d = Math.floor(Math.log10(floor)); d <= Math.log10(roof); d++) for (const m of roof / floor < 300 ? [1, 2, 5] : [1]) if (m * 10 ** d > floor && m * 10 ** d < roof) decades.push(Number((m * 10 ** d).toPrecision(1)));
-  const taken = [], names = [];
-  for (const [name, a, b, kind] of marks) {
-    const wide = 6.4 * name.length, spots = [[8, 4], [-8 - wide, 4], [8, 18], [8, -10], [-8 - wide, 18], [-8 - wide, -10]].map(([dx, dy]) => ({ x: x(a) + dx, y: y(b) + dy - 10, w: wide, h: 13 }));
-    const clear = (r) => r.x > x(budget) + 3 || r.x + r.w < x(budget) - 3;
-    const free = [...spots.filter(clear), ...spots].find((r) => r.x >= left - 30 && r.x + r.w <= w && r.y >= 0 && !taken.some((t) => r.x < t.x + t.w && t.x < r.x + r.w && r.y < t.y + t.h && t.y < r.y + r.h)
-      && !marks.some(([, c, d]) => x(c) > r.x - 5 && x(c) < r.x + r.w + 5 && y(d) > r.y - 4 && y(d) < r.y + r.h + 4));
-    if (!free) continue; // the mark itself says it when pointed at
-    taken.push(free);
-    names.push(s("text", { x: free.x, y: free.y + 10, class: `lab-name ${kind}-name` }, name));
+const SHAPES = {
+  "lab-peer": (a, b) => `M${a} ${b - 5}l5 5l-5 5l-5 -5Z`,
+  "lab-ours": (a, b) => `M${a - 4.5} ${b}a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0Z`,
+  "lab-now": (a, b) => `M${a - 5} ${b}a5 5 0 1 0 10 0a5 5 0 1 0 -10 0Z`,
+};
+
+// round numbers of a logarithmic axis
+function decades(floor, roof) {
+  const out = [];
+  for (let d = Math.floor(Math.log10(floor)); d <= Math.log10(roof); d++) {
+    for (const m of roof / floor < 300 ? [1, 2, 5] : [1]) {
+      const v = m * 10 ** d;
+      if (v > floor && v < roof) out.push(Number(v.toPrecision(1)));
+    }
   }
-  const shape = { "lab-peer": (a, b) => `M${a} ${b - 5}l5 5l-5 5l-5 -5Z`, "lab-ours": (a, b) => `M${a - 4.5} ${b}a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0Z`, "lab-now": (a, b) => `M${a - 5} ${b}a5 5 0 1 0 10 0a5 5 0 1 0 -10 0Z` };
-  return s("svg", { width: w, height, viewBox: `0 0 ${w} ${height}`, role: "img", "aria-label": `KL, nats, against size, MB: ${marks.map(([n, a, b]) => `${n} ${short(a)} MB, KL ${nats(b)} nats`).join("; ")}` },
-    decades.map((v) => [s("line", { x1: left, x2: x1, y1: y(v), y2: y(v), class: "lab-grid" }), s("text", { x: left - 5, y: y(v) + 4, class: "lab-tick", "text-anchor": "end" }, String(v))]),
-    ticks(low, high, 6).map((v) => s("text", { x: x(v), y: y1 + 14, class: "lab-tick", "text-anchor": "middle" }, short(v))), s("text", { x: (left + x1) / 2, y: height - 3, class: "lab-tick", "text-anchor": "middle" }, "size, MB"),
-    s("line", { x1: x(budget), x2: x(budget), y1: top, y2: y1, class: "lab-limit" }), s("text", { x: x(budget), y: top - 4, class: "lab-limit-text", "text-anchor": x(budget) > x1 - 70 ? "end" : "start" }, `budget ${short(budget)} MB`),
-    front.length ? s("path", { d: `M${front.map(([a, b]) => `${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("L")}`, class: "lab-front" }) : null,
-    marks.map(([name, a, b, kind]) => s("path", { d: shape[kind](x(a), y(b)), class: kind }, s("title", null, `${name}: ${short(a)} MB, KL ${nats(b)} nats`))), names);
+  return out;
 }
 
-function render({ model, el }) {
-  const status = h("div", { class: "lab-status", role: "status", "aria-live": "polite" }), error = h("div", { class: "lab-error", role: "alert" }), bar = h("progress", { class: "lab-progress", max: "1", "aria-label": "progress" });
-  const figures = h("div", { class: "lab-figures" }), tabs = h("div", { class: "lab-tabs", role: "tablist", "aria-label": "what the map shows" }), grid = h("div", { class: "lab-map", role: "grid", tabindex: "0" });
-  const others = h("span", null, "; ", h("span", { class: "lab-key-peer" }, "◆"), " llama.cpp, measured on another text");
-  const about = h("div", { class: "lab-legend" }), said = h("div", { class: "lab-legend lab-said", "aria-live": "polite" }), detail = h("div", { class: "lab-detail" }), plane = h("figure");
-  el.classList.add("lab");
-  el.append(h("div", { class: "lab-head" }, status, bar), error, figures, tabs, grid, about, said, detail, h("figure", null, h("figcaption", null, "KL, nats, against size"), plane, h("div", { class: "lab-legend" }, h("span", { class: "lab-key-front" }, "—"), " the budget's best mixes, predicted; ",
-    h("span", { class: "lab-key" }, "●"), " measured; ", h("span", { class: "lab-key" }, "○"), " this recipe, predicted", others)));
-  let shown = "", at = [0, 0];
-  const id = `lab-${Math.random().toString(36).slice(2)}`;
-  const save = (k, v) => (model.set(k, v), model.save_changes());
-  const words = () => {
-    status.textContent = model.get("status");
-    error.textContent = model.get("error");
-    error.hidden = !model.get("error");
-    bar.hidden = !model.get("busy");
-    const p = model.get("progress");
-    if (p < 0) bar.removeAttribute("value");
-    else bar.value = p;
-    el.classList.toggle("lab-busy", model.get("busy"));
+// a line through points, as points so close to each other that none of it is missed
+function along(line) {
+  const between = ([a, b], [c, d]) => {
+    const n = Math.ceil(Math.max(Math.abs(c - a), Math.abs(d - b)) / 4);
+    return Array.from({ length: n }, (_, i) => [a + ((c - a) * i) / n, b + ((d - b) * i) / n]);
   };
-  const tell = () => figures.replaceChildren(...model.get("figures").map(([name, value, unit]) => h("div", { class: "lab-figure" }, h("div", null, name), h("b", null, value), " ", h("small", null, unit))));
+  return [...line.slice(1).flatMap((p, i) => between(line[i], p)), ...line.slice(-1)];
+}
+
+// names beside their marks, out of each other's way, and of the front and the budget where there is room; a mark whose
+// name finds none says it when pointed at
+function names(marks, x, y, w, left, budget, front) {
+  const taken = [],
+    out = [];
+  const meets = (r, t) => r.x < t.x + t.w && t.x < r.x + r.w && r.y < t.y + t.h && t.y < r.y + r.h;
+  const curve = along(front.map(([a, b]) => [x(a), y(b)]));
+  const onFront = (r) => curve.some(([a, b]) => a > r.x - 2 && a < r.x + r.w + 2 && b > r.y - 1 && b < r.y + r.h + 1);
+  const offBudget = (r) => r.x > x(budget) + 3 || r.x + r.w < x(budget) - 3;
+  const onMark = (r) =>
+    marks.some(([, a, b]) => x(a) > r.x - 5 && x(a) < r.x + r.w + 5 && y(b) > r.y - 4 && y(b) < r.y + r.h + 4);
+  const free = (r) => r.x >= left - 30 && r.x + r.w <= w && r.y >= 0 && !taken.some((t) => meets(r, t)) && !onMark(r);
+  for (const [name, a, b, kind] of marks) {
+    const wide = 6.4 * name.length,
+      offsets = [
+        [8, 4],
+        [-8 - wide, 4],
+        [8, 18],
+        [8, -10],
+        [-8 - wide, 18],
+        [-8 - wide, -10],
+      ];
+    const spots = offsets.map(([dx, dy]) => ({ x: x(a) + dx, y: y(b) + dy - 10, w: wide, h: 13 }));
+    const good = spots.filter((r) => offBudget(r) && !onFront(r));
+    const spot = [...good, ...spots.filter(offBudget), ...spots].find(free);
+    if (!spot) continue;
+    taken.push(spot);
+    out.push(text(spot.x, spot.y + 10, `lab-name ${kind}-name`, "start", name));
+  }
+  return out;
+}
+
+// size against error, error on a logarithmic axis
+function scatter({ front, ours, peers, now, budget }, width) {
+  const left = 46,
+    right = 14,
+    top = 16,
+    bottom = 32,
+    height = 280,
+    w = Math.max(width, 280),
+    x1 = w - right,
+    y1 = height - bottom;
+  const marks = [
+    ["lab-peer", peers],
+    ["lab-ours", ours],
+    ["lab-now", now],
+  ].flatMap(([kind, list]) => list.map((p) => [...p, kind]));
+  const mb = [...marks.map((p) => p[1]), ...front.map((p) => p[0]), budget];
+  const kl = [...marks.map((p) => p[2]), ...front.map((p) => p[1])].filter((v) => v > 0);
+  const low = Math.min(...mb) * 0.94,
+    high = Math.max(...mb) * 1.04,
+    floor = Math.min(...kl) / 1.5,
+    roof = Math.max(...kl) * 1.6;
+  const x = (v) => left + ((v - low) / (high - low)) * (x1 - left);
+  const y = (v) => y1 - (Math.log(Math.max(v, floor) / floor) / Math.log(roof / floor)) * (y1 - top);
+  const said = ([name, a, b]) => `${name}: ${short(a)} MB, KL ${nats(b)} nats`;
+  const grid = decades(floor, roof).map((v) => [
+    rule(left, x1, y(v), y(v), "lab-grid"),
+    text(left - 5, y(v) + 4, "lab-tick", "end", String(v)),
+  ]);
+  const line = front.map(([a, b]) => `${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("L");
+  return picture(
+    w,
+    height,
+    `KL, nats, against size, MB: ${marks.map(said).join("; ")}`,
+    grid,
+    ticks(low, high, 6).map((v) => text(x(v), y1 + 14, "lab-tick", "middle", short(v))),
+    text((left + x1) / 2, height - 3, "lab-tick", "middle", "size, MB"),
+    rule(x(budget), x(budget), top, y1, "lab-limit lab-limit-0"),
+    text(
+      x(budget),
+      top - 5,
+      "lab-limit-text lab-limit-0",
+      x(budget) > x1 - 70 ? "end" : "start",
+      `budget ${short(budget)} MB`,
+    ),
+    front.length ? s("path", { d: `M${line}`, class: "lab-front" }) : null,
+    marks.map((p) => s("path", { d: SHAPES[p[3]](x(p[1]), y(p[2])), class: p[3] }, s("title", null, said(p)))),
+    names(marks, x, y, w, left, budget, front),
+  );
+}
+
+// the map of one quantity: a row for each kind of matrix, a column for each layer
+function layerMap(model, frame, id) {
+  const node = h("div", { class: "lab-map", role: "grid", tabindex: "0" });
+  const about = h("div", { class: "lab-legend" }),
+    said = h("div", { class: "lab-legend lab-said", "aria-live": "polite" });
+  let at = [0, 0],
+    map = null;
   const say = (r, c) => {
-    const map = model.get("maps")[shown], v = map.values[r]?.[c];
+    const v = map.values[r]?.[c];
     return `layer ${c}, ${map.rows[r]}: ${v === null || v === undefined ? "not known" : `${nats(v)} ${map.unit}`}`;
   };
   const point = (r, c) => {
-    grid.querySelector(".lab-here")?.classList.remove("lab-here");
-    const cell = grid.querySelector(`[data-at="${r} ${c}"]`);
+    const cell = node.querySelector(`[data-at="${r} ${c}"]`);
+    node.querySelector(".lab-here")?.classList.remove("lab-here");
     if (!cell) return;
     at = [r, c];
     cell.classList.add("lab-here");
-    grid.setAttribute("aria-activedescendant", cell.id);
-    said.textContent = `${say(r, c)}; a click looks into its weights`;
+    node.setAttribute("aria-activedescendant", cell.id);
+    said.textContent = `${say(r, c)}${frame.lost ? "" : "; a click looks into its weights"}`;
   };
-  const choose = (r, c) => save("place", { layer: c, matrix: model.get("maps")[shown].keys[r], row: null, group: null });
-  const paint = () => {
-    const maps = model.get("maps"), names = Object.keys(maps);
-    if (!names.includes(shown) || names.includes(model.get("shown"))) shown = model.get("shown");
-    if (!maps[shown]) shown = names[0] ?? "";
-    tabs.replaceChildren(...names.map((n) => h("button", { role: "tab", "aria-selected": String(n === shown), onclick: () => save("shown", n) }, maps[n].title)));
-    const map = maps[shown];
-    grid.hidden = about.hidden = !map;
-    if (!map) return;
-    const share = shares(map), count = map.values[0].length, place = model.get("place");
-    grid.style.setProperty("--layers", count);
-    grid.setAttribute("aria-label", `${map.title}, ${map.unit}: arrow keys go from matrix to matrix, Enter looks into one`);
-    grid.className = `lab-map ${map.kind}`;
-    grid.replaceChildren(...map.values.map((row, r) => h("div", { role: "row" }, h("span", { class: "lab-row", role: "rowheader" }, map.rows[r]), row.map((v, c) => h("span", { role: "gridcell", id: `${id}-${r}-${c}`, "data-at": `${r} ${c}`, "aria-label": say(r, c), title: say(r, c),
-      class: `lab-cell${v === null ? " lab-unknown" : ""}${place.layer === c && place.matrix === map.keys[r] ? " lab-chosen-cell" : ""}`, style: v === null ? null : `--share:${(100 * share(v)).toFixed(0)}%` })))),
-    h("div", { class: "lab-layers", "aria-hidden": "true" }, h("span"), map.values[0].map((_, c) => h("span", null, c % Math.ceil(count / 12) ? "" : String(c)))));
-    const [low, high] = ends(map);
-    about.replaceChildren(`${map.low}, ${nats(low)} `, h("i", { class: map.kind }), ` ${nats(high)} ${map.unit}, ${map.high}. ${map.note}`);
+  const choose = (r, c) => {
+    if (frame.lost) return;
+    model.set("place", { layer: c, matrix: map.keys[r], row: null, group: null });
+    model.save_changes();
   };
-  const inspect = () => {
-    const k = model.get("look");
-    if (!k.name) return detail.replaceChildren();
-    const go = (label, title, row, group) => h("button", { title, "aria-label": title, disabled: row !== null && (row < 0 || row >= k.shape[0] || group < 0 || group >= k.shape[1]), onclick: () => save("place", { ...model.get("place"), row, group }) }, label);
-    const left = h("figure"), right = h("figure");
-    detail.replaceChildren(h("div", { class: "lab-card-title" }, k.name, h("span", null, `${k.held}; ${k.snr}`)), h("div", { class: "lab-charts" }, left, right),
-      h("div", { class: "lab-steps" }, `row ${k.row} of ${k.shape[0]}, group ${k.group} of ${k.shape[1]} `, go("‹ row", "the row before", k.row - 1, k.group), go("row ›", "the next row", k.row + 1, k.group), go("‹ group", "the group before", k.row, k.group - 1), go("group ›", "the next group", k.row, k.group + 1), go("the worst", "the group with the largest error", null, null)));
-    left.append(h("figcaption", null, `the matrix, % of its weights${k.points.length && k.points.length <= 16 ? "; lines are the code points" : ""}`), histogram(k, left.clientWidth));
-    right.append(h("figcaption", null, `columns ${k.columns[0]} to ${k.columns[1]}: off by ${nats(k.rms)} root mean square`), stems(k, right.clientWidth));
-  };
-  const draw = () => {
-    const f = model.get("front");
-    plane.parentElement.hidden = !f.peers; // what is hidden has no width
-    others.hidden = !f.peers?.length;
-    if (f.peers && plane.clientWidth) plane.replaceChildren(scatter(f, plane.clientWidth));
-    if (el.clientWidth) inspect();
+  const show = (now) => {
+    const share = shares(now),
+      pointed = said.textContent !== "",
+      columns = now.values[0].length,
+      place = model.get("place"),
+      every = Math.ceil(columns / 12);
+    map = now;
+    const chosen = (r, c) => place.layer === c && place.matrix === map.keys[r];
+    const kind = (v, r, c) => `lab-cell${v === null ? " lab-unknown" : ""}${chosen(r, c) ? " lab-chosen-cell" : ""}`;
+    const cell = (v, r, c) =>
+      h("span", {
+        role: "gridcell",
+        id: `${id}-${r}-${c}`,
+        "data-at": `${r} ${c}`,
+        "aria-label": say(r, c),
+        title: say(r, c),
+        "aria-selected": String(chosen(r, c)),
+        class: kind(v, r, c),
+        style: v === null ? null : `--share:${(100 * share(v)).toFixed(1)}%`,
+      });
+    const line = (row, r) =>
+      h(
+        "div",
+        { role: "row" },
+        h("span", { class: "lab-row", role: "rowheader" }, map.rows[r]),
+        row.map((v, c) => cell(v, r, c)),
+      );
+    const numbers = map.values[0].map((_, c) => h("span", null, c % every ? "" : String(c)));
+    node.style.setProperty("--layers", columns);
+    node.setAttribute(
+      "aria-label",
+      `${map.title}, ${map.unit}: arrow keys go from matrix to matrix, Enter looks into one`,
+    );
+    node.className = `lab-map ${map.kind}`;
+    node.replaceChildren(
+      ...map.values.map(line),
+      h("div", { class: "lab-layers", "aria-hidden": "true" }, h("span"), numbers),
+      h("div", { class: "lab-layers", "aria-hidden": "true" }, h("span"), h("span", { class: "lab-axis" }, "layer")),
+    );
+    const [low, high] = map.ends;
+    about.replaceChildren(`${nats(low)} `, h("i", { class: map.kind }), ` ${nats(high)} ${map.unit}. ${map.note}`);
+    said.textContent = "";
+    if (pointed) point(...at); // the value is now that of another map, or of another recipe
   };
   const where = (e) => e.target.dataset?.at?.split(" ").map(Number);
-  grid.addEventListener("pointerover", (e) => where(e) && point(...where(e)));
-  grid.addEventListener("click", (e) => where(e) && choose(...where(e)));
-  grid.addEventListener("focus", () => point(...at));
-  grid.addEventListener("keydown", (e) => {
-    const map = model.get("maps")[shown], [r, c] = at, last = map.values[0].length - 1;
-    const to = { ArrowRight: [r, c + 1], ArrowLeft: [r, c - 1], ArrowDown: [r + 1, c], ArrowUp: [r - 1, c], Home: [r, 0], End: [r, last] }[e.key];
+  node.addEventListener("pointerover", (e) => where(e) && point(...where(e)));
+  node.addEventListener("click", (e) => where(e) && choose(...where(e)));
+  node.addEventListener("focus", () => map && point(...at));
+  node.addEventListener("keydown", (e) => {
+    const [r, c] = at,
+      last = map.values[0].length - 1;
+    const to = {
+      ArrowRight: [r, c + 1],
+      ArrowLeft: [r, c - 1],
+      ArrowDown: [r + 1, c],
+      ArrowUp: [r - 1, c],
+      Home: [r, 0],
+      End: [r, last],
+    }[e.key];
     if (!to && e.key !== "Enter" && e.key !== " ") return;
     e.preventDefault();
-    e.stopPropagation();
     if (!to) return choose(r, c);
     point(Math.max(0, Math.min(map.values.length - 1, to[0])), Math.max(0, Math.min(last, to[1])));
   });
-  const watch = { "change:status": words, "change:error": words, "change:busy": words, "change:progress": words, "change:figures": tell, "change:maps": paint, "change:shown": paint, "change:place": paint, "change:look": inspect, "change:front": draw };
+  return { parts: [node, about, said], show };
+}
+
+// a matrix and one of its groups, and the steps to its neighbours
+function inspector(model, frame, node) {
+  const go = (label, title, row, group, off) =>
+    h(
+      "button",
+      {
+        type: "button",
+        title,
+        "aria-label": title,
+        disabled: off || Boolean(frame.lost),
+        onclick: () => {
+          model.set("place", { ...model.get("place"), row, group });
+          model.save_changes();
+        },
+      },
+      label,
+    );
+  return () => {
+    const k = model.get("look"),
+      focused = node.contains(document.activeElement) && document.activeElement.textContent;
+    node.hidden = !k.name;
+    if (!k.name) return;
+    const left = h("figure"),
+      right = h("figure"),
+      few = k.points.length && k.points.length <= 16;
+    const steps = h(
+      "div",
+      { class: "lab-steps" },
+      h("span", null, `row ${k.row} of ${k.shape[0]}, group ${k.group} of ${k.shape[1]} `),
+      go("‹ row", "the row before", k.row - 1, k.group, k.row < 1),
+      go("row ›", "the next row", k.row + 1, k.group, k.row + 1 >= k.shape[0]),
+      go("‹ group", "the group before", k.row, k.group - 1, k.group < 1),
+      go("group ›", "the next group", k.row, k.group + 1, k.group + 1 >= k.shape[1]),
+      go("the worst", "the group with the largest error", null, null, false),
+    );
+    node.replaceChildren(
+      h("div", { class: "lab-card-title" }, h("b", null, k.name), h("span", null, `${k.held}; ${k.snr}`)),
+      h("div", { class: "lab-charts" }, left, right),
+      steps,
+    );
+    left.append(
+      h("figcaption", null, `the matrix, % of its weights a bin${few ? "; lines are the code points" : ""}`),
+      histogram(k, left.clientWidth),
+    );
+    const off = `columns ${k.columns[0]} to ${k.columns[1]}: off by ${nats(k.rms)} root mean square`;
+    right.append(h("figcaption", null, off), stems(k, right.clientWidth));
+    if (focused) [...steps.querySelectorAll("button:enabled")].find((b) => b.textContent === focused)?.focus();
+  };
+}
+
+function render({ model, el }) {
+  const id = newId(),
+    frame = shell({ model, el }, { onLost: () => redraw() });
+  const figures = h("div", { class: "lab-figures", role: "list", "aria-label": "figures of this recipe" });
+  const detail = h("div", { class: "lab-detail", role: "region", "aria-label": "a matrix" }),
+    plane = h("figure");
+  const map = layerMap(model, frame, id),
+    panel = h("div", { role: "tabpanel", id }, map.parts),
+    inspect = inspector(model, frame, detail);
+  const peers = h(
+    "span",
+    null,
+    "; ",
+    h("span", { class: "lab-key-peer" }, "◆"),
+    " llama.cpp, measured on another text",
+  );
+  const key = h(
+    "div",
+    { class: "lab-legend" },
+    h("span", { class: "lab-key-front" }, "—"),
+    " the budget's best mixes, predicted; ",
+    h("span", { class: "lab-key" }, "●"),
+    " measured; ",
+    h("span", { class: "lab-key" }, "○"),
+    " this recipe, predicted",
+    peers,
+  );
+  const title = h("figcaption", null, "KL, nats, against size"),
+    hint = h(
+      "p",
+      { class: "lab-empty" },
+      "Predict or Measure, and this recipe will be drawn here by its size and its error.",
+    );
+  const choose = (name) => {
+    model.set("shown", name);
+    if (!frame.lost) model.save_changes();
+  };
+  const tabs = tabList("what the map shows", id, choose);
+  el.append(frame.head, frame.error, figures, tabs.node, panel, detail, title, plane, key, hint);
+  let shown = "";
+
+  const paint = () => {
+    const maps = model.get("maps"),
+      all = Object.keys(maps),
+      wanted = model.get("shown");
+    if (!all.includes(shown) || all.includes(wanted)) shown = wanted;
+    if (!maps[shown]) shown = all[0] ?? "";
+    tabs.show(new Map(all.map((name) => [name, maps[name].title])), shown);
+    panel.hidden = !maps[shown];
+    if (maps[shown]) map.show(maps[shown]);
+    if (maps[shown]) panel.setAttribute("aria-labelledby", tabs.labelled());
+  };
+  const tell = () => {
+    figures.hidden = !model.get("figures").length;
+    figures.replaceChildren(...model.get("figures").map((f) => tile(...f)));
+  };
+  const draw = () => {
+    const f = model.get("front"),
+      some = Boolean(f.ours?.length || f.now?.length || f.front?.length);
+    for (const part of [title, plane, key]) part.hidden = !some;
+    hint.hidden = some || !f.ours;
+    peers.hidden = !f.peers?.length;
+    if (some && plane.clientWidth) plane.replaceChildren(scatter(f, plane.clientWidth));
+    if (el.clientWidth) inspect();
+  };
+  const redraw = () => {
+    tell();
+    paint();
+    draw();
+  };
+  const watch = {
+    "change:figures": tell,
+    "change:maps": paint,
+    "change:shown": paint,
+    "change:place": paint,
+    "change:look": inspect,
+    "change:front": draw,
+  };
   for (const [event, f] of Object.entries(watch)) model.on(event, f);
   const seen = new ResizeObserver(draw);
   seen.observe(el);
-  words();
-  tell();
-  paint();
-  draw();
+  frame.say();
+  redraw();
   return () => {
     for (const [event, f] of Object.entries(watch)) model.off(event, f);
+    frame.close();
     seen.disconnect();
   };
 }

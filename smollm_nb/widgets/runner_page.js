@@ -1,5 +1,7 @@
-// The page that `save_html` writes: the widget's traits are in the page, and nobody listens. `view` is runner.js, pasted in front.
-const traits = JSON.parse(document.getElementById("traits").textContent), heard = new Map();
+// The page that `save_html` writes: the widget's traits are in the page, and nobody listens.
+// `view` is runner.js, pasted in front.
+const traits = JSON.parse(document.getElementById("traits").textContent);
+const heard = new Map();
 const model = {
   get: (name) => traits[name],
   set(name, value) {
@@ -10,7 +12,10 @@ const model = {
   on: (event, f) => heard.set(event, (heard.get(event) ?? new Set()).add(f)),
   off: (event, f) => heard.get(event)?.delete(f),
 };
-const dark = matchMedia("(prefers-color-scheme: dark)"), follow = () => { document.documentElement.dataset.jpThemeLight = String(!dark.matches); };
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const follow = () => {
+  document.documentElement.dataset.jpThemeLight = String(!dark.matches);
+};
 follow();
 dark.addEventListener("change", follow);
 const { initialize, render: show } = view();
