@@ -76,11 +76,11 @@ def test_pip_and_what_it_installed(planted, monkeypatch, tmp_path):
 
 
 def test_there_is_one_way_to_start_python():
-    "`core` knows how; kernel.py, which setup.py runs alone, says the same in its own words"
+    "`core` knows how; engine/build.py, which setup.py runs alone, says the same in its own words"
     found = {}
-    for p in sorted((ROOT/"smollm_nb").glob("*.py")):
+    for p in sorted((ROOT/"smollm_nb").rglob("*.py")):
         lines = [line for line in p.read_text(encoding="utf-8").splitlines() if "sys.executable" in line]
-        if lines: found[p.name] = lines
-    assert set(found) == {"core.py", "kernel.py"}, "start children by core.python_command or core.code_command"
+        if lines: found[p.relative_to(ROOT/"smollm_nb").as_posix()] = lines
+    assert set(found) == {"core.py", "engine/build.py"}, "start children by core.python_command or core.code_command"
     assert all('sys.executable, "-P"' in line for lines in found.values() for line in lines)
     assert python_command("-m", "x")[1:] == ["-P", "-m", "x"]

@@ -1,4 +1,5 @@
 "Rules of the house that no single module can keep"
+import ast
 import re
 import subprocess
 import threading
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_no_line_hides_from_coverage():
     "What coverage leaves out is listed, with its reason, in pyproject.toml alone"
-    for p in (ROOT/"smollm_nb").glob("*.py"): assert "no cover" not in p.read_text(encoding="utf-8"), p.name
+    for p in (ROOT/"smollm_nb").rglob("*.py"): assert "no cover" not in p.read_text(encoding="utf-8"), p.name
 
 
 def test_versions_are_pinned():
@@ -29,16 +30,58 @@ def test_versions_are_pinned():
     assert names and {n.lower() for n in names} <= {p.lower() for p in pins}
 
 
-def test_each_module_imports_only_modules_above_it():
-    "The order of the notebooks is the order of the imports; late imports inside functions are by choice"
-    order, seen = [], set()
-    for p in sorted((ROOT/"nbs").glob("[0-9]*.ipynb"), key=lambda p: p.name.replace("_", " ")):
-        if m := re.search(r"#\| default_exp (\w+)", p.read_text(encoding="utf-8")): order.append(m[1])
-    for name in order:
-        text = (ROOT/"smollm_nb"/f"{name}.py").read_text(encoding="utf-8")
-        used = set(re.findall(r"^from (?:smollm_nb)?\.(\w+) import", text, re.M))
-        assert used <= seen, f"{name} imports {used - seen} from below"
-        seen.add(name)
+# a room imports only rooms before it; within a room, modules import modules whose notebooks come before theirs
+ROOMS = "core models text inference fidelity quant engine browser api explore tune bench scale plots lab serving cli".split()
+PACKAGE = ROOT/"smollm_nb"
+
+
+def module_order() -> dict[str, int]:
+    "Each module, `room.name`, and its place by the notebooks' numbers"
+    notebooks = sorted(p for p in (ROOT/"nbs").rglob("[0-9]*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+    names = [re.search(r"#\| default_exp ([\w.]+)", p.read_text(encoding="utf-8")) for p in notebooks]
+    return {m[1]: i for i, m in enumerate(names) if m}
+
+
+def imports_of(path:Path) -> list[tuple[str, str, int]]:
+    "Everything of this package that a module imports, inside functions too: (module, name, line)"
+    here, found = ["smollm_nb", *path.relative_to(PACKAGE).parent.parts], []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            assert not [a.name for a in node.names if a.name.startswith("smollm_nb")], f"{path}: import names, not the package"
+        if not isinstance(node, ast.ImportFrom): continue
+        base = here[:len(here) - node.level + 1] if node.level else []
+        source = ".".join([*base, *filter(None, [node.module])])
+        if source.split(".")[0] != "smollm_nb": continue
+        source = source.removeprefix("smollm_nb").lstrip(".")
+        is_module = (PACKAGE/(source.replace(".", "/") + ".py")).is_file() and source
+        for alias in node.names:
+            found.append((source, alias.name, node.lineno) if is_module
+                         else (f"{source}.{alias.name}".lstrip("."), "", node.lineno))
+    return found
+
+
+def test_imports_go_one_way():
+    "Between rooms and within them, inside functions too; what has a leading underscore stays in its module"
+    order = module_order()
+    assert {m.split(".")[0] for m in order} <= set(ROOMS)
+    for module, place in order.items():
+        path = PACKAGE/(module.replace(".", "/") + ".py")
+        for source, name, line in imports_of(path):
+            where = f"{path.relative_to(ROOT)}:{line}"
+            if source == "__version__" or name == "__version__": continue
+            assert source in order, f"{where} imports {source}, which no notebook makes"
+            assert ROOMS.index(source.split(".")[0]) <= ROOMS.index(module.split(".")[0]), f"{where} imports {source}, a later room"
+            assert order[source] < place, f"{where} imports {source}, whose notebook comes later"
+            assert not name.startswith("_"), f"{where} imports {name}, which is private to {source}"
+
+
+def test_no_module_is_without_its_notebook():
+    "And no notebook's number is used twice"
+    order, numbers = module_order(), [p.relative_to(ROOT/"nbs").as_posix() for p in (ROOT/"nbs").rglob("[0-9]*.ipynb")]
+    modules = {".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in PACKAGE.rglob("*.py") if not p.name.startswith("_")}
+    assert modules == set(order)
+    heads = [re.match(r"\d+_\w+/\d+|\d+", n)[0] for n in numbers if ".ipynb_checkpoints" not in n]
+    assert len(heads) == len(set(heads))
 
 
 def test_help_lists_every_target():

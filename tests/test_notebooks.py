@@ -8,7 +8,7 @@ from execnb.nbio import read_nb
 from execnb.shell import CaptureShell
 
 NBS = Path(__file__).parent.parent/"nbs"
-NOTEBOOKS = sorted(p.relative_to(NBS).with_suffix("").as_posix() for p in NBS.rglob("[!.]*.ipynb"))
+NOTEBOOKS = sorted(p.relative_to(NBS).with_suffix("").as_posix() for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 
 
 def directives(source:str) -> set[str]:
