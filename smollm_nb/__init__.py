@@ -48,7 +48,7 @@ _EXPORTS = {  # name → the module that it is imported from when it is first us
     "SmolLMQuantizer": "quant.recipes",
     "evaluate": "fidelity.evaluate",
     "export": "browser.bundle",
-    "benchmark": "bench.llama_cpp",
+    "benchmark": "bench.suite",
     "PromptPanel": "lab.prompt_panel",
     "CompareView": "lab.compare_view",
     "QuantExplorer": "lab.quant_explorer",

@@ -9,7 +9,8 @@ import pytest
 
 from smollm_nb.bench.web_peers import ONNX_BUILDER, PEERS
 from smollm_nb.core import python_command
-from smollm_nb.bench.llama_cpp import HEADER, LLAMA_CPP, PINS
+from smollm_nb.bench.llama_cpp import LLAMA_CPP
+from smollm_nb.bench.packages import HEADER, PINS
 
 LISTS = sorted(PINS.glob("*.txt"))
 # what ggml does before it multiplies tiles: a configuration of 64 bytes, of which the last stores are lost in GCC 12

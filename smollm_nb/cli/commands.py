@@ -382,7 +382,7 @@ def bench(
 ):
     "Measure speed and memory in rounds, with their spread; with --peers beside other engines, with --browser in browsers too. Ctrl-C keeps what was measured."
     from smollm_nb.bench.bench import losses
-    from smollm_nb.bench.llama_cpp import benchmark
+    from smollm_nb.bench.suite import benchmark
     from smollm_nb.bench.history import table
     try:
         with stages() as on_progress:

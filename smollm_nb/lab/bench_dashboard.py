@@ -22,7 +22,8 @@ from ..core import Cancelled, InvalidStateError, ParameterError, as_choice, as_f
 from ..engine.native import default_threads
 from ..models.hub import fetch
 from .jobs import CHOICES, Job, choices, module, prepared
-from ..bench.llama_cpp import bundle_for, note_run, own_subjects, page_subjects
+from ..bench.subjects import bundle_for, own_subjects, page_subjects
+from ..bench.suite import note_run
 from ..plots.base import Picture
 from ..bench.history import (
     about, against, compared, earlier, history_file, markdown, open_history, read_history, rows, table)
