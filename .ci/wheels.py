@@ -1,4 +1,5 @@
 "Wheels for every system that the kernel is compiled for, made on this machine: each is unpacked and checked, this machine's is tried"
+
 import argparse
 import os
 import shutil
@@ -16,7 +17,11 @@ ROOT = Path(__file__).parent.parent
 SYSTEMS = [s for s in TARGETS if s != "wasm32"]
 UNSHIPPED = (".git", ".venv", "_native", "_vendor", "build", "dist", "*.egg-info", "__pycache__", "nbs", "tests")
 # file format and processor, from the first bytes of a library
-ELF, MACH_O, PE = {62: "x86_64", 183: "aarch64"}, {0x01000007: "x86_64", 0x0100000C: "aarch64"}, {0x8664: "x86_64", 0xAA64: "aarch64"}
+ELF, MACH_O, PE = (
+    {62: "x86_64", 183: "aarch64"},
+    {0x01000007: "x86_64", 0x0100000C: "aarch64"},
+    {0x8664: "x86_64", 0xAA64: "aarch64"},
+)
 
 
 def build(system: str, sources: Path, output: Path) -> Path:
@@ -24,7 +29,18 @@ def build(system: str, sources: Path, output: Path) -> Path:
     shutil.rmtree(sources / "smollm_nb" / "engine" / "_native", ignore_errors=True)
     shutil.rmtree(sources / "build", ignore_errors=True)
     before = set(output.glob("*.whl"))
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(output), str(sources)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(output),
+        str(sources),
+    ]
     subprocess.run(command, check=True, env=os.environ | {"SMOLLM_SYSTEM": system})
     (wheel,) = set(output.glob("*.whl")) - before
     return wheel

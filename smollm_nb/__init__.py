@@ -25,6 +25,7 @@ conversations), `inference` (the readable Llama and the generation loop), `fidel
 (four bits a weight), `engine` (the C kernel), `browser` (the exported folder), `bench`, `plots`, `lab` (JupyterLab),
 `cli` (the `smollm` command). ARCHITECTURE.md shows how they fit together.
 """
+
 __version__ = "0.1.0"
 
 import os

@@ -7,14 +7,26 @@ __all__ = ['DEFAULT_MODEL', 'BACKENDS', 'OPTIONS', 'SOURCES', 'DTYPES', 'JUDGED'
            'check_options', 'Model', 'load_smollm_135m']
 
 # %% ../nbs/08_api.ipynb #e4047370
-import contextlib, sys, warnings
+import contextlib
+import sys
+import warnings
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from .core import (
-    InvalidStateError, OnProgress, ParameterError, Result, TokenizerError, UnknownModelError, as_int, as_path, as_text, checked_names)
+from smollm_nb.core import (
+    InvalidStateError,
+    OnProgress,
+    ParameterError,
+    Result,
+    TokenizerError,
+    UnknownModelError,
+    as_int,
+    as_path,
+    as_text,
+    checked_names,
+)
 from .inference.generation import Generation, generate, missing_rows
 from .models.registry import ModelMetadata, ModelRegistry
 from .text.tokenizer import SmolLMTokenizer
@@ -22,76 +34,109 @@ from .text.tokenizer import SmolLMTokenizer
 # %% ../nbs/08_api.ipynb #a8c0f492
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 
-class FallbackWarning(UserWarning): "The native engine cannot run this model, PyTorch does"
+
+class FallbackWarning(UserWarning):
+    "The native engine cannot run this model, PyTorch does"
+
 
 def _load_torch(path, threads=None, **kw):
     "The PyTorch backend of a checkpoint folder or a SMOLLM_Q4 file; imported late, because it takes seconds"
     import torch
+
     from smollm_nb.engine.native import default_threads
-    if threads is None: threads = min(torch.get_num_threads(), default_threads()) # PyTorch minds no CPU quota
+
+    if threads is None:
+        threads = min(torch.get_num_threads(), default_threads())  # PyTorch minds no CPU quota
     torch.set_num_threads(threads)
     if path.is_file():
         from smollm_nb.quant.rounding import load_quantized
+
         return load_quantized(path, **kw)
     from smollm_nb.inference.llama import load
+
     return load(path, **kw)
 
+
 _NO_FILE = "the {0} runs SMOLLM_Q4 files, and {1} is a checkpoint: run `smollm quantize --model-path {1} --output-path DIR` and name DIR, or choose backend torch"
+
 
 def _load_native(path, **kw):
     "The native engine of a SMOLLM_Q4 file"
     from smollm_nb.engine.native import load
-    if path.is_dir(): raise ParameterError(_NO_FILE.format("native engine", path))
+
+    if path.is_dir():
+        raise ParameterError(_NO_FILE.format("native engine", path))
     return load(path, **kw)
+
 
 def _load_wasm(path, **kw):
     "The engine as WebAssembly, for a SMOLLM_Q4 file"
     from smollm_nb.engine.wasm import load
-    if path.is_dir(): raise ParameterError(_NO_FILE.format("engine", path))
+
+    if path.is_dir():
+        raise ParameterError(_NO_FILE.format("engine", path))
     return load(path, **kw)
+
 
 def _load_auto(path, **kw):
     "The native engine for a quantized file, where it can; else PyTorch"
     from smollm_nb.engine.native import EngineError, UnsupportedModelError
+
     own = lambda backend: {k: v for k, v in kw.items() if k in OPTIONS[backend]}
-    if path.is_dir() or not kw.keys() <= set(OPTIONS["native"]): return _load_torch(path, **own("torch"))
-    try: return _load_native(path, **kw)
+    if path.is_dir() or not kw.keys() <= set(OPTIONS["native"]):
+        return _load_torch(path, **own("torch"))
+    try:
+        return _load_native(path, **kw)
     except (EngineError, UnsupportedModelError) as e:
         warnings.warn(f"{e}. PyTorch runs it now, more slowly", FallbackWarning, stacklevel=4)
         return _load_torch(path, **own("torch"))
 
 # %% ../nbs/08_api.ipynb #a8c0f494
 def quantized_file(
-    name, # what a user called a model
-) -> Path|None: # the file, if it is one
+    name,  # what a user called a model
+) -> Path | None:  # the file, if it is one
     "The SMOLLM_Q4 file that a name means: the file itself, or a folder that holds nothing else to run"
     path = as_path("name", name)
     if path.is_dir() and not any(path.glob("*.safetensors")):
-        path = next((path/f for f in ("model_q4.bin", "model_q8.bin") if (path/f).is_file()), path)
+        path = next((path / f for f in ("model_q4.bin", "model_q8.bin") if (path / f).is_file()), path)
     return path if path.is_file() and path.suffix == ".bin" else None
 
-BACKENDS = dict(auto=_load_auto, torch=_load_torch, native=_load_native, wasm=_load_wasm) # name → loader(path, **options)
-OPTIONS = dict(torch=("device", "dtype", "context", "threads"), native=("threads", "context", "variant", "verify", "tile"), wasm=("context", "variant", "verify", "tile"))
-OPTIONS["auto"] = tuple(dict.fromkeys(OPTIONS["torch"] + OPTIONS["native"])) # those of PyTorch alone choose PyTorch
-SOURCES = ("auto", "hub", "bundled")
-DTYPES = ("float32", "bfloat16", "float16") # the names of `model.DTYPES`; that module takes seconds to import
 
-def _one_of(name:str, value, names) -> str:
+# name → loader(path, **options)
+BACKENDS = dict(auto=_load_auto, torch=_load_torch, native=_load_native, wasm=_load_wasm)
+OPTIONS = dict(
+    torch=("device", "dtype", "context", "threads"),
+    native=("threads", "context", "variant", "verify", "tile"),
+    wasm=("context", "variant", "verify", "tile"),
+)
+# those of PyTorch alone choose PyTorch
+OPTIONS["auto"] = tuple(dict.fromkeys(OPTIONS["torch"] + OPTIONS["native"]))
+SOURCES = ("auto", "hub", "bundled")
+DTYPES = ("float32", "bfloat16", "float16")  # the names of `model.DTYPES`; that module takes seconds to import
+
+
+def _one_of(name: str, value, names) -> str:
     "`value` if it is one of the names, or `ParameterError`"
-    if as_text(name, value) not in names: raise ParameterError(f"{name} {value!r} must be one of {', '.join(names)}")
+    if as_text(name, value) not in names:
+        raise ParameterError(f"{name} {value!r} must be one of {', '.join(names)}")
     return value
+
 
 def _device(value) -> str:
     "The name of a device, which may be a `torch.device`"
-    torch = sys.modules.get("torch") # who has such an object has imported it
+    torch = sys.modules.get("torch")  # who has such an object has imported it
     return str(value) if torch and isinstance(value, torch.device) else as_text("device", value)
+
 
 def _switch(value) -> bool:
     "The value of `verify`"
-    if not isinstance(value, (bool, np.bool_)): raise ParameterError(f"verify={value!r} must be True or False")
+    if not isinstance(value, (bool, np.bool_)):
+        raise ParameterError(f"verify={value!r} must be True or False")
     return bool(value)
 
-_CHECKS = dict( # option → what gives its value or raises `ParameterError`; limits that depend on the model come later
+
+# option → what gives its value or raises `ParameterError`; limits that depend on the model come later
+_CHECKS = dict(
     threads=lambda v: as_int("threads", v, 1, 1024),
     context=lambda v: as_int("context", v, 1),
     tile=lambda v: as_int("tile", v, 1, 512),
@@ -101,10 +146,11 @@ _CHECKS = dict( # option → what gives its value or raises `ParameterError`; li
     verify=_switch,
 )
 
+
 def check_options(
-    backend:str, # one of `BACKENDS`
-    options:dict, # for its loader
-) -> dict: # those that are not None
+    backend: str,  # one of `BACKENDS`
+    options: dict,  # for its loader
+) -> dict:  # those that are not None
     "The options of a backend, checked before anything is fetched or loaded; raises `ParameterError`"
     known = OPTIONS[_one_of("backend", backend, BACKENDS)]
     if odd := options.keys() - set(known):
@@ -114,52 +160,62 @@ def check_options(
 # %% ../nbs/08_api.ipynb #a8c0f496
 class _ModelByName:
     "What a `Model` is before and after `load`; the calls that need it loaded are in the next cells"
+
     @checked_names
-    def __init__(self,
-        name:str|Path=DEFAULT_MODEL, # registry name, hub id, checkpoint folder, GGUF file or SMOLLM_Q4 file
-        source:str="auto", # where to get it: "auto", "hub" or "bundled"
-        backend:str="auto", # "auto", "torch", "native" or "wasm"
-        revision:str="main", # of the hub's repository
-        context:int|None=None, # positions of the KV cache; default: what the model was trained for, or the engine's
-        threads:int|None=None, # default: all cores that this process may use
-        device:str|None=None, # PyTorch: such as "cpu" or "cuda"
-        dtype:str|None=None, # PyTorch: "float32", "bfloat16" or "float16"
-        variant:str|None=None, # engine: a build, such as "avx2"; default: the best that this processor runs
-        verify:bool|None=None, # engine: check the file's hashes; default: yes
-        tile:int|None=None, # engine: tokens of a prompt read at once
+    def __init__(
+        self,
+        name: str | Path = DEFAULT_MODEL,  # registry name, hub id, checkpoint folder, GGUF file or SMOLLM_Q4 file
+        source: str = "auto",  # where to get it: "auto", "hub" or "bundled"
+        backend: str = "auto",  # "auto", "torch", "native" or "wasm"
+        revision: str = "main",  # of the hub's repository
+        context: int
+        | None = None,  # positions of the KV cache; default: what the model was trained for, or the engine's
+        threads: int | None = None,  # default: all cores that this process may use
+        device: str | None = None,  # PyTorch: such as "cpu" or "cuda"
+        dtype: str | None = None,  # PyTorch: "float32", "bfloat16" or "float16"
+        variant: str | None = None,  # engine: a build, such as "avx2"; default: the best that this processor runs
+        verify: bool | None = None,  # engine: check the file's hashes; default: yes
+        tile: int | None = None,  # engine: tokens of a prompt read at once
     ):
-        given = dict(context=context, threads=threads, device=device, dtype=dtype, variant=variant, verify=verify, tile=tile)
+        given = dict(
+            context=context, threads=threads, device=device, dtype=dtype, variant=variant, verify=verify, tile=tile
+        )
         self.options = check_options(backend, {k: v for k, v in given.items() if v is not None})
-        self._given = name if isinstance(name, str) and name else as_path("name", name) # a path is no hub id
+        self._given = name if isinstance(name, str) and name else as_path("name", name)  # a path is no hub id
         self.name = str(self._given)
         self.source, self.revision = _one_of("source", source, SOURCES), as_text("revision", revision)
         self._loader = BACKENDS[backend]
-        self.path:Any = None # the checkpoint folder or the quantized file
-        self.tokenizer:Any = None # a `SmolLMTokenizer`
-        self.backend:Any = None # a `core.Backend`
+        self.path: Any = None  # the checkpoint folder or the quantized file
+        self.tokenizer: Any = None  # a `SmolLMTokenizer`
+        self.backend: Any = None  # a `core.Backend`
 
     @property
-    def metadata(self) -> ModelMetadata|None:
+    def metadata(self) -> ModelMetadata | None:
         "The registry's record of this model; None for a model it does not know"
-        try: return ModelRegistry().get_model(self.name)
-        except UnknownModelError: return None
+        try:
+            return ModelRegistry().get_model(self.name)
+        except UnknownModelError:
+            return None
 
     def load(self) -> Self:
         "Fetch, check and load the model; does nothing if that is done"
-        if self.is_ready(): return self
+        if self.is_ready():
+            return self
         self.path = quantized_file(self.name) or self._fetch()
         folder = self.path.parent if self.path.is_file() else self.path
         tokenizer, backend = SmolLMTokenizer.load(folder), self._loader(self.path, **self.options)
-        try: missing_rows(tokenizer, backend.config.vocab_size)
+        try:
+            missing_rows(tokenizer, backend.config.vocab_size)
         except TokenizerError as e:
             backend.close()
-            raise TokenizerError(f"{folder/'tokenizer.json'}: {e}") from None
+            raise TokenizerError(f"{folder / 'tokenizer.json'}: {e}") from None
         self.tokenizer, self.backend = tokenizer, backend
         return self
 
     def _fetch(self) -> Path:
         "The folder of a checkpoint that is not at hand as a quantized file"
-        from smollm_nb.models.hub import fetch # late: a file is loaded without it
+        from smollm_nb.models.hub import fetch  # late: a file is loaded without it
+
         return fetch(self._given, via=self.source, revision=self.revision)
 
     def is_ready(self) -> bool:
@@ -168,110 +224,169 @@ class _ModelByName:
 
     def close(self) -> None:
         "Give the memory back; `load` brings the model again"
-        if self.backend is not None: self.backend.close()
+        if self.backend is not None:
+            self.backend.close()
         self.backend = self.tokenizer = None
 
     def _need_load(self) -> None:
-        if not self.is_ready(): raise InvalidStateError(f"model {self.name} is not loaded; call .load() first")
+        if not self.is_ready():
+            raise InvalidStateError(f"model {self.name} is not loaded; call .load() first")
 
-    def __enter__(self) -> Self: return self.load()
-    def __exit__(self, *exc): self.close()
-    def __repr__(self): return f"{type(self).__name__}({self.name!r}, {'ready' if self.is_ready() else 'not loaded'})"
+    def __enter__(self) -> Self:
+        return self.load()
+
+    def __exit__(self, *exc):
+        self.close()
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self.name!r}, {'ready' if self.is_ready() else 'not loaded'})"
 
 # %% ../nbs/08_api.ipynb #a8c0f498
 class _AnsweringModel(_ModelByName):
     "The calls that make text"
+
     @checked_names
-    def generate(self,
-        prompt, # text or token ids
-        max_tokens:int=128,
-        stop=(), # a string or several at which the answer ends
-        n_alternatives:int=0, # likeliest tokens that each event lists
-        overflow:str="error", # "error", "stop" or "drop_oldest" when prompt and answer do not fit the context
-        special:bool=False, # read special tokens in a text prompt as tokens, not as text
-        temperature:float=0.0, # 0 is greedy
-        top_k:int=0, # likeliest tokens to choose from; 0 is all
-        top_p:float=1.0, # choose from the likeliest tokens that together have this probability
-        min_p:float=0.0, # leave out tokens less likely than this share of the likeliest one's probability
-        repetition_penalty:float=1.0, # divides the scores of tokens that have come before; 1 is off
-        seed:int=0, # of the random numbers
-    ) -> Generation: # iterate over it, print it, or call `finish()`
+    def generate(
+        self,
+        prompt,  # text or token ids
+        max_tokens: int = 128,
+        stop=(),  # a string or several at which the answer ends
+        n_alternatives: int = 0,  # likeliest tokens that each event lists
+        overflow: str = "error",  # "error", "stop" or "drop_oldest" when prompt and answer do not fit the context
+        special: bool = False,  # read special tokens in a text prompt as tokens, not as text
+        temperature: float = 0.0,  # 0 is greedy
+        top_k: int = 0,  # likeliest tokens to choose from; 0 is all
+        top_p: float = 1.0,  # choose from the likeliest tokens that together have this probability
+        min_p: float = 0.0,  # leave out tokens less likely than this share of the likeliest one's probability
+        repetition_penalty: float = 1.0,  # divides the scores of tokens that have come before; 1 is off
+        seed: int = 0,  # of the random numbers
+    ) -> Generation:  # iterate over it, print it, or call `finish()`
         "Continue a prompt, token by token"
         self._need_load()
-        return generate(self.backend, self.tokenizer, prompt, max_tokens, stop, n_alternatives, overflow, special,
-                        temperature, top_k, top_p, min_p, repetition_penalty, seed)
+        return generate(
+            self.backend,
+            self.tokenizer,
+            prompt,
+            max_tokens,
+            stop,
+            n_alternatives,
+            overflow,
+            special,
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty,
+            seed,
+        )
 
     @checked_names
-    def chat(self,
-        messages, # records of role and content, or one question as text
-        max_tokens:int=128,
-        stop=(), # a string or several at which the answer ends
-        n_alternatives:int=0, # likeliest tokens that each event lists
-        overflow:str="error", # "error", "stop" or "drop_oldest" when prompt and answer do not fit the context
-        special:bool=False, # read special tokens in the messages as tokens, not as text
-        temperature:float=0.0, # 0 is greedy
-        top_k:int=0, # likeliest tokens to choose from; 0 is all
-        top_p:float=1.0, # choose from the likeliest tokens that together have this probability
-        min_p:float=0.0, # leave out tokens less likely than this share of the likeliest one's probability
-        repetition_penalty:float=1.0, # divides the scores of tokens that have come before; 1 is off
-        seed:int=0, # of the random numbers
-    ) -> Generation: # iterate over it, print it, or call `finish()`
+    def chat(
+        self,
+        messages,  # records of role and content, or one question as text
+        max_tokens: int = 128,
+        stop=(),  # a string or several at which the answer ends
+        n_alternatives: int = 0,  # likeliest tokens that each event lists
+        overflow: str = "error",  # "error", "stop" or "drop_oldest" when prompt and answer do not fit the context
+        special: bool = False,  # read special tokens in the messages as tokens, not as text
+        temperature: float = 0.0,  # 0 is greedy
+        top_k: int = 0,  # likeliest tokens to choose from; 0 is all
+        top_p: float = 1.0,  # choose from the likeliest tokens that together have this probability
+        min_p: float = 0.0,  # leave out tokens less likely than this share of the likeliest one's probability
+        repetition_penalty: float = 1.0,  # divides the scores of tokens that have come before; 1 is off
+        seed: int = 0,  # of the random numbers
+    ) -> Generation:  # iterate over it, print it, or call `finish()`
         "Answer a conversation by the model's chat template, token by token"
-        from smollm_nb.text.chat import encode_chat # late: it brings the evaluator of templates
+        from smollm_nb.text.chat import encode_chat  # late: it brings the evaluator of templates
+
         self._need_load()
-        if isinstance(messages, str): messages = [dict(role="user", content=messages)]
+        if isinstance(messages, str):
+            messages = [dict(role="user", content=messages)]
         ids = encode_chat(self.tokenizer, messages, special=special)
-        return self.generate(ids, max_tokens, stop, n_alternatives, overflow, False, temperature, top_k, top_p, min_p,
-                             repetition_penalty, seed)
+        return self.generate(
+            ids,
+            max_tokens,
+            stop,
+            n_alternatives,
+            overflow,
+            False,
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty,
+            seed,
+        )
 
     @checked_names
-    def generate_text(self,
-        prompt:str,
-        max_tokens:int=128,
-        echo:bool=False, # put the prompt before the answer
-        stop=(), # a string or several at which the answer ends
-        n_alternatives:int=0, # likeliest tokens that each event lists
-        overflow:str="error", # "error", "stop" or "drop_oldest" when prompt and answer do not fit the context
-        special:bool=False, # read special tokens in the prompt as tokens, not as text
-        temperature:float=0.0, # 0 is greedy
-        top_k:int=0, # likeliest tokens to choose from; 0 is all
-        top_p:float=1.0, # choose from the likeliest tokens that together have this probability
-        min_p:float=0.0, # leave out tokens less likely than this share of the likeliest one's probability
-        repetition_penalty:float=1.0, # divides the scores of tokens that have come before; 1 is off
-        seed:int=0, # of the random numbers
+    def generate_text(
+        self,
+        prompt: str,
+        max_tokens: int = 128,
+        echo: bool = False,  # put the prompt before the answer
+        stop=(),  # a string or several at which the answer ends
+        n_alternatives: int = 0,  # likeliest tokens that each event lists
+        overflow: str = "error",  # "error", "stop" or "drop_oldest" when prompt and answer do not fit the context
+        special: bool = False,  # read special tokens in the prompt as tokens, not as text
+        temperature: float = 0.0,  # 0 is greedy
+        top_k: int = 0,  # likeliest tokens to choose from; 0 is all
+        top_p: float = 1.0,  # choose from the likeliest tokens that together have this probability
+        min_p: float = 0.0,  # leave out tokens less likely than this share of the likeliest one's probability
+        repetition_penalty: float = 1.0,  # divides the scores of tokens that have come before; 1 is off
+        seed: int = 0,  # of the random numbers
     ) -> str:
         "The continuation of a prompt; raises `InvalidStateError` before `load`"
-        if echo: as_text("prompt", prompt)
-        answer = self.generate(prompt, max_tokens, stop, n_alternatives, overflow, special, temperature, top_k, top_p,
-                               min_p, repetition_penalty, seed)
-        return prompt*echo + answer.finish().text
+        if echo:
+            as_text("prompt", prompt)
+        answer = self.generate(
+            prompt,
+            max_tokens,
+            stop,
+            n_alternatives,
+            overflow,
+            special,
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty,
+            seed,
+        )
+        return prompt * echo + answer.finish().text
 
 # %% ../nbs/08_api.ipynb #a8c0f49a
-JUDGED = 6144 # tokens of the built-in text that `Model.evaluate` compares on
+JUDGED = 6144  # tokens of the built-in text that `Model.evaluate` compares on
+
 
 class Model(_AnsweringModel):
     "A language model by name, folder or file; `load` before use, `close` after"
-    def quantize(self,
-        recipe:str="small", # one of `quant.recipes.RECIPES`: small takes minutes, fast one
-        output=None, # folder for the file; default: the cache, where the same recipe finds it again
-        on_progress:OnProgress|None=None,
-    ) -> "Model": # loaded
+
+    def quantize(
+        self,
+        recipe: str = "small",  # one of `quant.recipes.RECIPES`: small takes minutes, fast one
+        output=None,  # folder for the file; default: the cache, where the same recipe finds it again
+        on_progress: OnProgress | None = None,
+    ) -> "Model":  # loaded
         "This checkpoint in four or eight bits a weight; raises `CheckpointError`, `ParameterError` or `StorageError`"
         from smollm_nb.quant.recipes import cached, quantize
+
         folder = self._checkpoint()
-        if output is None: return Model(cached(folder, recipe, on_progress)).load()
+        if output is None:
+            return Model(cached(folder, recipe, on_progress)).load()
         return Model(quantize(folder, output, recipe, on_progress=on_progress)["path"]).load()
 
-    def evaluate(self,
-        reference:"Model|str|None"=None, # what is right; default: the model of the default name
-        text:str|None=None, # to compare on; default: English prose that comes with Python
-        text_name:str="", # for the record
-        tokens:int|None=None, # in windows spread over the text; default: all of `text`, 6,144 of the built-in one
-        on_progress:OnProgress|None=None,
-    ): # an `Evaluation`
+    def evaluate(
+        self,
+        reference: "Model|str|None" = None,  # what is right; default: the model of the default name
+        text: str | None = None,  # to compare on; default: English prose that comes with Python
+        text_name: str = "",  # for the record
+        tokens: int | None = None,  # in windows spread over the text; default: all of `text`, 6,144 of the built-in one
+        on_progress: OnProgress | None = None,
+    ):  # an `Evaluation`
         "What this model lost against a reference: KL divergence, top-1 agreement, perplexity; raises `ParameterError`"
         from smollm_nb.fidelity import evaluate as e
         from smollm_nb.models.checkpoint import read_provenance
+
         self._need_load()
         right = reference if isinstance(reference, Model) else Model(reference or DEFAULT_MODEL)
         words, name = (text, text_name) if text is not None else e.builtin_text()
@@ -280,45 +395,63 @@ class Model(_AnsweringModel):
             e.check_tokenizers(right.tokenizer, self.tokenizer, words, (right.name, self.name))
             notes = [e.origin_note(read_provenance(right.path)), self._calibration_note(words)]
             ids = e.text_ids(right.tokenizer, words, tokens or (None if text is not None else JUDGED))
-            def say(done, total): on_progress and on_progress("compare", done, total)
-            return e.evaluate(right.backend, self.backend, ids, text=words, text_name=name, notes=notes, on_progress=say)
 
-    def export(self,
-        folder, # to make, or a bundle to replace
-        on_progress:OnProgress|None=None,
-    ) -> Result: # path, bytes, files, seconds, manifest
+            def say(done, total):
+                on_progress and on_progress("compare", done, total)
+
+            return e.evaluate(
+                right.backend, self.backend, ids, text=words, text_name=name, notes=notes, on_progress=say
+            )
+
+    def export(
+        self,
+        folder,  # to make, or a bundle to replace
+        on_progress: OnProgress | None = None,
+    ) -> Result:  # path, bytes, files, seconds, manifest
         "The folder that runs this model in any browser; raises `BundleError` or `QuantFileError`"
         from smollm_nb.browser.bundle import export
+
         self._need_load()
         if not self.path.is_file():
-            raise ParameterError(f"{self.name} is a checkpoint, and browsers run quantized files: call .quantize() first")
+            raise ParameterError(
+                f"{self.name} is a checkpoint, and browsers run quantized files: call .quantize() first"
+            )
         return export(self.path, folder, on_progress=on_progress)
 
     def _checkpoint(self) -> Path:
         "The checkpoint folder; raises `ParameterError` for a file that is quantized"
         path = self.path or quantized_file(self.name) or self._fetch()
-        if path.is_file(): raise ParameterError(f"{path} is quantized already; quantize its checkpoint instead")
+        if path.is_file():
+            raise ParameterError(f"{path} is quantized already; quantize its checkpoint instead")
         return path
 
-    def _calibration_note(self,
-        text:str, # to be compared on
-    ) -> str: # empty where all is well
+    def _calibration_note(
+        self,
+        text: str,  # to be compared on
+    ) -> str:  # empty where all is well
         "Refuse a text that this file was calibrated on; a note where that is not known"
-        if not self.path.is_file(): return ""
+        if not self.path.is_file():
+            return ""
         from smollm_nb.fidelity.evaluate import check_overlap
         from smollm_nb.quant.q4file import read_q4
         from smollm_nb.quant.recipes import CALIBRATION_TEXT, seen_text
-        with read_q4(self.path, verify=False) as f: seen = seen_text(self.path, f.recipe.get("calibration", {}))
+
+        with read_q4(self.path, verify=False) as f:
+            seen = seen_text(self.path, f.recipe.get("calibration", {}))
         if seen is None:
-            return (f"{CALIBRATION_TEXT} is not beside the file, or was changed: "
-                    "whether it was calibrated on this text is not known")
-        if seen: check_overlap(seen, text)
+            return (
+                f"{CALIBRATION_TEXT} is not beside the file, or was changed: "
+                "whether it was calibrated on this text is not known"
+            )
+        if seen:
+            check_overlap(seen, text)
         return ""
 
+
 def load_smollm_135m(
-    source:str="auto", # as for `Model`
-    backend:str="auto",
-    context:int|None=None,
+    source: str = "auto",  # as for `Model`
+    backend: str = "auto",
+    context: int | None = None,
 ) -> Model:
     "SmolLM-135M, fetched and loaded"
     return Model("HuggingFaceTB/SmolLM-135M", source, backend, context=context).load()

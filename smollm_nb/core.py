@@ -14,8 +14,26 @@ __all__ = ['SHOWN', 'P', 'R', 'MAX_DIM', 'MAX_LAYERS', 'PACKAGE', 'OnProgress', 
            'percentile', 'figure', 'Timings']
 
 # %% ../nbs/00_core.ipynb #b61fba9d
-import atexit, contextlib, dataclasses, errno, functools, glob, hashlib, inspect, json, math, numbers, os, platform, re
-import shutil, signal, sys, threading, time, weakref
+import atexit
+import contextlib
+import dataclasses
+import errno
+import functools
+import glob
+import hashlib
+import inspect
+import json
+import math
+import numbers
+import os
+import platform
+import re
+import shutil
+import signal
+import sys
+import threading
+import time
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,37 +43,74 @@ from typing import ParamSpec, Protocol, TypeVar
 class SmolLMError(Exception):
     "Something a user can mend; the message is one line and says how"
 
-class ConfigError(SmolLMError): "`config.json` is missing, unreadable, or describes a model that this project cannot run"
-class FetchError(SmolLMError): "A model could not be brought here: no network, no access, no such model, bad bytes"
-class TokenizerError(SmolLMError): "A text, an id or a chat template that the tokenizer cannot take"
-class QuantFileError(SmolLMError): "A quantized model file that is damaged, or holds what cannot be run"
-class ParameterError(SmolLMError, ValueError): "A parameter outside its range"
-class UnknownModelError(SmolLMError, LookupError): "No model of that name"
-class InvalidStateError(SmolLMError): "The call needs something that has not happened yet, such as `load`"
-class ContextOverflowError(SmolLMError): "More positions asked for than the context holds"
-class NonFiniteError(SmolLMError): "A model gave scores that hold NaN or an infinity: no token can be chosen"
+
+class ConfigError(SmolLMError):
+    "`config.json` is missing, unreadable, or describes a model that this project cannot run"
+
+
+class FetchError(SmolLMError):
+    "A model could not be brought here: no network, no access, no such model, bad bytes"
+
+
+class TokenizerError(SmolLMError):
+    "A text, an id or a chat template that the tokenizer cannot take"
+
+
+class QuantFileError(SmolLMError):
+    "A quantized model file that is damaged, or holds what cannot be run"
+
+
+class ParameterError(SmolLMError, ValueError):
+    "A parameter outside its range"
+
+
+class UnknownModelError(SmolLMError, LookupError):
+    "No model of that name"
+
+
+class InvalidStateError(SmolLMError):
+    "The call needs something that has not happened yet, such as `load`"
+
+
+class ContextOverflowError(SmolLMError):
+    "More positions asked for than the context holds"
+
+
+class NonFiniteError(SmolLMError):
+    "A model gave scores that hold NaN or an infinity: no token can be chosen"
+
+
 class StorageError(SmolLMError, OSError):
     "A file or folder that cannot be written: no room, no rights, no such place"
-    needed = 0 # bytes, where that is known
-class Cancelled(SmolLMError): "Stopped on request"
+
+    needed = 0  # bytes, where that is known
+
+
+class Cancelled(SmolLMError):
+    "Stopped on request"
 
 # %% ../nbs/00_core.ipynb #801ad086
-SHOWN = 5 # problems that the message of a `CheckpointError` spells out
+SHOWN = 5  # problems that the message of a `CheckpointError` spells out
+
 
 def one_line(
-    text:str, # may come out of a file that anybody wrote
-    limit:int=300, # characters
+    text: str,  # may come out of a file that anybody wrote
+    limit: int = 300,  # characters
 ) -> str:
     "`text` for an error message: control characters written as escapes, shortened"
-    text = text[:limit + 1]
-    if not text.isprintable(): text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return text if len(text) <= limit else text[:limit - 1] + "…"
+    text = text[: limit + 1]
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
 
 class CheckpointError(SmolLMError):
     "A checkpoint folder that fails its checks; `problems` lists every one, the message the first few"
-    def __init__(self,
-        folder, # the folder that was checked
-        problems:list[str], # one line each; the same line twice counts once
+
+    def __init__(
+        self,
+        folder,  # the folder that was checked
+        problems: list[str],  # one line each; the same line twice counts once
     ):
         self.folder, self.problems = Path(folder), list(dict.fromkeys(map(one_line, problems)))
         n = len(self.problems)
@@ -65,10 +120,10 @@ class CheckpointError(SmolLMError):
 
 # %% ../nbs/00_core.ipynb #a7c01a11
 def as_int(
-    name:str, # of the parameter, for the message
-    value, # an `int` or an integer of numpy
-    low:int=0, # smallest value allowed
-    high:int|None=None, # largest value allowed; None is no limit
+    name: str,  # of the parameter, for the message
+    value,  # an `int` or an integer of numpy
+    low: int = 0,  # smallest value allowed
+    high: int | None = None,  # largest value allowed; None is no limit
 ) -> int:
     "`value` as an `int`; raises `ParameterError` for any other type and outside of `low`..`high`"
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -77,157 +132,200 @@ def as_int(
         raise ParameterError(f"{name}={_shown(value)} must be a whole number {limit}".replace(" ,", ","))
     return int(value)
 
+
 def as_number(
-    name:str, # of the parameter, for the message
-    value, # an `int`, a `float` or a number of numpy
-    low:float, # smallest value allowed
-    high:float, # largest value allowed
-) -> float|int:
+    name: str,  # of the parameter, for the message
+    value,  # an `int`, a `float` or a number of numpy
+    low: float,  # smallest value allowed
+    high: float,  # largest value allowed
+) -> float | int:
     "`value` as a Python number; raises `ParameterError` for any other type, NaN, and outside of `low`..`high`"
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not real or not low <= value <= high:
         raise ParameterError(f"{name}={_shown(value)} must be a number in {low}..{high}")
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 
+
 def as_ids(
-    name:str, # of the parameter, for the message
-    value, # a sequence or array (n,) of whole numbers
+    name: str,  # of the parameter, for the message
+    value,  # a sequence or array (n,) of whole numbers
 ) -> list[int]:
     "Token ids as a list; raises `ParameterError` for text, single numbers, fractions and nested lists"
     other = isinstance(value, (str, bytes, bytearray, dict, set, frozenset)) or not hasattr(value, "__iter__")
     if other or getattr(value, "ndim", 1) != 1:
         raise ParameterError(f"{name}={_shown(value)} must be token ids: a flat list of whole numbers")
-    values = value.tolist() if hasattr(value, "tolist") else value # arrays of numpy and tensors of PyTorch
+    values = value.tolist() if hasattr(value, "tolist") else value  # arrays of numpy and tensors of PyTorch
     return [as_int(f"{name}[{i}]", v) for i, v in enumerate(values)]
 
+
 def as_text(
-    name:str, # of the parameter, for the message
-    value, # a `str`
+    name: str,  # of the parameter, for the message
+    value,  # a `str`
 ) -> str:
     "`value` itself; raises `ParameterError` for any other type"
-    if not isinstance(value, str): raise ParameterError(f"{name}={_shown(value)} must be text")
+    if not isinstance(value, str):
+        raise ParameterError(f"{name}={_shown(value)} must be text")
     return value
+
 
 def as_type(
-    name:str, # of the parameter, for the message
-    value, # of that type
-    kind:type, # a class of this project, or of a library
+    name: str,  # of the parameter, for the message
+    value,  # of that type
+    kind: type,  # a class of this project, or of a library
 ):
     "`value` itself; raises `ParameterError` for any other type"
-    if not isinstance(value, kind): raise ParameterError(f"{name}={_shown(value)} must be of type {kind.__name__}")
+    if not isinstance(value, kind):
+        raise ParameterError(f"{name}={_shown(value)} must be of type {kind.__name__}")
     return value
 
+
 def as_path(
-    name:str, # of the parameter, for the message
-    value, # a `str` or a path
-) -> Path: # with the home folder in place of ~
+    name: str,  # of the parameter, for the message
+    value,  # a `str` or a path
+) -> Path:  # with the home folder in place of ~
     "`value` as a `Path`; raises `ParameterError` for any other type, and for names that no file can have"
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(text, str) or not _can_be_path(text):
         raise ParameterError(f"{name}={_shown(value)} must be a path: text or a Path")
-    try: return Path(text).expanduser()
-    except RuntimeError: raise ParameterError(f"{name}={_shown(value)}: there is no such home folder") from None
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ParameterError(f"{name}={_shown(value)}: there is no such home folder") from None
 
-def _can_be_path(text:str) -> bool:
+
+def _can_be_path(text: str) -> bool:
     "Whether the system takes a text as a path: of other ones some calls say that they are not there, others raise"
-    try: raw = os.fsencode(text)
-    except UnicodeEncodeError: return False
+    try:
+        raw = os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
     return 0 < len(raw) < 4096 and b"\0" not in raw and all(len(part) <= 255 for part in raw.split(b"/"))
 
+
 def as_callback(
-    name:str, # of the parameter, for the message
-    value, # called with figures, or None
+    name: str,  # of the parameter, for the message
+    value,  # called with figures, or None
 ):
     "`value` itself; raises `ParameterError` unless it can be called or is None"
-    if value is None or callable(value): return value
+    if value is None or callable(value):
+        return value
     raise ParameterError(f"{name}={_shown(value)} must be a function or None")
+
 
 def _shown(value) -> str:
     "A value for an error message, shortened"
-    try: text = repr(value)
-    except ValueError: text = f"a number of {value.bit_length():,} bits" # Python writes no integer of over 4300 digits
+    try:
+        text = repr(value)
+    # Python writes no integer of over 4300 digits
+    except ValueError:
+        text = f"a number of {value.bit_length():,} bits"
     return one_line(text, 80)
 
 # %% ../nbs/00_core.ipynb #c0de0002
-_SYNONYMS = { # a parameter in other libraries → the one here
-    "max_new_tokens": "max_tokens", "max_length": "max_tokens", "n_predict": "max_tokens",
-    "do_sample": "temperature", "repeat_penalty": "repetition_penalty", "stop_strings": "stop",
-    "stop_sequences": "stop", "torch_dtype": "dtype", "n_ctx": "context", "max_position_embeddings": "context",
-    "n_threads": "threads", "num_threads": "threads", "logprobs": "n_alternatives", "random_state": "seed",
-    "device_map": "device", "pretrained_model_name_or_path": "name", "model": "name", "input_ids": "prompt",
+_SYNONYMS = {  # a parameter in other libraries → the one here
+    "max_new_tokens": "max_tokens",
+    "max_length": "max_tokens",
+    "n_predict": "max_tokens",
+    "do_sample": "temperature",
+    "repeat_penalty": "repetition_penalty",
+    "stop_strings": "stop",
+    "stop_sequences": "stop",
+    "torch_dtype": "dtype",
+    "n_ctx": "context",
+    "max_position_embeddings": "context",
+    "n_threads": "threads",
+    "num_threads": "threads",
+    "logprobs": "n_alternatives",
+    "random_state": "seed",
+    "device_map": "device",
+    "pretrained_model_name_or_path": "name",
+    "model": "name",
+    "input_ids": "prompt",
 }
 P, R = ParamSpec("P"), TypeVar("R")
 
+
 def checked_names(
-    function:Callable[P, R], # with written-out parameters
+    function: Callable[P, R],  # with written-out parameters
 ) -> Callable[P, R]:
     "The function with unknown keywords refused by a `ParameterError` that names the nearest parameter"
     names = [n for n in inspect.signature(function).parameters if n != "self"]
 
     @functools.wraps(function)
-    def call(*args:P.args, **kw:P.kwargs) -> R:
+    def call(*args: P.args, **kw: P.kwargs) -> R:
         for unknown in (k for k in kw if k not in names):
-            import difflib # only for a message
-            import difflib # only for a message
+            import difflib  # only for a message  # only for a message
+
             near = [n for n in (_SYNONYMS.get(unknown),) if n in names] or difflib.get_close_matches(unknown, names, 1)
             way_out = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(names)}"
             called = type(args[0]).__name__ if function.__name__ == "__init__" else function.__name__
             raise ParameterError(f"{called} has no parameter {unknown!r}; {way_out}")
         return function(*args, **kw)
+
     return call
 
 # %% ../nbs/00_core.ipynb #b20c1d11
 def as_choice(
-    name:str, # of the parameter, for the message
-    value, # a text
-    choices, # the texts that are allowed
+    name: str,  # of the parameter, for the message
+    value,  # a text
+    choices,  # the texts that are allowed
 ) -> str:
     "`value` where it is one of `choices`; raises `ParameterError` that names the nearest one"
     names = [str(c) for c in choices]
-    if isinstance(value, str) and value in names: return value
-    import difflib # late: only a mistake needs it
+    if isinstance(value, str) and value in names:
+        return value
+    import difflib  # late: only a mistake needs it
+
     near = difflib.get_close_matches(value.lower(), names, n=1, cutoff=0.5) if isinstance(value, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ParameterError(f"{name}={_shown(value)} must be one of {', '.join(names)}{hint}")
 
+
 def as_flag(
-    name:str, # of the parameter, for the message
-    value, # True or False, numpy's too
+    name: str,  # of the parameter, for the message
+    value,  # True or False, numpy's too
 ) -> bool:
     "`value` as a `bool`; raises `ParameterError` for everything else, 0, 1 and texts too"
-    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"): return bool(value)
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
     raise ParameterError(f"{name}={_shown(value)} must be True or False")
 
 # %% ../nbs/00_core.ipynb #5209a9b3
-MAX_DIM = 1 << 24 # no axis of a Llama comes near this: a larger one is a damaged file
-MAX_LAYERS = 1 << 12 # the deepest Llama has 126
+MAX_DIM = 1 << 24  # no axis of a Llama comes near this: a larger one is a damaged file
+MAX_LAYERS = 1 << 12  # the deepest Llama has 126
 
-def _or_default(d:dict, key:str, default):
+
+def _or_default(d: dict, key: str, default):
     "`d[key]`; the default where the key is missing or null"
     v = d.get(key)
     return default if v is None else v
 
-def _integer(d:dict, key:str, where:str, default=None, high:int=MAX_DIM) -> int:
+
+def _integer(d: dict, key: str, where: str, default=None, high: int = MAX_DIM) -> int:
     "The positive integer `d[key]`"
     v = _or_default(d, key, default)
     if isinstance(v, bool) or not isinstance(v, int) or not 0 < v <= high:
         raise ConfigError(f"{where}: {key} must be a whole number in 1..{high}, not {_shown(v)}")
     return v
 
-def _number(d:dict, key:str, where:str, default=None) -> float:
+
+def _number(d: dict, key: str, where: str, default=None) -> float:
     "The positive finite number `d[key]`"
     v = _or_default(d, key, default)
     if isinstance(v, bool) or not isinstance(v, (int, float)) or not 0 < v < 1e300:
         raise ConfigError(f"{where}: {key} must be a positive number, not {_shown(v)}")
     return float(v)
 
-def _truth(d:dict, key:str, where:str, default:bool) -> bool:
+
+def _truth(d: dict, key: str, where: str, default: bool) -> bool:
     "The truth value `d[key]`"
     v = _or_default(d, key, default)
-    if not isinstance(v, bool): raise ConfigError(f"{where}: {key} must be true or false, not {_shown(v)}")
+    if not isinstance(v, bool):
+        raise ConfigError(f"{where}: {key} must be true or false, not {_shown(v)}")
     return v
 
-def _token_ids(v, key:str, where:str) -> tuple[int, ...]:
+
+def _token_ids(v, key: str, where: str) -> tuple[int, ...]:
     "A token id, a list of them or null, as a tuple"
     ids = () if v is None else tuple(v) if isinstance(v, (list, tuple)) else (v,)
     if not all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in ids):
@@ -235,18 +333,27 @@ def _token_ids(v, key:str, where:str) -> tuple[int, ...]:
     return ids
 
 # %% ../nbs/00_core.ipynb #238dbaff
-def _rope_theta(d:dict, where:str) -> float:
+def _rope_theta(d: dict, where: str) -> float:
     "The base of the rotary embedding, from either spelling of the config"
-    rope = d.get("rope_scaling") or d.get("rope_parameters") or {} # where both are there, the older key wins
-    if not isinstance(rope, dict): raise ConfigError(f"{where}: rope settings must be a record, not {_shown(rope)}")
+    rope = d.get("rope_scaling") or d.get("rope_parameters") or {}  # where both are there, the older key wins
+    if not isinstance(rope, dict):
+        raise ConfigError(f"{where}: rope settings must be a record, not {_shown(rope)}")
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default": raise ConfigError(f"{where}: rope scaling {_shown(kind)} is not supported, only 'default'")
+    if kind != "default":
+        raise ConfigError(f"{where}: rope scaling {_shown(kind)} is not supported, only 'default'")
     return _number(d if rope.get("rope_theta") is None else rope, "rope_theta", where, 10000.0)
 
-_SUPPORTED = dict(model_type=("llama",), hidden_act=("silu", "swish"), attention_bias=(False, None),
-    mlp_bias=(False, None), transformers_weights=("model.safetensors", None))
 
-def _refuse_unsupported(d:dict, where:str) -> None:
+_SUPPORTED = dict(
+    model_type=("llama",),
+    hidden_act=("silu", "swish"),
+    attention_bias=(False, None),
+    mlp_bias=(False, None),
+    transformers_weights=("model.safetensors", None),
+)
+
+
+def _refuse_unsupported(d: dict, where: str) -> None:
     "Raise `ConfigError` for what this project's Llama does not do"
     for key, ok in _SUPPORTED.items():
         if key in d and d[key] not in ok:
@@ -256,76 +363,105 @@ def _refuse_unsupported(d:dict, where:str) -> None:
 @dataclass(frozen=True)
 class LlamaConfig:
     "The numbers that make a Llama: sizes, rope base, special tokens"
-    vocab_size:int # rows of the embedding
-    hidden_size:int # width of the residual stream
-    intermediate_size:int # width inside the MLP
-    num_hidden_layers:int
-    num_attention_heads:int # query heads
-    num_key_value_heads:int # key and value heads, each shared by several query heads
-    head_dim:int # width of one head
-    max_position_embeddings:int # longest context, tokens
-    rope_theta:float = 10000.0 # base of the rotary embedding
-    rms_norm_eps:float = 1e-5
-    tie_word_embeddings:bool = True # the output head is the embedding
-    bos_token_id:int|None = None
-    eos_token_ids:tuple[int, ...] = () # any of them ends an answer
+
+    vocab_size: int  # rows of the embedding
+    hidden_size: int  # width of the residual stream
+    intermediate_size: int  # width inside the MLP
+    num_hidden_layers: int
+    num_attention_heads: int  # query heads
+    num_key_value_heads: int  # key and value heads, each shared by several query heads
+    head_dim: int  # width of one head
+    max_position_embeddings: int  # longest context, tokens
+    rope_theta: float = 10000.0  # base of the rotary embedding
+    rms_norm_eps: float = 1e-5
+    tie_word_embeddings: bool = True  # the output head is the embedding
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()  # any of them ends an answer
 
     @classmethod
-    def from_dict(cls,
-        d:dict, # as in `config.json`
-        where:str="config.json", # what error messages call it
+    def from_dict(
+        cls,
+        d: dict,  # as in `config.json`
+        where: str = "config.json",  # what error messages call it
     ) -> "LlamaConfig":
         "Read and check a Hugging Face config; raises `ConfigError`"
-        if not isinstance(d, dict): raise ConfigError(f"{where}: must hold one JSON object")
+        if not isinstance(d, dict):
+            raise ConfigError(f"{where}: must hold one JSON object")
         _refuse_unsupported(d, where)
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
         n = {k: _integer(d, k, where) for k in sizes}
         n["num_hidden_layers"] = _integer(d, "num_hidden_layers", where, high=MAX_LAYERS)
         heads = n["num_attention_heads"]
         kv = _integer(d, "num_key_value_heads", where, heads)
-        head_dim = _integer(d, "head_dim", where, n["hidden_size"]//heads)
-        if heads % kv: raise ConfigError(f"{where}: num_attention_heads={heads} must be a multiple of num_key_value_heads={kv}")
-        if head_dim % 2: raise ConfigError(f"{where}: head_dim={head_dim} must be even for the rotary embedding")
+        head_dim = _integer(d, "head_dim", where, n["hidden_size"] // heads)
+        if heads % kv:
+            raise ConfigError(f"{where}: num_attention_heads={heads} must be a multiple of num_key_value_heads={kv}")
+        if head_dim % 2:
+            raise ConfigError(f"{where}: head_dim={head_dim} must be even for the rotary embedding")
         bos = _token_ids(d.get("bos_token_id", 1), "bos_token_id", where)
-        return cls(**n, num_key_value_heads=kv, head_dim=head_dim,
+        return cls(
+            **n,
+            num_key_value_heads=kv,
+            head_dim=head_dim,
             max_position_embeddings=_integer(d, "max_position_embeddings", where, 2048),
-            rope_theta=_rope_theta(d, where), rms_norm_eps=_number(d, "rms_norm_eps", where, 1e-6),
+            rope_theta=_rope_theta(d, where),
+            rms_norm_eps=_number(d, "rms_norm_eps", where, 1e-6),
             tie_word_embeddings=_truth(d, "tie_word_embeddings", where, False),
             bos_token_id=bos[0] if bos else None,
-            eos_token_ids=_token_ids(d.get("eos_token_id", 2), "eos_token_id", where))
+            eos_token_ids=_token_ids(d.get("eos_token_id", 2), "eos_token_id", where),
+        )
 
     @classmethod
-    def from_folder(cls,
-        folder, # holds `config.json`, perhaps `generation_config.json`
+    def from_folder(
+        cls,
+        folder,  # holds `config.json`, perhaps `generation_config.json`
     ) -> "LlamaConfig":
         "Read a checkpoint folder's config; every file's end-of-sequence ids count"
         folder = as_path("folder", folder)
-        d, gen = read_json(folder/"config.json", ConfigError), folder/"generation_config.json"
-        cfg = cls.from_dict(d, str(folder/"config.json"))
-        if not gen.exists(): return cfg
+        d, gen = read_json(folder / "config.json", ConfigError), folder / "generation_config.json"
+        cfg = cls.from_dict(d, str(folder / "config.json"))
+        if not gen.exists():
+            return cfg
         extra = _token_ids(read_json(gen, ConfigError).get("eos_token_id"), "eos_token_id", str(gen))
-        stated = cfg.eos_token_ids if "eos_token_id" in d else () # beside the second file the default does not count
+        # beside the second file the default does not count
+        stated = cfg.eos_token_ids if "eos_token_id" in d else ()
         return dataclasses.replace(cfg, eos_token_ids=tuple(dict.fromkeys(stated + extra)))
 
     def to_dict(self) -> dict:
         "As a Hugging Face `config.json`"
         d = dataclasses.asdict(self)
         eos = d.pop("eos_token_ids")
-        return dict(architectures=["LlamaForCausalLM"], model_type="llama", hidden_act="silu", attention_bias=False, mlp_bias=False,
-            **d, eos_token_id=eos[0] if len(eos) == 1 else list(eos) or None)
+        return dict(
+            architectures=["LlamaForCausalLM"],
+            model_type="llama",
+            hidden_act="silu",
+            attention_bias=False,
+            mlp_bias=False,
+            **d,
+            eos_token_id=eos[0] if len(eos) == 1 else list(eos) or None,
+        )
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         "Every tensor that a checkpoint of this shape holds: Hugging Face name → shape"
         h, m, d = self.hidden_size, self.intermediate_size, self.head_dim
-        q, kv = self.num_attention_heads*d, self.num_key_value_heads*d
-        layer = {"input_layernorm": (h,), "self_attn.q_proj": (q, h), "self_attn.k_proj": (kv, h), "self_attn.v_proj": (kv, h),
-                 "self_attn.o_proj": (h, q), "post_attention_layernorm": (h,),
-                 "mlp.gate_proj": (m, h), "mlp.up_proj": (m, h), "mlp.down_proj": (h, m)}
+        q, kv = self.num_attention_heads * d, self.num_key_value_heads * d
+        layer = {
+            "input_layernorm": (h,),
+            "self_attn.q_proj": (q, h),
+            "self_attn.k_proj": (kv, h),
+            "self_attn.v_proj": (kv, h),
+            "self_attn.o_proj": (h, q),
+            "post_attention_layernorm": (h,),
+            "mlp.gate_proj": (m, h),
+            "mlp.up_proj": (m, h),
+            "mlp.down_proj": (h, m),
+        }
         shapes = {"model.embed_tokens.weight": (self.vocab_size, h)}
         for i in range(self.num_hidden_layers):
             shapes |= {f"model.layers.{i}.{name}.weight": s for name, s in layer.items()}
         shapes["model.norm.weight"] = (h,)
-        if not self.tie_word_embeddings: shapes["lm_head.weight"] = (self.vocab_size, h)
+        if not self.tie_word_embeddings:
+            shapes["lm_head.weight"] = (self.vocab_size, h)
         return shapes
 
     @property
@@ -333,105 +469,132 @@ class LlamaConfig:
         "Parameters, the tied embedding counted once"
         return sum(math.prod(s) for s in self.tensor_shapes().values())
 
-    def kv_bytes(self,
-        positions:int, # tokens held
-        itemsize:int=4, # bytes a number
-    ) -> int: # bytes
+    def kv_bytes(
+        self,
+        positions: int,  # tokens held
+        itemsize: int = 4,  # bytes a number
+    ) -> int:  # bytes
         "Size of a KV cache"
-        return 2*self.num_hidden_layers*self.num_key_value_heads*self.head_dim*positions*itemsize
+        return 2 * self.num_hidden_layers * self.num_key_value_heads * self.head_dim * positions * itemsize
 
 # %% ../nbs/00_core.ipynb #26445dc7
 def read_json(
-    path, # a UTF-8 JSON file
-    error:type[SmolLMError], # raised for a missing or damaged file
+    path,  # a UTF-8 JSON file
+    error: type[SmolLMError],  # raised for a missing or damaged file
 ) -> dict:
     "The JSON object in a file, or `error` naming the file"
-    try: d = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError: raise error(f"{path} is missing") from None
+    try:
+        d = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path} is missing") from None
     except (OSError, ValueError, RecursionError) as e:
         raise error(f"{path} is not readable JSON: {one_line(str(e))}") from None
-    if not isinstance(d, dict): raise error(f"{path}: must hold one JSON object, not {type(d).__name__}")
+    if not isinstance(d, dict):
+        raise error(f"{path}: must hold one JSON object, not {type(d).__name__}")
     return d
 
 # %% ../nbs/00_core.ipynb #4d1f0a02
 def finite(
-    value, # of text, numbers, lists, tuples and dicts
+    value,  # of text, numbers, lists, tuples and dicts
 ):
     "The same value with None for each NaN and infinity"
-    if isinstance(value, float): return value if math.isfinite(value) else None
-    if isinstance(value, (list, tuple)): return [finite(v) for v in value]
-    if isinstance(value, dict): return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
     return value
 
+
 def to_json(
-    record, # of text, numbers, lists, tuples and dicts
-) -> str: # one line
+    record,  # of text, numbers, lists, tuples and dicts
+) -> str:  # one line
     "Strict JSON of a record: each NaN and infinity becomes null"
     text = json.dumps(finite(record), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8", "backslashreplace").decode() # a file name may hold half a character: as JSON spells it
+    # a file name may hold half a character: as JSON spells it
+    return text.encode("utf-8", "backslashreplace").decode()
 
 # %% ../nbs/00_core.ipynb #c2f06bc3
-PACKAGE = Path(globals().get("__file__", "../smollm_nb/core.py")).resolve().parent # the folder of the package
+PACKAGE = Path(globals().get("__file__", "../smollm_nb/core.py")).resolve().parent  # the folder of the package
+
 
 def cache_dir() -> Path:
     "The project's cache: `$SMOLLM_CACHE`, else `$XDG_CACHE_HOME/smollm_nb`, else `~/.cache/smollm_nb`"
-    if own := os.environ.get("SMOLLM_CACHE"): return Path(os.path.expanduser(own)) # "~nobody" stays as it is
+    if own := os.environ.get("SMOLLM_CACHE"):
+        return Path(os.path.expanduser(own))  # "~nobody" stays as it is
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home()/".cache")/"smollm_nb"
+    return (Path(base) if base else Path.home() / ".cache") / "smollm_nb"
 
 # %% ../nbs/00_core.ipynb #76a0061d
-def _sync_folder(folder:Path) -> None:
+def _sync_folder(folder: Path) -> None:
     "Flush a folder's entries, where the system can"
-    if os.name == "nt": return # Windows cannot open folders
+    if os.name == "nt":
+        return  # Windows cannot open folders
     fd = os.open(folder, os.O_RDONLY)
-    try: os.fsync(fd)
-    finally: os.close(fd)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
-_IN_USE:set[str] = set() # names of the temporary files and folders that this process is writing
+
+_IN_USE: set[str] = set()  # names of the temporary files and folders that this process is writing
+
 
 @contextlib.contextmanager
-def _temporary(path:Path, ending:str):
+def _temporary(path: Path, ending: str):
     "A name beside `path` that says which process writes there; what has that name is gone after the block"
     tmp = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}@{platform.node()}.{ending}")
     _IN_USE.add(tmp.name)
-    try: yield tmp
+    try:
+        yield tmp
     finally:
         _remove(tmp)
         _IN_USE.discard(tmp.name)
 
-def _remove(path:Path) -> None:
+
+def _remove(path: Path) -> None:
     "Remove a file, a link or a whole folder, as far as that is possible"
-    if path.is_dir() and not path.is_symlink(): return shutil.rmtree(path, ignore_errors=True)
-    with contextlib.suppress(OSError): path.unlink(missing_ok=True)
+    if path.is_dir() and not path.is_symlink():
+        return shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
 
 def remove_leftovers(
-    path, # a file or folder that is about to be written
+    path,  # a file or folder that is about to be written
 ) -> None:
     "Remove the temporary files and folders that dead processes of this machine left beside `path`"
     path = Path(path)
     for p in path.parent.glob(f".{glob.escape(path.name)}.*@{glob.escape(platform.node())}.*"):
         m = re.fullmatch(r"(\d+)-\w+@.*\.(part|old)", p.name.removeprefix(f".{path.name}."))
-        if m and not _is_written(p.name, int(m[1])): _remove(p)
+        if m and not _is_written(p.name, int(m[1])):
+            _remove(p)
 
-def _is_written(name:str, pid:int) -> bool:
+
+def _is_written(name: str, pid: int) -> bool:
     "Whether a temporary file of the process `pid` is still being written"
-    if pid == os.getpid(): return name in _IN_USE # in a container the first process always has the same number
+    if pid == os.getpid():
+        return name in _IN_USE  # in a container the first process always has the same number
     import psutil
+
     return psutil.pid_exists(pid)
 
 # %% ../nbs/00_core.ipynb #a7c01a14
 def disk_full(
-    path, # what was to be written
-    n:int, # bytes needed; 0 where nobody knows
-    free:int|None=None, # bytes there are; default: what the disk says
-) -> StorageError: # to be raised
+    path,  # what was to be written
+    n: int,  # bytes needed; 0 where nobody knows
+    free: int | None = None,  # bytes there are; default: what the disk says
+) -> StorageError:  # to be raised
     "The error for a disk without room"
-    if free is None: free = _free_bytes(path)
+    if free is None:
+        free = _free_bytes(path)
     need = f"{n:,} bytes are needed and {free:,} free" if n else f"{free:,} bytes are free"
     way_out = "make room, or choose a folder on another disk (SMOLLM_CACHE names that of the cache)"
     e = StorageError(f"{path}: the disk is too full, {need}: {way_out}")
     e.errno, e.needed = errno.ENOSPC, n
     return e
+
 
 def _free_bytes(path) -> int:
     "Room on the disk where `path` is or shall be"
@@ -439,25 +602,32 @@ def _free_bytes(path) -> int:
     there = next(p for p in (path, *path.parents) if p.exists())
     return shutil.disk_usage(there).free
 
+
 def require_space(
-    path, # what shall be written
-    n:int, # bytes needed
+    path,  # what shall be written
+    n: int,  # bytes needed
 ) -> None:
     "Raise `StorageError` where the disk has less than `n` bytes free"
-    if (free := _free_bytes(path)) < n: raise disk_full(path, n, free)
+    if (free := _free_bytes(path)) < n:
+        raise disk_full(path, n, free)
+
 
 @contextlib.contextmanager
 def storing(
-    path, # what the block writes
-    n:int=0, # bytes needed, as far as is known
+    path,  # what the block writes
+    n: int = 0,  # bytes needed, as far as is known
 ):
     "Errors of the system become a `StorageError` that names the `path` of the outermost such block, and what to do"
-    try: yield
+    try:
+        yield
     except OSError as e:
-        if e.errno is None: raise # no error of the system: some libraries' own are of this type, too
-        if e.errno in (errno.ENOSPC, errno.EDQUOT): raise disk_full(path, n or getattr(e, "needed", 0)) from None
+        if e.errno is None:
+            raise  # no error of the system: some libraries' own are of this type, too
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(path, n or getattr(e, "needed", 0)) from None
         why = os.strerror(e.errno)
-        if e.filename and Path(e.filename) != Path(path): why += f": {e.filename}"
+        if e.filename and Path(e.filename) != Path(path):
+            why += f": {e.filename}"
         out = StorageError(f"{path}: cannot be written ({why}): check its folder and the rights there")
         out.errno = e.errno
         raise out from None
@@ -465,22 +635,24 @@ def storing(
 # %% ../nbs/00_core.ipynb #a7c01a15
 @contextlib.contextmanager
 def atomic_file(
-    path, # the file to make or replace
-    n:int=0, # bytes needed, for the message where the disk is full
+    path,  # the file to make or replace
+    n: int = 0,  # bytes needed, for the message where the disk is full
 ):
     "A temporary path to write to; it becomes `path` if the block ends well, and is gone if not; raises `StorageError`"
     path = as_path("path", path)
     remove_leftovers(path)
     with storing(path, n), _temporary(path, "part") as tmp:
         yield tmp
-        with open(tmp, "rb+") as f: os.fsync(f.fileno())
+        with open(tmp, "rb+") as f:
+            os.fsync(f.fileno())
         os.replace(tmp, path)
         _sync_folder(path.parent)
 
+
 @contextlib.contextmanager
 def scratch_folder(
-    path, # what its files will become, or a part of it; its parent is made if it is not there
-    n:int=0, # bytes needed, for the message where the disk is full
+    path,  # what its files will become, or a part of it; its parent is made if it is not there
+    n: int = 0,  # bytes needed, for the message where the disk is full
 ):
     "An empty temporary folder beside `path`, gone after the block; raises `StorageError`"
     path = as_path("path", path)
@@ -491,97 +663,119 @@ def scratch_folder(
             scratch.mkdir()
             yield scratch
 
+
 @contextlib.contextmanager
 def staged_folder(
-    path, # the folder to make or replace; its parent is made if it is not there
-    n:int=0, # bytes needed, for the message where the disk is full
+    path,  # the folder to make or replace; its parent is made if it is not there
+    n: int = 0,  # bytes needed, for the message where the disk is full
 ):
     "A temporary folder to fill; it becomes `path` if the block ends well, and is gone if not; raises `StorageError`"
     with scratch_folder(path, n) as staged:
         yield staged
         replace_folder(staged, path)
 
+
 def replace_folder(
-    staged, # a complete folder beside `path`
-    path, # the folder to make or replace
+    staged,  # a complete folder beside `path`
+    path,  # the folder to make or replace
 ) -> None:
     "Give the folder `staged` the name `path`, all its files flushed first"
     staged, path = Path(staged), Path(path)
     for f in staged.rglob("*"):
         if f.is_file():
-            with open(f, "rb+") as h: os.fsync(h.fileno())
+            with open(f, "rb+") as h:
+                os.fsync(h.fileno())
     with _temporary(path, "old") as old:
         replaced = path.exists() or path.is_symlink()
-        if replaced: os.replace(path, old)
-        try: os.replace(staged, path)
+        if replaced:
+            os.replace(path, old)
+        try:
+            os.replace(staged, path)
         except OSError:
-            if replaced: os.replace(old, path)
+            if replaced:
+                os.replace(old, path)
             raise
         _sync_folder(path.parent)
 
 # %% ../nbs/00_core.ipynb #a7c01a16
 def folder_lock(
-    folder, # a folder, there or not
+    folder,  # a folder, there or not
 ):
     "A `filelock.FileLock` that one process at a time holds while it makes this folder; a thread may take it again"
     from filelock import FileLock
-    locks = cache_dir()/"locks"
-    with storing(locks): locks.mkdir(parents=True, exist_ok=True)
+
+    locks = cache_dir() / "locks"
+    with storing(locks):
+        locks.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(str(Path(folder).resolve()).encode()).hexdigest()[:16]
-    return FileLock(locks/f"{name}.lock", is_singleton=True)
+    return FileLock(locks / f"{name}.lock", is_singleton=True)
+
 
 def cached_folder(
-    path, # a folder in the cache
-    fill, # called with an empty folder: puts into it what belongs there
-    is_valid=Path.is_dir, # called with the folder: whether it is there and whole
-    n:int=0, # bytes needed, for the message where the disk is full
-) -> Path: # the folder
+    path,  # a folder in the cache
+    fill,  # called with an empty folder: puts into it what belongs there
+    is_valid=Path.is_dir,  # called with the folder: whether it is there and whole
+    n: int = 0,  # bytes needed, for the message where the disk is full
+) -> Path:  # the folder
     "A folder that is made once, by one process at a time, and named when it is whole; raises `StorageError`"
     path = Path(path)
-    if is_valid(path): return path
+    if is_valid(path):
+        return path
     with storing(path, n), folder_lock(path):
-        if is_valid(path): return path # another process has made it meanwhile
+        if is_valid(path):
+            return path  # another process has made it meanwhile
         with staged_folder(path, n) as staged:
             fill(staged)
-            if not is_valid(staged): raise InvalidStateError(f"{path}: what was put there is not whole; try again")
+            if not is_valid(staged):
+                raise InvalidStateError(f"{path}: what was put there is not whole; try again")
     return path
 
 # %% ../nbs/00_core.ipynb #e226f10f
 def sha256_file(
-    path, # a file of any size
-    on_progress=None, # called with the number of bytes after each block
-) -> str: # hex digest
+    path,  # a file of any size
+    on_progress=None,  # called with the number of bytes after each block
+) -> str:  # hex digest
     "SHA-256 of a file, in blocks of 1 MiB"
     h = hashlib.sha256()
     with open(as_path("path", path), "rb") as f:
         while block := f.read(1 << 20):
             h.update(block)
-            if on_progress: on_progress(len(block))
+            if on_progress:
+                on_progress(len(block))
     return h.hexdigest()
 
 # %% ../nbs/00_core.ipynb #58a7f403
-OnProgress = Callable[[str, int, int], None] # called with (stage, done, total); may raise `Cancelled`
+OnProgress = Callable[[str, int, int], None]  # called with (stage, done, total); may raise `Cancelled`
+
 
 class Backend(Protocol):
     "Anything that can run a model; one at a time, one cache each"
-    config:LlamaConfig
-    context:int # positions the KV cache can hold
-    tokens:list[int] # ids whose keys and values are in the cache now, in order
+
+    config: LlamaConfig
+    context: int  # positions the KV cache can hold
+    tokens: list[int]  # ids whose keys and values are in the cache now, in order
+
     def prefill(self, ids, pos=0, on_progress=None):
         "Read `ids` (n,) at positions `pos`.. → logits (vocab,) float32 after the last; `on_progress(done, total)` may raise `Cancelled` between tiles"
+
     def decode(self, id, pos):
         "Read one token → logits (vocab,) float32"
+
     def logits(self, ids):
         "Read `ids` (n,) from an empty cache → logits (n, vocab) float32"
+
     def reset(self):
         "Forget all tokens"
+
     def close(self):
         "Give the memory back; the backend is of no further use"
+
     def describe(self) -> dict:
         "Facts for `Timings`: backend, variant, threads, load_s, bytes_per_token, file_sha256"
 
 # %% ../nbs/00_core.ipynb #b0a7c002
-_BACKENDS = weakref.WeakSet() # that were made and still are
+_BACKENDS = weakref.WeakSet()  # that were made and still are
+
 
 @atexit.register
 def _stop_readers(
@@ -589,19 +783,24 @@ def _stop_readers(
 ) -> None:
     "At the end of the process take every lock for good: no daemon thread may compute while libraries are taken down"
     for b in list(backends):
-        if b._pid == os.getpid(): b._lock.acquire(timeout=5)
+        if b._pid == os.getpid():
+            b._lock.acquire(timeout=5)
+
 
 class SharedBackend:
     "What the backends of this project have in common: one KV cache that several answers and threads may use"
-    closed = False # whether `close` was called
-    def __init__(self,
-        config:LlamaConfig,
-        context:int, # positions of the KV cache
+
+    closed = False  # whether `close` was called
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        context: int,  # positions of the KV cache
     ):
         self.config, self.context = config, context
-        self.tokens:list[int] = []
-        self.writes = 0 # changes of the cache so far
-        self.reader = None # the answer that reads now, as `generate.Generation` notes it
+        self.tokens: list[int] = []
+        self.writes = 0  # changes of the cache so far
+        self.reader = None  # the answer that reads now, as `generate.Generation` notes it
         self._make_locks()
         _BACKENDS.add(self)
 
@@ -613,32 +812,37 @@ class SharedBackend:
     def lock(self):
         "What every call takes; hold it over several that belong together. The same thread may take it again"
         # the child of a fork has a copy, which a thread that it does not have may hold for ever
-        if self._pid != os.getpid(): self._make_locks()
+        if self._pid != os.getpid():
+            self._make_locks()
         return self._lock
 
-    def _alone(self): # the lock of one call, to take behind `lock`
+    def _alone(self):  # the lock of one call, to take behind `lock`
         "Raise `InvalidStateError` where the call cannot run: after `close`, and inside another call of its own thread"
-        if self._busy.locked(): # by this thread, because it holds `lock`
+        if self._busy.locked():  # by this thread, because it holds `lock`
             raise InvalidStateError("the backend is in use by this very thread: no callback or handler may call it")
-        if self.closed: raise InvalidStateError("the backend is closed; load the model again")
+        if self.closed:
+            raise InvalidStateError("the backend is closed; load the model again")
         return self._busy
 
     def reset(self) -> None:
         "Forget all tokens"
-        with self.lock, self._alone(): self._cut(0)
+        with self.lock, self._alone():
+            self._cut(0)
 
     def close(self) -> None:
         "Give the memory back; the backend is of no further use. Does nothing if that is done"
         with self.lock:
-            if self.closed: return
+            if self.closed:
+                return
             with self._alone():
                 self._cut(0)
                 self.closed = True
                 self._release()
 
-    def _release(self) -> None: "Give back what the backend holds"
+    def _release(self) -> None:
+        "Give back what the backend holds"
 
-    def _cut(self, pos:int) -> None:
+    def _cut(self, pos: int) -> None:
         "Forget the tokens from a position on; comes before every change of the cache"
         self.writes += 1
         del self.tokens[pos:]
@@ -646,49 +850,64 @@ class SharedBackend:
     def _check(self, ids, pos) -> list[int]:
         "The ids as a list, or an error that names the limit"
         ids, pos, most = as_ids("ids", ids), as_int("pos", pos), self.config.vocab_size - 1
-        if not ids: raise ParameterError("no token ids given; a prompt needs at least one")
-        if max(ids) > most: raise ParameterError(f"token id {max(ids)} is not in 0..{most}")
+        if not ids:
+            raise ParameterError("no token ids given; a prompt needs at least one")
+        if max(ids) > most:
+            raise ParameterError(f"token id {max(ids)} is not in 0..{most}")
         held, end = len(self.tokens), pos + len(ids)
-        if pos > held: raise ParameterError(f"pos={pos} leaves a gap: the cache holds {held} tokens")
+        if pos > held:
+            raise ParameterError(f"pos={pos} leaves a gap: the cache holds {held} tokens")
         if end > self.context:
             way_out = f"shorten the prompt{self._more()}"
             raise ContextOverflowError(f"{end} tokens do not fit a context of {self.context}; {way_out}")
         return ids
 
-    def _more(self) -> str: return "" # how to get a longer context, where there is one
+    def _more(self) -> str:
+        return ""  # how to get a longer context, where there is one
 
 # %% ../nbs/00_core.ipynb #f403edd3
 def rss_bytes() -> int:
     "Memory of this process that is resident now, bytes"
     import psutil
+
     return psutil.Process().memory_info().rss
+
 
 def peak_rss_bytes() -> int:
     "The most memory that was ever resident in this process, bytes"
-    if sys.platform == "linux": # getrusage would count the parent's peak before exec
+    if sys.platform == "linux":  # getrusage would count the parent's peak before exec
         with open("/proc/self/status") as f:
-            return next(int(line.split()[1])*1024 for line in f if line.startswith("VmHWM"))
+            return next(int(line.split()[1]) * 1024 for line in f if line.startswith("VmHWM"))
     import psutil
+
     info = psutil.Process().memory_info()
     return getattr(info, "peak_wset", info.rss)
 
+
 class MemoryTrace:
     "Record resident memory while a block runs: `seconds` and `bytes`, two lists of one length"
-    def __init__(self,
-        interval:float=0.02, # seconds between readings
+
+    def __init__(
+        self,
+        interval: float = 0.02,  # seconds between readings
     ):
         self.interval, self.seconds, self.bytes, self._stop = interval, [], [], threading.Event()
+
     def _read(self):
         self.seconds.append(time.perf_counter() - self._start)
         self.bytes.append(rss_bytes())
+
     def _run(self):
-        while not self._stop.wait(self.interval): self._read()
+        while not self._stop.wait(self.interval):
+            self._read()
+
     def __enter__(self):
         self._start = time.perf_counter()
         self._read()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         return self
+
     def __exit__(self, *exc):
         self._stop.set()
         self._thread.join()
@@ -700,13 +919,21 @@ def _cpu_name() -> str:
     try:
         with open("/proc/cpuinfo") as f:
             return next(line.split(":", 1)[1].strip() for line in f if line.startswith("model name"))
-    except (OSError, StopIteration): return platform.processor() or platform.machine()
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
 
 def machine() -> dict:
     "The machine a figure was measured on"
     import psutil
-    return dict(cpu=_cpu_name(), cores=os.cpu_count(), memory_gib=round(psutil.virtual_memory().total/2**30, 1),
-                system=f"{platform.system()} {platform.machine()}", python=platform.python_version())
+
+    return dict(
+        cpu=_cpu_name(),
+        cores=os.cpu_count(),
+        memory_gib=round(psutil.virtual_memory().total / 2**30, 1),
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+    )
 
 # %% ../nbs/00_core.ipynb #b20c1d02
 _FIND_PACKAGE = """import sys
@@ -715,18 +942,21 @@ import smollm_nb
 del sys.path[0]
 """
 
+
 def python_command(
-    *args, # what follows the name of the program, such as "-m", "pip", "--version"
+    *args,  # what follows the name of the program, such as "-m", "pip", "--version"
 ) -> list[str]:
     "The command of another Python that imports nothing from the working folder"
     return [sys.executable, "-P", *map(str, args)]
 
+
 def code_command(
-    code:str, # may import this package; `sys.argv[1:]` are the arguments
-    *args, # of the code
+    code: str,  # may import this package; `sys.argv[1:]` are the arguments
+    *args,  # of the code
 ) -> list[str]:
     "The command of another Python that runs some code, with the copy of this package that runs here"
     return python_command("-c", _FIND_PACKAGE + code, PACKAGE.parent, *args)
+
 
 _SIGNALS = {
     "SIGILL": "an instruction that this processor does not have",
@@ -735,25 +965,34 @@ _SIGNALS = {
     "SIGKILL": "ended from outside, as the system does where memory runs out",
 }
 
+
 def exit_reason(
-    code:int, # as `subprocess` gives it: below 0 for a signal
+    code: int,  # as `subprocess` gives it: below 0 for a signal
 ) -> str:
     "How a process ended, in words"
-    if code >= 0: return f"exit code {code}"
-    try: name = signal.Signals(-code).name
-    except ValueError: return f"signal {-code}"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
     return f"{name} ({_SIGNALS[name]})" if name in _SIGNALS else name
 
 # %% ../nbs/00_core.ipynb #c0de0005
 def markdown_table(
-    rows:Iterable[tuple[str, str]], # name and value of each line
+    rows: Iterable[tuple[str, str]],  # name and value of each line
 ) -> str:
     "Two columns as Markdown, which a notebook shows as a table"
-    def plain(text:str) -> str: return " ".join(re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", str(text)).split())
+
+    def plain(text: str) -> str:
+        return " ".join(re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", str(text)).split())
+
     return "\n".join(["| | |", "|---|---|", *(f"| {plain(k)} | {plain(v)} |" for k, v in rows)])
+
 
 class Result(dict):
     "What a long call found: a dict for scripts, lines for a shell, a table for a notebook"
+
     def to_dict(self) -> dict:
         "As JSON"
         return dict(self)
@@ -762,10 +1001,14 @@ class Result(dict):
         "Name and value of each line; lists are counted and nested records left out"
         shown = []
         for key, value in self.items():
-            if isinstance(value, dict): continue
-            if key == "bytes": value = f"{value/1e6:,.1f} MB"
-            elif isinstance(value, (list, tuple)): value = str(len(value))
-            elif isinstance(value, float): value = f"{value:.4g}"
+            if isinstance(value, dict):
+                continue
+            if key == "bytes":
+                value = f"{value / 1e6:,.1f} MB"
+            elif isinstance(value, (list, tuple)):
+                value = str(len(value))
+            elif isinstance(value, float):
+                value = f"{value:.4g}"
             shown.append((key.replace("_", " "), str(value)))
         return shown
 
@@ -774,71 +1017,82 @@ class Result(dict):
         width = max((len(name) for name, _ in rows), default=0)
         return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
 
-    def _repr_markdown_(self) -> str: return markdown_table(self.rows())
+    def _repr_markdown_(self) -> str:
+        return markdown_table(self.rows())
 
 # %% ../nbs/00_core.ipynb #09d40549
 def percentile(
-    xs, # numbers
-    q:float, # 0..100
+    xs,  # numbers
+    q: float,  # 0..100
 ) -> float:
     "The nearest-rank percentile; NaN of nothing"
     xs = sorted(xs)
-    return xs[max(0, math.ceil(q/100*len(xs)) - 1)] if xs else math.nan
+    return xs[max(0, math.ceil(q / 100 * len(xs)) - 1)] if xs else math.nan
+
 
 def figure(
-    x:float,
-    digits:int, # after the point
-    unit:str="",
+    x: float,
+    digits: int,  # after the point
+    unit: str = "",
 ) -> str:
     "A number with its unit, for a reader; a dash for NaN"
     return "–" if math.isnan(x) else f"{x:.{digits}f} {unit}".rstrip()
 
+
 @dataclass
 class Timings:
     "What one generation cost; times in seconds, sizes in bytes"
-    prompt_tokens:int = 0 # tokens of the prompt
-    cached_tokens:int = 0 # of those, already in the KV cache
-    new_tokens:int = 0 # tokens chosen
-    prefill_s:float = 0.0 # reading the part of the prompt that was not cached
-    ttft_s:float = math.nan # from the call to the first token
-    itl_s:list[float] = field(default_factory=list) # between tokens, new_tokens - 1 of them
-    load_s:float = math.nan # loading the model
-    bytes_per_token:int = 0 # weights read for one decoded token
-    peak_rss_bytes:int = 0 # of the process, ever
-    backend:str = ""
-    variant:str = "" # of the backend: device and number format, or instruction set
-    threads:int = 0
-    file_sha256:str = "" # of the weights, where known
-    machine:dict = field(default_factory=dict)
+
+    prompt_tokens: int = 0  # tokens of the prompt
+    cached_tokens: int = 0  # of those, already in the KV cache
+    new_tokens: int = 0  # tokens chosen
+    prefill_s: float = 0.0  # reading the part of the prompt that was not cached
+    ttft_s: float = math.nan  # from the call to the first token
+    itl_s: list[float] = field(default_factory=list)  # between tokens, new_tokens - 1 of them
+    load_s: float = math.nan  # loading the model
+    bytes_per_token: int = 0  # weights read for one decoded token
+    peak_rss_bytes: int = 0  # of the process, ever
+    backend: str = ""
+    variant: str = ""  # of the backend: device and number format, or instruction set
+    threads: int = 0
+    file_sha256: str = ""  # of the weights, where known
+    machine: dict = field(default_factory=dict)
 
     @property
     def tokens_per_s(self) -> float:
         "Decoded tokens a second, the first token not counted; NaN below two tokens"
-        seconds = sum(self.itl_s) # 0 where a clock is too coarse
-        return len(self.itl_s)/seconds if seconds else math.nan
+        seconds = sum(self.itl_s)  # 0 where a clock is too coarse
+        return len(self.itl_s) / seconds if seconds else math.nan
+
     @property
     def prefill_tokens_per_s(self) -> float:
         "Prompt tokens read a second"
-        return (self.prompt_tokens - self.cached_tokens)/self.prefill_s if self.prefill_s else math.nan
+        return (self.prompt_tokens - self.cached_tokens) / self.prefill_s if self.prefill_s else math.nan
+
     @property
     def gb_per_s(self) -> float:
         "Weights read a second while decoding, GB"
-        return self.bytes_per_token*self.tokens_per_s/1e9
+        return self.bytes_per_token * self.tokens_per_s / 1e9
 
     def to_dict(self) -> dict:
         "As JSON: NaN becomes null, derived figures included"
-        d = dataclasses.asdict(self) | {k: getattr(self, k) for k in ("tokens_per_s", "prefill_tokens_per_s", "gb_per_s")}
+        d = dataclasses.asdict(self) | {
+            k: getattr(self, k) for k in ("tokens_per_s", "prefill_tokens_per_s", "gb_per_s")
+        }
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in d.items()}
 
     def rows(self) -> list[tuple[str, str]]:
         "The figures as lines of a table: name, value with unit"
-        import statistics # late: it takes longer to import than most of what is here
-        ms = [1e3*t for t in self.itl_s]
-        return [("time to first token", figure(1e3*self.ttft_s, 1, "ms")),
-                ("inter-token latency, median", figure(statistics.median(ms) if ms else math.nan, 1, "ms")),
-                ("inter-token latency, p95", figure(percentile(ms, 95), 1, "ms")),
-                ("tokens per second", figure(self.tokens_per_s, 1)),
-                ("weights read", figure(self.gb_per_s, 1, "GB/s")),
-                ("peak RSS", figure(self.peak_rss_bytes/2**20, 0, "MiB")),
-                ("load time", figure(self.load_s, 2, "s")),
-                ("backend", f"{self.backend}, {self.variant}, {self.threads} threads")]
+        import statistics  # late: it takes longer to import than most of what is here
+
+        ms = [1e3 * t for t in self.itl_s]
+        return [
+            ("time to first token", figure(1e3 * self.ttft_s, 1, "ms")),
+            ("inter-token latency, median", figure(statistics.median(ms) if ms else math.nan, 1, "ms")),
+            ("inter-token latency, p95", figure(percentile(ms, 95), 1, "ms")),
+            ("tokens per second", figure(self.tokens_per_s, 1)),
+            ("weights read", figure(self.gb_per_s, 1, "GB/s")),
+            ("peak RSS", figure(self.peak_rss_bytes / 2**20, 0, "MiB")),
+            ("load time", figure(self.load_s, 2, "s")),
+            ("backend", f"{self.backend}, {self.variant}, {self.threads} threads"),
+        ]

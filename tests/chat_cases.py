@@ -1,4 +1,5 @@
 "Conversations, templates in the manner of well-known model families, and random ones: what chats are tried with"
+
 import io
 import json
 import subprocess
@@ -6,14 +7,20 @@ import sys
 import tarfile
 from pathlib import Path
 
-DATA = Path(__file__).parent/"data"
-FAMILIES = {p.stem: p.read_text(encoding="utf-8") for p in sorted((DATA/"chat_templates").glob("*.jinja"))}
+DATA = Path(__file__).parent / "data"
+FAMILIES = {p.stem: p.read_text(encoding="utf-8") for p in sorted((DATA / "chat_templates").glob("*.jinja"))}
 SPECIAL = dict(bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
 
-_properties = dict(city=dict(type="string", enum=["Paris", "Rom"]), days=dict(type=["integer", "null"], default=3),
-    more=dict(type="array", items=dict(type="string")))
-_weather = dict(name="get_weather", description="Weather of <a> 'city' & \"more\" é",
-    parameters=dict(type="object", properties=_properties, required=["city"]))
+_properties = dict(
+    city=dict(type="string", enum=["Paris", "Rom"]),
+    days=dict(type=["integer", "null"], default=3),
+    more=dict(type="array", items=dict(type="string")),
+)
+_weather = dict(
+    name="get_weather",
+    description="Weather of <a> 'city' & \"more\" é",
+    parameters=dict(type="object", properties=_properties, required=["city"]),
+)
 _nothing = dict(name="nothing", description="Does nothing", parameters=dict(type="object", properties={}))
 TOOLS = [dict(type="function", function=_weather), dict(type="function", function=_nothing)]
 _arguments = dict(city="Paris", days=2, nested=dict(b=[1, 2.5, None, True], a="ü"))
@@ -34,20 +41,40 @@ def part(words):
 
 CHATS = dict(
     one=[message("user", "Hi there")],
-    system=[message("system", "Be  brief.\n"), message("user", " What's 1 < 2 & \"3\"?\n")],
+    system=[message("system", "Be  brief.\n"), message("user", ' What\'s 1 < 2 & "3"?\n')],
     turns=[message("user", "a"), message("assistant", "b "), message("user", "c")],
-    thoughts=[message("system", "S /no_think"), message("user", "a"),
-        message("assistant", "<think>\nhm\n</think>\n\nb"), message("user", "c"),
-        message("assistant", "<think>so</think>d")],
+    thoughts=[
+        message("system", "S /no_think"),
+        message("user", "a"),
+        message("assistant", "<think>\nhm\n</think>\n\nb"),
+        message("user", "c"),
+        message("assistant", "<think>so</think>d"),
+    ],
     reasoning=[message("user", "a"), message("assistant", "b", reasoning_content="because\n"), message("user", "c")],
-    parts=[message("user", [part("look "), part("here")]), message("assistant", [part("ok")]),
-        message("user", [dict(type="image"), part("x")])],
-    tools=[message("user", "Weather?"), message("assistant", "", tool_calls=[_call]),
-        message("tool", "22 C", **_result), message("assistant", "It's 22."), message("user", "thanks")],
-    several=[message("system", "s"), message("user", "Weather?"), message("assistant", tool_calls=[_call, _call]),
-        message("tool", json.dumps(dict(t=22)), **_result), message("tool", "x", **_result)],
-    written=[message("user", "Weather?"), message("assistant", tool_calls=[_written]),
-        message("tool", [part("22")], **_result)],
+    parts=[
+        message("user", [part("look "), part("here")]),
+        message("assistant", [part("ok")]),
+        message("user", [dict(type="image"), part("x")]),
+    ],
+    tools=[
+        message("user", "Weather?"),
+        message("assistant", "", tool_calls=[_call]),
+        message("tool", "22 C", **_result),
+        message("assistant", "It's 22."),
+        message("user", "thanks"),
+    ],
+    several=[
+        message("system", "s"),
+        message("user", "Weather?"),
+        message("assistant", tool_calls=[_call, _call]),
+        message("tool", json.dumps(dict(t=22)), **_result),
+        message("tool", "x", **_result),
+    ],
+    written=[
+        message("user", "Weather?"),
+        message("assistant", tool_calls=[_written]),
+        message("tool", [part("22")], **_result),
+    ],
     developer=[message("developer", "D"), message("user", "U")],
     twice=[message("user", "u1"), message("user", "u2")],
     odd=[message("assistant", "first"), message("user", "é👍\u2028\n\n  x\n", name="Ann")],
@@ -73,11 +100,39 @@ def published(folder) -> dict[str, str]:
 
 # ---- random templates
 
-VALUES = dict(s="  Hello World-foo bar\nline two  ", e="", n=7, f=2.5, t=True, no=None, l=["b", "a", "C", "a"],
-    nums=[3, 1, 2, 2.5], d={"b": 1, "A": [1, 2], "c": {"x": "y"}}, nl=[[1, 2], [3]], html="<a href='x'>\"&</a>",
-    ms=[{"role": "user", "content": "hi", "n": 2}, {"role": "assistant", "n": 1, "calls": [{"f": {"name": "q"}}]}])
-ATOMS = [*VALUES, "nothing", "'x'", "'a-b'", "', '", "'%s'", "1", "0", "-1", "2.5", "true", "none", "[]", "['a', 'b']",
-    "{'a': 1}", "(1, 2)", "range(4)"]
+VALUES = dict(
+    s="  Hello World-foo bar\nline two  ",
+    e="",
+    n=7,
+    f=2.5,
+    t=True,
+    no=None,
+    l=["b", "a", "C", "a"],
+    nums=[3, 1, 2, 2.5],
+    d={"b": 1, "A": [1, 2], "c": {"x": "y"}},
+    nl=[[1, 2], [3]],
+    html="<a href='x'>\"&</a>",
+    ms=[{"role": "user", "content": "hi", "n": 2}, {"role": "assistant", "n": 1, "calls": [{"f": {"name": "q"}}]}],
+)
+ATOMS = [
+    *VALUES,
+    "nothing",
+    "'x'",
+    "'a-b'",
+    "', '",
+    "'%s'",
+    "1",
+    "0",
+    "-1",
+    "2.5",
+    "true",
+    "none",
+    "[]",
+    "['a', 'b']",
+    "{'a': 1}",
+    "(1, 2)",
+    "range(4)",
+]
 FILTERS = """trim upper lower title capitalize length first last list join join(',_') tojson tojson(indent=2) string int
 tojson(sort_keys=true) tojson(ensure_ascii=true) tojson(separators=(',',':')) float abs round round(1,'floor') sum
 default('D') default('D',true) reverse|list sort|list sort(reverse=true)|list sort(case_sensitive=true)|list
@@ -94,9 +149,16 @@ TESTS = """defined undefined none string number mapping iterable sequence true b
 in(l) eq(1) lower wrong""".split()
 OPERATORS = "+ - * / // % ~ ** == != < > <= >= in and or".split()
 ITEMS = ("0", "-1", "1:", "::-1", ":-2", "'role'", "n")
-EACH = ("{{ loop.index }}", "{{ loop.last }}", "{{ x }}", "{% if loop.first %}{% continue %}{% endif %}",
-    "{{ loop.cycle('a', 'b') }}", "{% if loop.index == 2 %}{% break %}{% endif %}", "{{ loop.nextitem is defined }}",
-    "{{ loop.changed(x) }}")
+EACH = (
+    "{{ loop.index }}",
+    "{{ loop.last }}",
+    "{{ x }}",
+    "{% if loop.first %}{% continue %}{% endif %}",
+    "{{ loop.cycle('a', 'b') }}",
+    "{% if loop.index == 2 %}{% break %}{% endif %}",
+    "{{ loop.nextitem is defined }}",
+    "{{ loop.changed(x) }}",
+)
 # $e an expression, $b a block, $w white space control; behind | what stands for $x
 STATEMENTS = """{{$w $e $w}}
 {%$w if $e %}$b{% elif $e %}$b{% else %}$b{% endif $w%}
@@ -112,34 +174,51 @@ text
 """.splitlines()
 
 
-def random_expression(rng, depth:int=0) -> str:
+def random_expression(rng, depth: int = 0) -> str:
     "An expression of values, filters, tests, methods and operators"
-    if depth > 2 or rng.random() < 0.3: return rng.choice(ATOMS)
-    def one(): return random_expression(rng, depth + 1)
+    if depth > 2 or rng.random() < 0.3:
+        return rng.choice(ATOMS)
+
+    def one():
+        return random_expression(rng, depth + 1)
+
     kind = rng.randrange(8)
-    if kind == 0: return f"{rng.choice(ATOMS)}|{rng.choice(FILTERS)}"
-    if kind == 1: return f"({one()})|{rng.choice(FILTERS)}"
-    if kind == 2: return f"({one()}).{rng.choice(METHODS)}"
-    if kind == 3: return f"({one()}) {rng.choice(OPERATORS)} ({one()})"
-    if kind == 4: return f"({one()}) is {rng.choice(TESTS)}"
-    if kind == 5: return f"({one()} if {one()} else {one()})"
-    if kind == 6: return f"{rng.choice(list(VALUES))}[{rng.choice(ITEMS)}]"
+    if kind == 0:
+        return f"{rng.choice(ATOMS)}|{rng.choice(FILTERS)}"
+    if kind == 1:
+        return f"({one()})|{rng.choice(FILTERS)}"
+    if kind == 2:
+        return f"({one()}).{rng.choice(METHODS)}"
+    if kind == 3:
+        return f"({one()}) {rng.choice(OPERATORS)} ({one()})"
+    if kind == 4:
+        return f"({one()}) is {rng.choice(TESTS)}"
+    if kind == 5:
+        return f"({one()} if {one()} else {one()})"
+    if kind == 6:
+        return f"{rng.choice(list(VALUES))}[{rng.choice(ITEMS)}]"
     return f"not ({one()})"
 
 
-def random_block(rng, depth:int=0) -> str:
+def random_block(rng, depth: int = 0) -> str:
     "A few statements"
-    if depth > 2: return "x"
+    if depth > 2:
+        return "x"
     return "".join(random_statement(rng, depth + 1) for _ in range(rng.randrange(3)))
 
 
-def random_statement(rng, depth:int=0) -> str:
+def random_statement(rng, depth: int = 0) -> str:
     "One statement, with others inside"
     pattern, _, choices = rng.choice(STATEMENTS).partition(" | ")
     out = pattern.replace("$x", rng.choice(choices.split(";")))
-    for sign, make in (("$w", lambda: rng.choice("- ")), ("$e", lambda: random_expression(rng)),
-                       ("$i", lambda: rng.choice(EACH)), ("$b", lambda: random_block(rng, depth))):
-        while sign in out: out = out.replace(sign, make(), 1)
+    for sign, make in (
+        ("$w", lambda: rng.choice("- ")),
+        ("$e", lambda: random_expression(rng)),
+        ("$i", lambda: rng.choice(EACH)),
+        ("$b", lambda: random_block(rng, depth)),
+    ):
+        while sign in out:
+            out = out.replace(sign, make(), 1)
     return out + rng.choice(("", "\n", "  \n  "))
 
 
@@ -157,15 +236,36 @@ FRAMES = """{{ $ }}
 {% for x in [1] recursive %}{{ $ }}{{ loop([x, x]) }}{% endfor %}
 {% for i in range(99999) %}{% set y %}{{ $ }}{{ $ }}{% endset %}{% set ns.s = y %}{% endfor %}
 {% for i in range(99999) %}{% set ns.s = $ %}{% endfor %}""".splitlines()
-_expressions = (DATA/"hostile_expressions.txt").read_text(encoding="utf-8").splitlines()
+_expressions = (DATA / "hostile_expressions.txt").read_text(encoding="utf-8").splitlines()
 HOSTILE = [DOUBLE + frame.replace("$", e) for e in _expressions for frame in FRAMES]
 # for the parser
-HOSTILE += [before*n + middle + behind*n for n, before, middle, behind in (
-    (30000, "(", "1", ")"), (30000, "{{ [", "", "]"), (15000, "{{ not ", "1", ""), (30000, "{{ 1", "", "+1"),
-    (30000, "{{ a", "", ".b"), (12000, "{{ a", "", "|trim"), (5000, "{% if 1 %}", "", "{% endif %}"),
-    (3000, "{% for a in b %}", "", "{% endfor %}"), (5000, "{% set x %}", "", ""), (4000, "{% macro f() %}", "", ""),
-    (60000, "", "{{ ", "9"), (60000, "", "{{ 1e", "9"), (13000, "{{a}}", "{{ a.b }}", ""), (30000, "", "{{ [", "a,"),
-    (32000, "{#", "", ""), (15000, "{%  ", "", ""), (60000, "", "{%", " "), (70000, "x", "", ""), (1, "{{", "", ""),
-    (1, "{% include 'x' %}", "", ""), (1, "{% import 'x' as y %}", "", ""), (1, "{% extends 'x' %}", "", ""),
-    (1, "{% block x %}{% endblock %}", "", ""), (1, "{% generation %}", "", ""),
-    (1, "{{ 'a' * 10**9 * 10**9 }}", "", ""))]
+HOSTILE += [
+    before * n + middle + behind * n
+    for n, before, middle, behind in (
+        (30000, "(", "1", ")"),
+        (30000, "{{ [", "", "]"),
+        (15000, "{{ not ", "1", ""),
+        (30000, "{{ 1", "", "+1"),
+        (30000, "{{ a", "", ".b"),
+        (12000, "{{ a", "", "|trim"),
+        (5000, "{% if 1 %}", "", "{% endif %}"),
+        (3000, "{% for a in b %}", "", "{% endfor %}"),
+        (5000, "{% set x %}", "", ""),
+        (4000, "{% macro f() %}", "", ""),
+        (60000, "", "{{ ", "9"),
+        (60000, "", "{{ 1e", "9"),
+        (13000, "{{a}}", "{{ a.b }}", ""),
+        (30000, "", "{{ [", "a,"),
+        (32000, "{#", "", ""),
+        (15000, "{%  ", "", ""),
+        (60000, "", "{%", " "),
+        (70000, "x", "", ""),
+        (1, "{{", "", ""),
+        (1, "{% include 'x' %}", "", ""),
+        (1, "{% import 'x' as y %}", "", ""),
+        (1, "{% extends 'x' %}", "", ""),
+        (1, "{% block x %}{% endblock %}", "", ""),
+        (1, "{% generation %}", "", ""),
+        (1, "{{ 'a' * 10**9 * 10**9 }}", "", ""),
+    )
+]

@@ -1,4 +1,5 @@
 "Shared fixtures: a tiny model for everyone, the real one for tests marked slow"
+
 import os
 import signal
 from pathlib import Path
@@ -9,10 +10,12 @@ from hypothesis import settings
 from smollm_nb.engine.build import build
 from smollm_nb.models.tiny import write_tiny
 
-FUZZ = int(os.environ.get("SMOLLM_FUZZ", "1")) # how many times as many cases as in `make test` the tests marked fuzz try
-settings.register_profile("steady", deadline=None) # no test fails on a timing
+# how many times as many cases as in `make test` the tests marked fuzz try
+FUZZ = int(os.environ.get("SMOLLM_FUZZ", "1"))
+settings.register_profile("steady", deadline=None)  # no test fails on a timing
 settings.load_profile("steady")
-signal.signal(signal.SIGINT, signal.default_int_handler) # a shell that starts this in the background has it ignored, and so would every process that the tests interrupt
+# a shell that starts this in the background has it ignored, and so would every process that the tests interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -24,13 +27,14 @@ def fuzz():
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     "A checkpoint of the tiny random model; not to be changed"
-    return write_tiny(tmp_path_factory.mktemp("tiny")/"tiny")
+    return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def real_folder():
     "The real model's checkpoint, prepared once and kept in the user's cache"
     from smollm_nb.models.hub import fetch
+
     return fetch("SmolLM2-135M-Instruct")
 
 
@@ -44,6 +48,7 @@ def kernel_built():
 def four_bits():
     "A recipe of the engine's formats that takes no calibration"
     from smollm_nb.quant.recipes import Recipe
+
     return Recipe("four", "int4-book-g128-log8", "int4-book-g128-log8", "int8-row-f32", 2048)
 
 
@@ -51,14 +56,19 @@ def four_bits():
 def tiny_q4(tiny_folder, tmp_path_factory, four_bits, kernel_built):
     "The tiny model in four bits, its embedding partly in eight; not to be changed"
     from dataclasses import replace
+
     from smollm_nb.quant.recipes import quantize
-    return Path(quantize(tiny_folder, tmp_path_factory.mktemp("tiny_q4"), replace(four_bits, frequent_rows=128))["path"])
+
+    return Path(
+        quantize(tiny_folder, tmp_path_factory.mktemp("tiny_q4"), replace(four_bits, frequent_rows=128))["path"]
+    )
 
 
 @pytest.fixture(scope="session")
 def real_q4(real_folder, tmp_path_factory, four_bits, kernel_built):
     "The real model in four bits, rounded to nearest"
     from smollm_nb.quant.recipes import quantize
+
     return Path(quantize(real_folder, tmp_path_factory.mktemp("real_q4"), four_bits)["path"])
 
 
@@ -74,8 +84,13 @@ def artefacts(tmp_path_factory):
 def browser():
     "Chromium; one for each file of tests, since its driver's event loop lives as long"
     from lab_page import ARGS, CHROMIUM
-    if not CHROMIUM: (pytest.fail if os.environ.get("CI") else pytest.skip)("there is no Chromium here (Debian: apt-get install chromium)")
+
+    if not CHROMIUM:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(
+            "there is no Chromium here (Debian: apt-get install chromium)"
+        )
     from playwright.sync_api import sync_playwright
+
     with sync_playwright() as p:
         b = p.chromium.launch(executable_path=CHROMIUM, args=ARGS)
         yield b
@@ -85,6 +100,8 @@ def browser():
 @pytest.fixture(autouse=True)
 def own_cache(request, tmp_path, monkeypatch):
     "Fast tests never see the user's cache or settings of the hub client"
-    if "slow" in request.keywords: return
-    monkeypatch.setenv("SMOLLM_CACHE", str(tmp_path/"cache"))
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"): monkeypatch.delenv(name, raising=False)
+    if "slow" in request.keywords:
+        return
+    monkeypatch.setenv("SMOLLM_CACHE", str(tmp_path / "cache"))
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)

@@ -2,11 +2,12 @@
 
 `python tests/goldens.py` writes tests/data/tiny_greedy.json anew with PyTorch. Do that only when the tiny model itself changes.
 """
+
 import json
 import tempfile
 from pathlib import Path
 
-PATH = Path(__file__).parent/"data"/"tiny_greedy.json"
+PATH = Path(__file__).parent / "data" / "tiny_greedy.json"
 PROMPTS = ("The capital of France is", "Once upon a time", "def main():", "日本 👍 42", "What does that cost?")
 
 
@@ -18,10 +19,13 @@ def load() -> list[dict]:
 def make() -> list[dict]:
     "The same records, from PyTorch"
     import numpy as np
+
     from smollm_nb.inference.llama import load
     from smollm_nb.models.tiny import write_tiny
     from smollm_nb.text.tokenizer import SmolLMTokenizer
-    with tempfile.TemporaryDirectory() as d: tok, backend = SmolLMTokenizer.load(write_tiny(d)), load(d, device="cpu")
+
+    with tempfile.TemporaryDirectory() as d:
+        tok, backend = SmolLMTokenizer.load(write_tiny(d)), load(d, device="cpu")
     out = []
     for prompt in PROMPTS:
         seq, lead = tok.encode(prompt), []
@@ -36,5 +40,5 @@ def make() -> list[dict]:
 
 if __name__ == "__main__":
     cases = make()
-    PATH.write_text("{\"cases\": [\n" + ",\n".join(json.dumps(c) for c in cases) + "\n]}\n", encoding="utf-8")
+    PATH.write_text('{"cases": [\n' + ",\n".join(json.dumps(c) for c in cases) + "\n]}\n", encoding="utf-8")
     print(*cases, sep="\n")

@@ -1,32 +1,61 @@
 "The C kernel through plain ctypes, for tests: build a variant, open a file, compare"
-import ctypes as C, subprocess, sys
+
+import ctypes as C
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from smollm_nb.quant.q4file import read_q4
 
-CSRC = Path(__file__).parents[1]/"smollm_nb"/"engine"/"csrc"
+CSRC = Path(__file__).parents[1] / "smollm_nb" / "engine" / "csrc"
 FLAGS = "-std=c11 -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra -Werror -shared -fPIC -DSMOLLM_THREADS".split()
-VARIANTS = dict( # name → flags; what a build is called need not be what runs in it: "emulated" is the VNNI path in plain C
-    sse2=["-O3", "-mcpu=x86_64"], ssse3=["-O3", "-mcpu=x86_64_v2"], avx2=["-O3", "-mcpu=x86_64_v3"], avx512vnni=["-O3", "-mcpu=x86_64_v4+avx512vnni"],
-    emulated=["-O2", "-mcpu=x86_64_v3", "-DSMOLLM_EMULATE"], debug=["-O0", "-mcpu=x86_64_v3"])
-NEEDS = dict(ssse3=1, avx2=2, emulated=2, debug=2, avx512vnni=4) # SM_CPU_ bits
-TENSORS = {"model.embed_tokens": 0, "model.norm": 1, "lm_head": 2, "input_layernorm": 3, "q_proj": 4, "k_proj": 5, "v_proj": 6, "o_proj": 7,
-    "post_attention_layernorm": 8, "gate_proj": 9, "up_proj": 10, "down_proj": 11}
+# name → flags; what a build is called need not be what runs in it: "emulated" is the VNNI path in plain C
+VARIANTS = dict(
+    sse2=["-O3", "-mcpu=x86_64"],
+    ssse3=["-O3", "-mcpu=x86_64_v2"],
+    avx2=["-O3", "-mcpu=x86_64_v3"],
+    avx512vnni=["-O3", "-mcpu=x86_64_v4+avx512vnni"],
+    emulated=["-O2", "-mcpu=x86_64_v3", "-DSMOLLM_EMULATE"],
+    debug=["-O0", "-mcpu=x86_64_v3"],
+)
+NEEDS = dict(ssse3=1, avx2=2, emulated=2, debug=2, avx512vnni=4)  # SM_CPU_ bits
+TENSORS = {
+    "model.embed_tokens": 0,
+    "model.norm": 1,
+    "lm_head": 2,
+    "input_layernorm": 3,
+    "q_proj": 4,
+    "k_proj": 5,
+    "v_proj": 6,
+    "o_proj": 7,
+    "post_attention_layernorm": 8,
+    "gate_proj": 9,
+    "up_proj": 10,
+    "down_proj": 11,
+}
 FORMATS = {"f32": 0, "int8-row-f32": 1, "int4-book-g128-log8": 2}
 
 
 class Shape(C.Structure):
-    _fields_ = [(n, C.c_int32) for n in "vocab hidden mlp layers heads kv_heads head_dim context tied threads tile".split()] + [("rope_theta", C.c_float), ("rms_eps", C.c_float)]
+    _fields_ = [
+        (n, C.c_int32) for n in "vocab hidden mlp layers heads kv_heads head_dim context tied threads tile".split()
+    ] + [("rope_theta", C.c_float), ("rms_eps", C.c_float)]
 
 
 class Part(C.Structure):
-    _fields_ = [(n, C.c_int32) for n in "tensor layer begin end format zero".split()] + [("offset", C.c_uint64), ("nbytes", C.c_uint64)]
+    _fields_ = [(n, C.c_int32) for n in "tensor layer begin end format zero".split()] + [
+        ("offset", C.c_uint64),
+        ("nbytes", C.c_uint64),
+    ]
 
 
 class Sampling(C.Structure):
-    _fields_ = [(n, C.c_double) for n in "temperature top_p min_p repetition_penalty".split()] + [("top_k", C.c_int32), ("zero", C.c_int32)]
+    _fields_ = [(n, C.c_double) for n in "temperature top_p min_p repetition_penalty".split()] + [
+        ("top_k", C.c_int32),
+        ("zero", C.c_int32),
+    ]
 
 
 class Rng(C.Structure):
@@ -34,12 +63,25 @@ class Rng(C.Structure):
 
 
 def build(
-    name:str, # of `VARIANTS`
-    folder:Path, # where the library goes
+    name: str,  # of `VARIANTS`
+    folder: Path,  # where the library goes
 ) -> Path:
     "Compile the kernel"
-    out = Path(folder)/f"{name}.so"
-    subprocess.run([sys.executable, "-m", "ziglang", "cc", *FLAGS, *VARIANTS[name], *sorted(map(str, CSRC.glob("*.c"))), "-o", str(out)], check=True)
+    out = Path(folder) / f"{name}.so"
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "ziglang",
+            "cc",
+            *FLAGS,
+            *VARIANTS[name],
+            *sorted(map(str, CSRC.glob("*.c"))),
+            "-o",
+            str(out),
+        ],
+        check=True,
+    )
     return out
 
 
@@ -48,7 +90,16 @@ def open_library(path) -> C.CDLL:
     lib = C.CDLL(str(path))
     lib.sm_arena_bytes.restype = lib.sm_kv_bytes.restype = C.c_ssize_t
     lib.sm_variant.restype = lib.sm_error.restype = C.c_char_p
-    lib.sm_create.argtypes = [C.c_void_p, C.c_void_p, C.c_int32, C.c_void_p, C.c_size_t, C.c_void_p, C.c_size_t, C.c_void_p]
+    lib.sm_create.argtypes = [
+        C.c_void_p,
+        C.c_void_p,
+        C.c_int32,
+        C.c_void_p,
+        C.c_size_t,
+        C.c_void_p,
+        C.c_size_t,
+        C.c_void_p,
+    ]
     lib.sm_prefill.argtypes = [C.c_void_p, C.c_void_p, C.c_int32, C.c_int32, C.c_int32, C.c_void_p]
     lib.sm_decode.argtypes = [C.c_void_p, C.c_int32, C.c_int32, C.c_void_p]
     lib.sm_log_probability.argtypes, lib.sm_log_probability.restype = [C.c_void_p, C.c_void_p, C.c_int32], C.c_double
@@ -61,11 +112,11 @@ def open_library(path) -> C.CDLL:
 
 
 def zeros64(
-    n:int, # bytes
-) -> np.ndarray: # (n,) uint8, aligned to 64
+    n: int,  # bytes
+) -> np.ndarray:  # (n,) uint8, aligned to 64
     "Memory that no page of has been touched"
     raw = np.empty(n + 64, np.uint8)
-    return raw[-raw.ctypes.data % 64:][:n]
+    return raw[-raw.ctypes.data % 64 :][:n]
 
 
 def parts_of(f) -> "C.Array[Part]":
@@ -75,25 +126,62 @@ def parts_of(f) -> "C.Array[Part]":
         words = name.removesuffix(".weight").split(".")
         kind = TENSORS.get(words[-1], TENSORS.get(name.removesuffix(".weight")))
         for p in f.parts(name):
-            out.append(Part(kind, int(words[2]) if "layers" in words else 0, *p.rows, FORMATS[p.format.name], 0, p.data.ctypes.data - base, p.nbytes))
-    return (Part*len(out))(*out)
+            out.append(
+                Part(
+                    kind,
+                    int(words[2]) if "layers" in words else 0,
+                    *p.rows,
+                    FORMATS[p.format.name],
+                    0,
+                    p.data.ctypes.data - base,
+                    p.nbytes,
+                )
+            )
+    return (Part * len(out))(*out)
 
 
 class Kernel:
     "A model in the kernel, with the methods of a backend"
-    def __init__(self, lib:C.CDLL, path, context:int=256, threads:int=1, tile:int=64):
+
+    def __init__(self, lib: C.CDLL, path, context: int = 256, threads: int = 1, tile: int = 64):
         self.lib, self.file = lib, read_q4(path, verify=False)
         c = self.config = self.file.config
-        self.shape = Shape(c.vocab_size, c.hidden_size, c.intermediate_size, c.num_hidden_layers, c.num_attention_heads, c.num_key_value_heads, c.head_dim,
-            context, int(c.tie_word_embeddings), threads, tile, c.rope_theta, c.rms_norm_eps)
+        self.shape = Shape(
+            c.vocab_size,
+            c.hidden_size,
+            c.intermediate_size,
+            c.num_hidden_layers,
+            c.num_attention_heads,
+            c.num_key_value_heads,
+            c.head_dim,
+            context,
+            int(c.tie_word_embeddings),
+            threads,
+            tile,
+            c.rope_theta,
+            c.rms_norm_eps,
+        )
         self.context, self.parts, self.model = context, parts_of(self.file), C.c_void_p()
         need = lib.sm_arena_bytes(C.byref(self.shape))
-        if need < 0: raise ValueError(lib.sm_error(need).decode())
+        if need < 0:
+            raise ValueError(lib.sm_error(need).decode())
         self.arena, self.weights = zeros64(need), np.frombuffer(self.file._map, np.uint8)
-        self._ok(lib.sm_create(C.byref(self.shape), self.parts, len(self.parts), self.weights.ctypes.data, self.weights.size, self.arena.ctypes.data, need, C.byref(self.model)))
+        self._ok(
+            lib.sm_create(
+                C.byref(self.shape),
+                self.parts,
+                len(self.parts),
+                self.weights.ctypes.data,
+                self.weights.size,
+                self.arena.ctypes.data,
+                need,
+                C.byref(self.model),
+            )
+        )
 
-    def _ok(self, code:int) -> int:
-        if code < 0: raise ValueError(f"{code}: {self.lib.sm_error(code).decode()}")
+    def _ok(self, code: int) -> int:
+        if code < 0:
+            raise ValueError(f"{code}: {self.lib.sm_error(code).decode()}")
         return code
 
     def prefill(self, ids, pos=0, want=1):
@@ -102,19 +190,34 @@ class Kernel:
         self._ok(self.lib.sm_prefill(self.model, ids.ctypes.data, len(ids), pos, want, out.ctypes.data))
         return out if want == 2 else out[0]
 
-    def logits(self, ids): return self.prefill(ids, 0, 2)
+    def logits(self, ids):
+        return self.prefill(ids, 0, 2)
 
     def decode(self, id, pos):
         out = np.empty(self.config.vocab_size, np.float32)
         self._ok(self.lib.sm_decode(self.model, id, pos, out.ctypes.data))
         return out
 
-    def sample(self, logits, params, rng:Rng, history=()):
-        how, h = Sampling(params.temperature, params.top_p, params.min_p, params.repetition_penalty, params.top_k, 0), np.array(history, np.int32)
-        return self._ok(self.lib.sm_sample(self.model, np.ascontiguousarray(logits, np.float32).ctypes.data, C.byref(how), C.byref(rng), h.ctypes.data, len(h)))
+    def sample(self, logits, params, rng: Rng, history=()):
+        how, h = (
+            Sampling(params.temperature, params.top_p, params.min_p, params.repetition_penalty, params.top_k, 0),
+            np.array(history, np.int32),
+        )
+        return self._ok(
+            self.lib.sm_sample(
+                self.model,
+                np.ascontiguousarray(logits, np.float32).ctypes.data,
+                C.byref(how),
+                C.byref(rng),
+                h.ctypes.data,
+                len(h),
+            )
+        )
 
-    def logprob(self, logits, id): return self.lib.sm_log_probability(self.model, np.ascontiguousarray(logits, np.float32).ctypes.data, id)
+    def logprob(self, logits, id):
+        return self.lib.sm_log_probability(self.model, np.ascontiguousarray(logits, np.float32).ctypes.data, id)
 
     def close(self):
-        if self.model: self._ok(self.lib.sm_close(self.model))
+        if self.model:
+            self._ok(self.lib.sm_close(self.model))
         self.model = self.weights = None

@@ -1,4 +1,5 @@
 "JupyterLab in a browser, for the tests of the laboratory: a server on a free port, a page that clicks, what the console said"
+
 import contextlib
 import json
 import os
@@ -17,11 +18,17 @@ from playwright.sync_api import expect
 
 from smollm_nb.core import python_command
 
-expect.set_options(timeout=60_000) # a guard against hangs, not a bar
+expect.set_options(timeout=60_000)  # a guard against hangs, not a bar
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 # what JupyterLab 4.6 itself logs as an error when a kernel restarts or a page closes
-HARMLESS = ("Canceled future for", "Connection lost, reconnecting", "favicon", "net::ERR_ABORTED", "Kernel info request failed")
+HARMLESS = (
+    "Canceled future for",
+    "Connection lost, reconnecting",
+    "favicon",
+    "net::ERR_ABORTED",
+    "Kernel info request failed",
+)
 
 
 # 100 ms for each token, whatever computes it
@@ -43,25 +50,44 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def notebook(cells:list[str]) -> dict:
+def notebook(cells: list[str]) -> dict:
     "A notebook of code cells"
-    code = lambda i, source: dict(cell_type="code", id=f"cell-{i}", execution_count=None, metadata={}, outputs=[], source=source)
-    return dict(cells=[code(i, s) for i, s in enumerate(cells)], metadata=dict(kernelspec=dict(display_name="Python 3", language="python", name="python3")), nbformat=4, nbformat_minor=5)
+    code = lambda i, source: dict(
+        cell_type="code", id=f"cell-{i}", execution_count=None, metadata={}, outputs=[], source=source
+    )
+    return dict(
+        cells=[code(i, s) for i, s in enumerate(cells)],
+        metadata=dict(kernelspec=dict(display_name="Python 3", language="python", name="python3")),
+        nbformat=4,
+        nbformat_minor=5,
+    )
 
 
 @contextlib.contextmanager
-def jupyterlab(folder:Path, settings:Path, **env):
+def jupyterlab(folder: Path, settings: Path, **env):
     "A JupyterLab on `folder`; yields its address and token"
     port, token = free_port(), secrets.token_hex(16)
-    cmd = [*python_command("-m", "jupyterlab"), f"--notebook-dir={folder}", "--no-browser", "--ServerApp.ip=127.0.0.1",
-           f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
-           "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", f"--LabApp.user_settings_dir={settings}", f"--LabApp.workspaces_dir={settings}/workspaces", "--allow-root"]
-    with open(settings/"server.log", "w+") as log:
+    cmd = [
+        *python_command("-m", "jupyterlab"),
+        f"--notebook-dir={folder}",
+        "--no-browser",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}",
+        "--LabApp.news_url=",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        f"--LabApp.user_settings_dir={settings}",
+        f"--LabApp.workspaces_dir={settings}/workspaces",
+        "--allow-root",
+    ]
+    with open(settings / "server.log", "w+") as log:
         p = subprocess.Popen(cmd, stdout=log, stderr=log, env=os.environ | env, start_new_session=True)
         try:
             url = f"http://127.0.0.1:{port}"
             for _ in range(600):
-                if p.poll() is not None: raise AssertionError("JupyterLab ended: " + (settings/"server.log").read_text()[-2000:])
+                if p.poll() is not None:
+                    raise AssertionError("JupyterLab ended: " + (settings / "server.log").read_text()[-2000:])
                 with contextlib.suppress(OSError):
                     urllib.request.urlopen(f"{url}/api?token={token}", timeout=5).close()
                     break
@@ -69,23 +95,29 @@ def jupyterlab(folder:Path, settings:Path, **env):
             yield url, token
         finally:
             p.send_signal(signal.SIGTERM)
-            try: p.wait(20)
-            except subprocess.TimeoutExpired: os.killpg(p.pid, signal.SIGKILL)
+            try:
+                p.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(p.pid, signal.SIGKILL)
 
 
-def settings(folder:Path, dark:bool=False) -> Path:
+def settings(folder: Path, dark: bool = False) -> Path:
     "JupyterLab's settings: a theme, and no news"
-    for plugin, values in {"apputils-extension/themes": dict(theme="JupyterLab Dark" if dark else "JupyterLab Light"), "apputils-extension/notification": dict(fetchNews="false", checkForUpdates=False)}.items():
-        p = folder/"@jupyterlab"/f"{plugin}.jupyterlab-settings"
+    for plugin, values in {
+        "apputils-extension/themes": dict(theme="JupyterLab Dark" if dark else "JupyterLab Light"),
+        "apputils-extension/notification": dict(fetchNews="false", checkForUpdates=False),
+    }.items():
+        p = folder / "@jupyterlab" / f"{plugin}.jupyterlab-settings"
         p.parent.mkdir(parents=True, exist_ok=True)
         p.write_text(json.dumps(values))
     return folder
 
 
 @contextlib.contextmanager
-def lab_folder(tmp_path_factory, model:Path):
+def lab_folder(tmp_path_factory, model: Path):
     "JupyterLab on a new folder; yields address, token and folder. A model's int8 file is made before anybody clicks"
     from smollm_nb.quant.recipes import cached
+
     d, cache = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("lab_cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SMOLLM_CACHE", str(cache))
@@ -94,25 +126,29 @@ def lab_folder(tmp_path_factory, model:Path):
         yield url, token, d
 
 
-def write(folder:Path, name:str, cells:list[str]) -> Path:
+def write(folder: Path, name: str, cells: list[str]) -> Path:
     "A notebook in a file"
-    path = folder/f"{name}.ipynb"
+    path = folder / f"{name}.ipynb"
     path.write_text(json.dumps(notebook(cells)))
     return path
 
 
 class Lab:
     "A notebook in a tab"
-    def __init__(self, browser, url:str, token:str, name:str, width:int=1200, height:int=1000):
-        self.page = browser.new_context(viewport=dict(width=width, height=height), permissions=["clipboard-read", "clipboard-write"]).new_page()
+
+    def __init__(self, browser, url: str, token: str, name: str, width: int = 1200, height: int = 1000):
+        self.page = browser.new_context(
+            viewport=dict(width=width, height=height), permissions=["clipboard-read", "clipboard-write"]
+        ).new_page()
         self.errors, self.where = [], f"{url}/lab/tree/{name}?reset&token={token}"
         self.page.set_default_timeout(100_000)
         self.page.on("console", lambda m: self._hear(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda e: self._hear(str(e)))
         self.open()
 
-    def _hear(self, text:str) -> None:
-        if not any(h in text for h in HARMLESS): self.errors.append(text)
+    def _hear(self, text: str) -> None:
+        if not any(h in text for h in HARMLESS):
+            self.errors.append(text)
 
     def open(self) -> None:
         "Load the page, wait for the kernel"
@@ -122,15 +158,16 @@ class Lab:
 
     def wait_idle(self) -> None:
         "Wait until the kernel is there and has nothing to do"
-        self.page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(state="attached") # maybe hidden
+        # maybe hidden
+        self.page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(state="attached")
 
-    def command(self, name:str) -> None:
+    def command(self, name: str) -> None:
         "Choose from the menu"
         menu, item = name.split("/")
         self.page.locator(".lm-MenuBar-itemLabel", has_text=menu).first.click()
         self.page.locator(".lm-Menu-itemLabel", has_text=item).first.click()
 
-    def run(self, i:int, ends:bool=True) -> None:
+    def run(self, i: int, ends: bool = True) -> None:
         "Run a cell to its end, or until it began; a page that has no kernel yet ignores the key, so it is pressed again"
         cell = self.page.locator(".jp-Notebook .jp-Cell").nth(i)
         prompt = lambda: cell.locator(".jp-InputPrompt").text_content().strip()
@@ -139,9 +176,12 @@ class Lab:
             cell.locator(".cm-content").click()
             self.page.keyboard.press("Control+Enter")
             for _ in range(20):
-                if self.page.locator(".jp-Dialog").count(): self.page.locator(".jp-Dialog .jp-mod-accept").click() # the kernel was not there yet: take the one that is offered
+                # the kernel was not there yet: take the one that is offered
+                if self.page.locator(".jp-Dialog").count():
+                    self.page.locator(".jp-Dialog .jp-mod-accept").click()
                 if prompt() not in (before, "[ ]:"):
-                    if ends: expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[\d+\]:"))
+                    if ends:
+                        expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[\d+\]:"))
                     return
                 self.page.wait_for_timeout(100)
         raise AssertionError(f"cell {i} did not begin")
@@ -151,19 +191,20 @@ class Lab:
         self.command("Kernel/Restart Kernel…")
         self.page.get_by_role("button", name="Confirm Kernel Restart").click()
 
-    def theme(self, name:str) -> None:
+    def theme(self, name: str) -> None:
         "Choose Light or Dark"
         self.command("Settings/Theme")
         self.page.locator(".lm-Menu-itemLabel", has_text=f"JupyterLab {name}").last.click()
         self.page.wait_for_function("v => document.body.dataset.jpThemeLight === v", arg=str(name == "Light").lower())
 
-    def narrow(self, width:int=700, height:int=1700) -> None:
+    def narrow(self, width: int = 700, height: int = 1700) -> None:
         "A small window, the file browser away"
-        if self.page.locator(".jp-FileBrowser:visible").count(): self.page.keyboard.press("Control+b")
+        if self.page.locator(".jp-FileBrowser:visible").count():
+            self.page.keyboard.press("Control+b")
         self.page.set_viewport_size(dict(width=width, height=height))
-        self.page.wait_for_timeout(500) # it is laid out anew
+        self.page.wait_for_timeout(500)  # it is laid out anew
 
-    def shot(self, path:Path) -> None:
+    def shot(self, path: Path) -> None:
         "What a person sees, kept for looking at"
         self.page.screenshot(path=str(path))
 
@@ -193,14 +234,16 @@ def assert_fits(page) -> None:
     assert not page.evaluate(STICKS_OUT)
 
 
-def press_here(page, name:str) -> None: page.get_by_role("button", name=name, exact=True).click()
+def press_here(page, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
 
 
-def press(page, name:str) -> None: page.locator(".lab-panel button:enabled", has_text=name).first.click()
+def press(page, name: str) -> None:
+    page.locator(".lab-panel button:enabled", has_text=name).first.click()
 
 
-def wait_status(page, pattern:str, seconds:int=100) -> str:
+def wait_status(page, pattern: str, seconds: int = 100) -> str:
     "The first view's status once it matches; an error tells what it was instead"
     status = page.locator(".lab-status").first
-    expect(status).to_have_text(re.compile(pattern), timeout=1000*seconds)
+    expect(status).to_have_text(re.compile(pattern), timeout=1000 * seconds)
     return status.text_content()

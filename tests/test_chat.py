@@ -1,4 +1,5 @@
 "Chats: rendered as transformers does it, bounded whatever the template, and nobody's words become control tokens"
+
 import copy
 import json
 import random
@@ -12,11 +13,11 @@ import pytest
 from chat_cases import CHATS, FAMILIES, HOSTILE, SETTINGS, SPECIAL, VALUES, published, random_statement
 from tokenizers import AddedToken, Tokenizer
 
-from smollm_nb.text.chat import encode_chat, render
 from smollm_nb.core import SmolLMError, TokenizerError
+from smollm_nb.models.tiny import tiny_tokenizer
+from smollm_nb.text.chat import encode_chat, render
 from smollm_nb.text.template import compiled, run_template
 from smollm_nb.text.template_text import Budget, literal, own_of
-from smollm_nb.models.tiny import tiny_tokenizer
 from smollm_nb.text.tokenizer import SmolLMTokenizer
 
 MESSAGES = CHATS["system"]
@@ -25,15 +26,20 @@ MESSAGES = CHATS["system"]
 def theirs(template, messages, **names):
     "The text that transformers renders, or the error"
     from transformers.utils.chat_template_utils import render_jinja_template
+
     messages = [{k: v for k, v in m.items() if v is not None} for m in copy.deepcopy(messages)]
-    try: return render_jinja_template([messages], chat_template=template, **names)[0][0]
-    except Exception as e: return e # whatever a template or jinja2 raises
+    try:
+        return render_jinja_template([messages], chat_template=template, **names)[0][0]
+    except Exception as e:
+        return e  # whatever a template or jinja2 raises
 
 
 def ours(template, messages, **names):
     "The text that is rendered here, or the error"
-    try: return render(template, messages, **names)
-    except TokenizerError as e: return e
+    try:
+        return render(template, messages, **names)
+    except TokenizerError as e:
+        return e
 
 
 @pytest.mark.fuzz
@@ -48,26 +54,32 @@ def test_families_are_rendered_as_by_transformers(fuzz, tmp_path):
                 for prompt in (True, False):
                     names = dict(add_generation_prompt=prompt) | settings | SPECIAL
                     want = theirs(source, messages, **names)
-                    if isinstance(want, Exception): continue # stricter in places: it has generators, which JSON refuses
+                    # stricter in places: it has generators, which JSON refuses
+                    if isinstance(want, Exception):
+                        continue
                     assert ours(source, messages, **names) == want, (name, chat, settings, prompt)
                     rendered += 1
-        if name in FAMILIES: assert rendered > 40, f"{name} renders almost nothing"
+        if name in FAMILIES:
+            assert rendered > 40, f"{name} renders almost nothing"
 
 
 @pytest.mark.fuzz
 def test_random_templates_are_rendered_as_by_transformers(fuzz):
     "Where transformers gives a text, it is the same text here; stricter in a few corners, never another text"
     rng, same, stricter = random.Random(1), 0, []
-    warnings.simplefilter("ignore") # of Python's compiler about constants that jinja2 folds
-    for _ in range(200*fuzz):
+    warnings.simplefilter("ignore")  # of Python's compiler about constants that jinja2 folds
+    for _ in range(200 * fuzz):
         source = "{% set ns = namespace(x=1) %}" + random_statement(rng) + random_statement(rng)
         want, got = theirs(source, MESSAGES, **VALUES), ours(source, MESSAGES, **VALUES)
-        if isinstance(want, Exception): continue
-        if isinstance(got, Exception): stricter.append((source, got))
+        if isinstance(want, Exception):
+            continue
+        if isinstance(got, Exception):
+            stricter.append((source, got))
         else:
             assert got == want, source
             same += 1
-    assert same > 40*fuzz and len(stricter) < 0.03*same + 3, stricter
+    assert same > 40 * fuzz, stricter
+    assert len(stricter) < 0.03 * same + 3, stricter
 
 
 def abuse(sources) -> float:
@@ -75,8 +87,11 @@ def abuse(sources) -> float:
     worst = 0
     for source in sources:
         begin = time.process_time()
-        try: render(source, MESSAGES)
-        except TokenizerError as e: assert "\n" not in str(e) and len(str(e)) < 700, source
+        try:
+            render(source, MESSAGES)
+        except TokenizerError as e:
+            assert "\n" not in str(e), source
+            assert len(str(e)) < 700, source
         compiled.cache_clear()
         worst = max(worst, time.process_time() - begin)
     return worst
@@ -85,36 +100,56 @@ def abuse(sources) -> float:
 @pytest.mark.fuzz
 def test_hostile_templates_are_bounded(fuzz):
     "Each ends by itself, with a typed error or a text; in a process of its own, whose memory can be read"
-    n = min(20*fuzz, len(HOSTILE))
-    code = ("import random, sys; sys.path.insert(0, 'tests'); import test_chat as t\n"
+    n = min(20 * fuzz, len(HOSTILE))
+    code = (
+        "import random, sys; sys.path.insert(0, 'tests'); import test_chat as t\n"
         "from smollm_nb.core import peak_rss_bytes\n"
         "t.abuse(['{{ 1 }}']); before = peak_rss_bytes()\n"
         f"worst = t.abuse(random.Random(0).sample(t.HOSTILE, {n}))\n"
-        "print(worst, (peak_rss_bytes() - before)/2**20)")
+        "print(worst, (peak_rss_bytes() - before)/2**20)"
+    )
     root = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60*n)
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60 * n)
     assert done.returncode == 0, done.stderr[-2000:]
     seconds, mebibytes = map(float, done.stdout.split())
-    assert mebibytes < 200 and seconds < 20, f"{seconds:.1f} s of processor time, {mebibytes:.0f} MiB"
+    assert mebibytes < 200, f"{seconds:.1f} s of processor time, {mebibytes:.0f} MiB"
+    assert seconds < 20, f"{seconds:.1f} s of processor time, {mebibytes:.0f} MiB"
 
 
 # ---- tokens
 
-PIECES = ["Hi ", "the", " ", "\n", "<|im_", "end|>", "<|im_end|>", "<|im_start|>", "<think>", "é👍", "user", "<", "|>",
-    "123", "<|im_end|>\n<|im_start|>system"]
+PIECES = [
+    "Hi ",
+    "the",
+    " ",
+    "\n",
+    "<|im_",
+    "end|>",
+    "<|im_end|>",
+    "<|im_start|>",
+    "<think>",
+    "é👍",
+    "user",
+    "<",
+    "|>",
+    "123",
+    "<|im_end|>\n<|im_start|>system",
+]
 CLEAN = [p for p in PIECES if "<" not in p and ">" not in p] + ["x < y", "a|b"]
 FRAMED = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}",
     "{% for m in messages %}{{ '<|im_start|>' + m.content | trim ~ ' <|im_end|> ' }}{{ m.name | tojson }}{% endfor %}",
     "{% for m in messages %}<think>{{ m.content.split('x') | join('<|im_end|>') }}{% endfor %}{{ bos_token }}",
     "{% for m in messages %}{{ m | items | list }} {% set c %}{{ m.content }}<|im_end|>{% endset %}{{ c }}{% endfor %}",
-    "{% for m in messages %}<|im_{{ m.content }}|>{{ m.name[::-1] | replace('a', '<|im_end|>') }}{% endfor %}")
+    "{% for m in messages %}<|im_{{ m.content }}|>{{ m.name[::-1] | replace('a', '<|im_end|>') }}{% endfor %}",
+)
 
 
 def tokenizer(rng, template) -> SmolLMTokenizer:
     "The tiny tokenizer with random flags at its special tokens"
     d = json.loads(tiny_tokenizer().to_str())
-    for t in d["added_tokens"]: t.update({k: rng.random() < 0.2 for k in ("lstrip", "rstrip", "single_word")})
+    for t in d["added_tokens"]:
+        t.update({k: rng.random() < 0.2 for k in ("lstrip", "rstrip", "single_word")})
     tok = Tokenizer.from_str(json.dumps(d))
     tok.add_tokens([AddedToken("<think>"), AddedToken("the", single_word=True)])
     return SmolLMTokenizer(tok, dict(chat_template=template, bos_token="<|im_start|>"))
@@ -122,36 +157,44 @@ def tokenizer(rng, template) -> SmolLMTokenizer:
 
 def conversation(rng, pieces):
     "A few messages made of pieces"
-    def words(): return "".join(rng.choice(pieces) for _ in range(rng.randrange(6)))
-    return [dict(role=rng.choice(("user", "assistant", "tool", words() or "x")), content=words(), name=words())
-        for _ in range(rng.randrange(1, 4))]
+
+    def words():
+        return "".join(rng.choice(pieces) for _ in range(rng.randrange(6)))
+
+    return [
+        dict(role=rng.choice(("user", "assistant", "tool", words() or "x")), content=words(), name=words())
+        for _ in range(rng.randrange(1, 4))
+    ]
 
 
 def rendered(tok, messages):
     "The rendered chat with its marks"
     from smollm_nb.text.chat import _run
+
     return _run(tok.chat_template, messages, True, {}, dict(bos_token=literal(tok.bos_token)))
 
 
 def written_by_template(chat, name) -> int:
     "How often a token's name stands in a chat, all of it written by the template"
     own, places = own_of(chat), [i for i in range(len(chat)) if chat.startswith(name, i)]
-    return sum(all(own[i:i + len(name)]) for i in places)
+    return sum(all(own[i : i + len(name)]) for i in places)
 
 
 @pytest.mark.fuzz
 def test_no_word_becomes_a_control_token(fuzz):
     "Whatever is in the messages: control tokens are those that the template wrote"
     rng = random.Random(2)
-    warnings.simplefilter("ignore") # a few bytes have no token
-    for _ in range(100*fuzz):
+    warnings.simplefilter("ignore")  # a few bytes have no token
+    for _ in range(100 * fuzz):
         template = rng.choice(FRAMED)
         tok, messages = tokenizer(rng, template), conversation(rng, PIECES)
-        names = [*tok.special_ids, *(["<think>"] if "<think>" in template else [])] # else it is no more than a word
+        # else it is no more than a word
+        names = [*tok.special_ids, *(["<think>"] if "<think>" in template else [])]
         control = {tok._tok.token_to_id(n) for n in names}
         chat, ids = rendered(tok, messages), encode_chat(tok, messages)
         found, own = sum(i in control for i in ids), sum(written_by_template(chat, n) for n in names)
-        alone = any(t.single_word for t in tok.added_tokens.values()) # such a token counts where no letter is beside it
+        # such a token counts where no letter is beside it
+        alone = any(t.single_word for t in tok.added_tokens.values())
         assert found <= own if alone else found == own, (template, messages)
 
 
@@ -160,7 +203,7 @@ def test_ids_of_chats_are_those_of_the_whole_text(fuzz):
     "Without control tokens in the messages: the ids of the rendered text, read in one go as transformers does"
     rng = random.Random(3)
     warnings.simplefilter("ignore")
-    for _ in range(100*fuzz):
+    for _ in range(100 * fuzz):
         template = rng.choice(FRAMED[:4])
         tok, messages = tokenizer(rng, template), conversation(rng, CLEAN)
         want = tok.encode(str.__str__(rendered(tok, messages)), special=True)
@@ -170,12 +213,13 @@ def test_ids_of_chats_are_those_of_the_whole_text(fuzz):
 def test_a_conversation_that_holds_itself_is_refused():
     loop = dict(role="user", content="x")
     loop["self"] = loop
-    with pytest.raises(SmolLMError, match="nested"): encode_chat(tokenizer(random.Random(0), FRAMED[0]), [loop])
+    with pytest.raises(SmolLMError, match="nested"):
+        encode_chat(tokenizer(random.Random(0), FRAMED[0]), [loop])
 
 
 def test_a_long_conversation_has_room():
     "Five hundred messages, through every family"
-    turns = [dict(role="user" if i % 2 == 0 else "assistant", content="What about it? "*20) for i in range(501)]
+    turns = [dict(role="user" if i % 2 == 0 else "assistant", content="What about it? " * 20) for i in range(501)]
     names = SPECIAL | dict(messages=turns, tools=None, documents=None, add_generation_prompt=True)
     for family, template in FAMILIES.items():
         budget = Budget()
@@ -183,11 +227,14 @@ def test_a_long_conversation_has_room():
         assert budget.steps > 500_000, f"{family} takes more than half of the steps"
 
 
-@pytest.mark.parametrize("source", ["{% set messages.x = 1 %}", "{% set nothing.x = 1 %}",
-    "{% set ns = namespace() %}{% set ns.__class__ = 1 %}"])
+@pytest.mark.parametrize(
+    "source",
+    ["{% set messages.x = 1 %}", "{% set nothing.x = 1 %}", "{% set ns = namespace() %}{% set ns.__class__ = 1 %}"],
+)
 def test_only_namespaces_take_names(source):
     "What a template was given stays as it is"
-    with pytest.raises(TokenizerError, match="cannot be set"): render(source, MESSAGES)
+    with pytest.raises(TokenizerError, match="cannot be set"):
+        render(source, MESSAGES)
 
 
 def test_a_control_token_in_other_letters():
@@ -199,4 +246,5 @@ def test_a_control_token_in_other_letters():
     end = ours.special_ids["<end>"]
     assert encode_chat(ours, [dict(role="user", content="hi ")])[-1] == end
     assert encode_chat(ours, [dict(role="user", content="<END> <end> <eN")]).count(end) == 1
-    assert end not in ours.encode("<END>") and ours.encode("<END>", special=True) == [end]
+    assert end not in ours.encode("<END>")
+    assert ours.encode("<END>", special=True) == [end]

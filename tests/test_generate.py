@@ -1,4 +1,5 @@
 "Answers that share a backend, scores that are no numbers, ends of answers and of processes"
+
 import json
 import os
 import re
@@ -6,20 +7,18 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from smollm_nb.core import NonFiniteError, ParameterError, SmolLMError
 from smollm_nb.engine import native as engine
 from smollm_nb.engine import wasm
-from smollm_nb.core import NonFiniteError, ParameterError, SmolLMError
-from smollm_nb.engine.native import EngineError
 from smollm_nb.inference.generation import PCG32, SamplingParams, StopStrings, generate, sample
 from smollm_nb.inference.llama import load
+from smollm_nb.models.tiny import SPECIAL_TOKENS, TINY, write_tiny
 from smollm_nb.quant.q4file import read_q4
 from smollm_nb.quant.recipes import quantize
-from smollm_nb.models.tiny import SPECIAL_TOKENS, TINY, write_tiny
 from smollm_nb.text.tokenizer import SmolLMTokenizer
 
 
@@ -27,14 +26,16 @@ from smollm_nb.text.tokenizer import SmolLMTokenizer
 def backends(tiny_folder, tiny_q4):
     "One of each kind"
     native = engine.load(tiny_q4, threads=2, tile=8)
-    with native, wasm.load(tiny_q4) as web: yield dict(torch=load(tiny_folder, device="cpu"), native=native, wasm=web)
+    with native, wasm.load(tiny_q4) as web:
+        yield dict(torch=load(tiny_folder, device="cpu"), native=native, wasm=web)
 
 
 @pytest.fixture(scope="module")
-def tok(tiny_folder): return SmolLMTokenizer.load(tiny_folder)
+def tok(tiny_folder):
+    return SmolLMTokenizer.load(tiny_folder)
 
 
-def random_requests(rng, n:int) -> list[tuple[list[int], dict]]: # prompts and settings
+def random_requests(rng, n: int) -> list[tuple[list[int], dict]]:  # prompts and settings
     "Prompts of all lengths, no two of them with the same first token: so PyTorch reads each from its beginning"
     firsts = rng.permutation(np.arange(20, 512))[:n]
     out = []
@@ -61,11 +62,16 @@ def use_otherwise(backend, rng) -> None:
     "What an evaluation, a benchmark or another cell of a notebook may do to the cache"
     ids = rng.integers(0, 512, int(rng.integers(1, 90))).tolist()
     kind = rng.integers(5)
-    if kind == 0: backend.reset()
-    elif kind == 1: backend.logits(ids)
-    elif kind == 2: backend.prefill(ids)
-    elif kind == 3 and len(backend.tokens) < 200: backend.decode(ids[0], len(backend.tokens))
-    elif backend.tokens: backend.decode(ids[0], int(rng.integers(len(backend.tokens))))
+    if kind == 0:
+        backend.reset()
+    elif kind == 1:
+        backend.logits(ids)
+    elif kind == 2:
+        backend.prefill(ids)
+    elif kind == 3 and len(backend.tokens) < 200:
+        backend.decode(ids[0], len(backend.tokens))
+    elif backend.tokens:
+        backend.decode(ids[0], int(rng.integers(len(backend.tokens))))
 
 
 @pytest.mark.fuzz
@@ -73,7 +79,7 @@ def use_otherwise(backend, rng) -> None:
 def test_in_turns_as_alone(backends, tok, kind, fuzz):
     "Several answers of one backend, read in a random order, with other uses in between: each is what it is alone"
     backend, rng = backends[kind], np.random.default_rng(len(kind))
-    for _ in range(2*fuzz):
+    for _ in range(2 * fuzz):
         requests = random_requests(rng, int(rng.integers(2, 6)))
         alone = answers_alone(backend, tok, requests)
         open_, done = [generate(backend, tok, p, **how) for p, how in requests], 0
@@ -81,8 +87,10 @@ def test_in_turns_as_alone(backends, tok, kind, fuzz):
         while running:
             g = running[rng.integers(len(running))]
             for _ in range(int(rng.choice([1, 1, 3]))):
-                if next(g, None) is None: running = [r for r in running if r is not g]
-            if rng.random() < 0.3: use_otherwise(backend, rng)
+                if next(g, None) is None:
+                    running = [r for r in running if r is not g]
+            if rng.random() < 0.3:
+                use_otherwise(backend, rng)
         for g, want in zip(open_, alone):
             assert (g.ids, g.text, g.finish_reason) == want
             assert g.timings.new_tokens == len(g.ids) == len(g.timings.itl_s) + 1
@@ -98,10 +106,11 @@ def test_prompts_that_share_their_beginning(backends, tok, fuzz):
         for _ in range(fuzz):
             start = rng.integers(20, 512, 20).tolist()
             lengths, ends = rng.integers(1, 21, 4), random_requests(rng, 4)
-            requests = [(start[:n] + p[:3]*int(rng.integers(2)), how) for n, (p, how) in zip(lengths, ends)]
+            requests = [(start[:n] + p[:3] * int(rng.integers(2)), how) for n, (p, how) in zip(lengths, ends)]
             alone = answers_alone(backends[kind], tok, requests)
             running = [generate(backends[kind], tok, p, **how) for p, how in requests]
-            while any([next(g, None) for g in running]): pass
+            while any([next(g, None) for g in running]):
+                pass
             assert [(g.ids, g.text, g.finish_reason) for g in running] == alone
 
 
@@ -115,18 +124,27 @@ def test_in_threads_as_alone(backends, tok, kind, fuzz):
         alone = answers_alone(backend, tok, requests)
         running, failed, over = [generate(backend, tok, p, **how) for p, how in requests], [], threading.Event()
         right = backend.logits([1, 2, 3]).tobytes()
+
         def guarded(work):
-            try: work()
-            except Exception as e: failed.append(e)
+            try:
+                work()
+            except Exception as e:
+                failed.append(e)
+
         def evaluate():
-            while not over.wait(0.01): assert backend.logits([1, 2, 3]).tobytes() == right
+            while not over.wait(0.01):
+                assert backend.logits([1, 2, 3]).tobytes() == right
+
         readers = [threading.Thread(target=guarded, args=(g.finish,)) for g in [*running, running[0]]]
         judge = threading.Thread(target=guarded, args=(evaluate,))
-        for t in (judge, *readers): t.start()
-        for t in readers: t.join(120)
+        for t in (judge, *readers):
+            t.start()
+        for t in readers:
+            t.join(120)
         over.set()
         judge.join(120)
-        assert not failed and [(g.ids, g.text, g.finish_reason) for g in running] == alone
+        assert not failed
+        assert [(g.ids, g.text, g.finish_reason) for g in running] == alone
 
 
 def test_waiting_thread_can_be_cancelled(backends, tok):
@@ -135,80 +153,143 @@ def test_waiting_thread_can_be_cancelled(backends, tok):
     long, waiting = (generate(backend, tok, p, max_tokens=200, temperature=1.0, seed=1) for p in ("Once", "The"))
     waiting.cancel()
     next(long)
-    long._turn.until = long._turn.last = float("inf") # as if it were read without a pause
+    long._turn.until = long._turn.last = float("inf")  # as if it were read without a pause
     reader = threading.Thread(target=lambda: (began.set(), waiting.finish()))
     reader.start()
     assert began.wait(30)
     reader.join(30)
-    assert not reader.is_alive() and waiting.finish_reason == "cancelled" and len(long.finish().ids) > 1
+    assert not reader.is_alive()
+    assert waiting.finish_reason == "cancelled"
+    assert len(long.finish().ids) > 1
 
 
-def random_scores(rng) -> np.ndarray: # (512,) float32
+def random_scores(rng) -> np.ndarray:  # (512,) float32
     "Scores of every kind: flat, steep, with equals, masked, broken"
-    x = (rng.standard_normal(512)*rng.choice([0.1, 1, 4, 20, 1e30])).astype(np.float32)
+    x = (rng.standard_normal(512) * rng.choice([0.1, 1, 4, 20, 1e30])).astype(np.float32)
     kind = rng.integers(8)
-    if kind == 0: x = np.round(x)
-    if kind == 1: x[rng.permutation(512)[:int(rng.choice([1, 100, 511]))]] = -np.inf
-    if kind == 2: x[rng.integers(512)] = rng.choice([np.nan, np.inf])
-    if kind == 3: x[:] = rng.choice([np.nan, np.inf, -np.inf, 0, 3e38, -3e38])
+    if kind == 0:
+        x = np.round(x)
+    if kind == 1:
+        x[rng.permutation(512)[: int(rng.choice([1, 100, 511]))]] = -np.inf
+    if kind == 2:
+        x[rng.integers(512)] = rng.choice([np.nan, np.inf])
+    if kind == 3:
+        x[:] = rng.choice([np.nan, np.inf, -np.inf, 0, 3e38, -3e38])
     return x
 
 
-def random_sampling(rng, seed:int) -> SamplingParams:
+def random_sampling(rng, seed: int) -> SamplingParams:
     "Parameters up to their limits"
-    choices = dict(temperature=[0, 5e-324, 1e-310, 1e-20, 0.2, 0.7, 1, 1.5, 100], top_p=[1, 0, 0.1, 0.5, 0.9, 0.999],
-                   min_p=[0, 0.01, 0.2, 1], repetition_penalty=[1, 0.01, 0.5, 1.1, 3, 100])
+    choices = dict(
+        temperature=[0, 5e-324, 1e-310, 1e-20, 0.2, 0.7, 1, 1.5, 100],
+        top_p=[1, 0, 0.1, 0.5, 0.9, 0.999],
+        min_p=[0, 0.01, 0.2, 1],
+        repetition_penalty=[1, 0.01, 0.5, 1.1, 3, 100],
+    )
     top_k = int(rng.choice([0, 1, 5, 40, 511, 512, 9999, 1 << 31]))
     return SamplingParams(**{k: rng.choice(v) for k, v in choices.items()}, top_k=top_k, seed=seed)
 
 
 def outcome(choose, *args):
     "The token that is chosen, or the kind of error"
-    try: return choose(*args)
-    except SmolLMError as e: return type(e)
+    try:
+        return choose(*args)
+    except SmolLMError as e:
+        return type(e)
 
 
 @pytest.mark.fuzz
 def test_one_rule_for_any_scores(backends, fuzz):
     "numpy, C and WebAssembly choose the same token of any scores by any parameters, or all refuse"
     rng, refused = np.random.default_rng(17), 0
-    for seed in range(1500*fuzz):
+    for seed in range(1500 * fuzz):
         x, params = random_scores(rng), random_sampling(rng, seed)
         history = rng.integers(0, 512, rng.integers(0, 30)).tolist()
         draws, found = [PCG32(seed) for _ in range(3)], []
         for rule, draw in zip((sample, backends["native"].sample, backends["wasm"].sample), draws):
             found.append(outcome(rule, x, params, draw, history))
-        assert len(set(found)) == 1 and len({d.state for d in draws}) == 1, (found, params)
+        assert len(set(found)) == 1, (found, params)
+        assert len({d.state for d in draws}) == 1, (found, params)
         bad = not np.isfinite(x.max())
         assert (found[0] is NonFiniteError) == bad, (found, x.max())
-        if not bad: assert x[found[0]] > -np.inf, "what is masked is never chosen"
+        if not bad:
+            assert x[found[0]] > -np.inf, "what is masked is never chosen"
         refused += bad
-    assert refused > 100*fuzz
+    assert refused > 100 * fuzz
 
 
-ODD = [None, True, -1, 0, 5, 511, 512, 1 << 31, 1 << 70, 0.5, float("nan"), "5", b"5", "", object(), range(3), {5},
-       {5: 5}, [], [5], [5]*300, [512], [-1], [0.5], [None], ["5"], [[5]], [[5], 5], np.int64(5), np.float32(5),
-       np.array(5), np.arange(3), np.arange(3.0), np.zeros((2, 2), int), np.zeros(512, np.float32), np.zeros(511),
-       np.full(512, np.nan), np.full(512, 1e300), SamplingParams(), SamplingParams(temperature=1.0), PCG32(1)]
+ODD = [
+    None,
+    True,
+    -1,
+    0,
+    5,
+    511,
+    512,
+    1 << 31,
+    1 << 70,
+    0.5,
+    float("nan"),
+    "5",
+    b"5",
+    "",
+    object(),
+    range(3),
+    {5},
+    {5: 5},
+    [],
+    [5],
+    [5] * 300,
+    [512],
+    [-1],
+    [0.5],
+    [None],
+    ["5"],
+    [[5]],
+    [[5], 5],
+    np.int64(5),
+    np.float32(5),
+    np.array(5),
+    np.arange(3),
+    np.arange(3.0),
+    np.zeros((2, 2), int),
+    np.zeros(512, np.float32),
+    np.zeros(511),
+    np.full(512, np.nan),
+    np.full(512, 1e300),
+    SamplingParams(),
+    SamplingParams(temperature=1.0),
+    PCG32(1),
+]
 
 
 @pytest.mark.fuzz
 def test_hostile_calls(backends, tok, fuzz):
     "Whatever is passed: a typed error, or an answer; and afterwards the engine computes as before"
-    def hashes(): return {k: b.logits(list(range(20, 60))).tobytes() for k, b in backends.items()}
+
+    def hashes():
+        return {k: b.logits(list(range(20, 60))).tobytes() for k, b in backends.items()}
+
     rng, right, refused = np.random.default_rng(2), hashes(), 0
     warm = SamplingParams(temperature=1.0, repetition_penalty=2)
-    for i in range(400*fuzz):
+    for i in range(400 * fuzz):
         backend, a, b = list(backends.values())[rng.integers(3)], *(ODD[j] for j in rng.integers(0, len(ODD), 2))
-        calls = dict(prefill=lambda: backend.prefill(a, b), decode=lambda: backend.decode(a, b),
-                     logits=lambda: backend.logits(a),
-                     generate=lambda: generate(backend, tok, a, max_tokens=2, stop=b).finish())
+        calls = dict(
+            prefill=lambda: backend.prefill(a, b),
+            decode=lambda: backend.decode(a, b),
+            logits=lambda: backend.logits(a),
+            generate=lambda: generate(backend, tok, a, max_tokens=2, stop=b).finish(),
+        )
         if hasattr(backend, "sample"):
             calls |= dict(sample=lambda: backend.sample(a, warm, PCG32(1), b), logprob=lambda: backend.logprob(a, b))
-        try: calls[rng.choice(list(calls))]()
-        except SmolLMError: refused += 1
-        if i % 50 == 0: assert hashes() == right
-    assert hashes() == right and refused > 200*fuzz
+        try:
+            calls[rng.choice(list(calls))]()
+        except SmolLMError:
+            refused += 1
+        if i % 50 == 0:
+            assert hashes() == right
+    assert hashes() == right
+    assert refused > 200 * fuzz
 
 
 @pytest.mark.fuzz
@@ -217,17 +298,21 @@ def test_stop_strings_hide_special_tokens(fuzz):
     rng = np.random.default_rng(4)
     words = ["a", "b", "ab", "<|im_end|>", "<|im_start|>", ""]
     ends = ["b", "ab", "ba", "bab", "<|im_end|>", "a<|im_end|>", "<|im_end|>b", "<|im_end|><|im_start|>"]
-    for _ in range(500*fuzz):
+    for _ in range(500 * fuzz):
         pieces, stops = rng.choice(words, rng.integers(1, 12)).tolist(), rng.choice(ends, rng.integers(1, 3)).tolist()
         s, shown = StopStrings(stops, SPECIAL_TOKENS), ""
-        for p in pieces: shown += s.push(p, special=p in SPECIAL_TOKENS)
+        for p in pieces:
+            shown += s.push(p, special=p in SPECIAL_TOKENS)
         shown += s.flush()
         raw, plain = "".join(pieces), "".join(p for p in pieces if p not in SPECIAL_TOKENS)
-        assert plain.startswith(shown) and "<" not in shown
+        assert plain.startswith(shown)
+        assert "<" not in shown
         in_plain, in_raw = [t for t in stops if "<" not in t], [t for t in stops if "<" in t]
         if any(t in plain for t in in_plain) or any(t in raw for t in in_raw):
-            assert s.found in stops and not any(t in shown for t in in_plain)
-        else: assert (s.found, shown) == (None, plain)
+            assert s.found in stops
+            assert not any(t in shown for t in in_plain)
+        else:
+            assert (s.found, shown) == (None, plain)
 
 
 OPEN = """
@@ -246,7 +331,7 @@ def open_backend(kind, **kw):
 """
 
 
-def run_with_model(code:str, tiny_folder, tiny_q4, *args) -> subprocess.CompletedProcess:
+def run_with_model(code: str, tiny_folder, tiny_q4, *args) -> subprocess.CompletedProcess:
     "A program that may call `open_backend`"
     command = [sys.executable, "-c", OPEN + code, str(tiny_folder), str(tiny_q4), *args]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -261,7 +346,7 @@ LEFT = dict(
     closed="next(g)\nbackend.close()",
     in_a_thread="threading.Thread(target=g.finish).start()",
     in_a_daemon="def f():\n    while True: generate(backend, tok, 'x', max_tokens=99, temperature=1.0).finish()\n"
-                "threading.Thread(target=f, daemon=True).start()\ntime.sleep(0.2)",
+    "threading.Thread(target=f, daemon=True).start()\ntime.sleep(0.2)",
 )
 
 
@@ -313,7 +398,7 @@ print(len(kept))
 @pytest.mark.parametrize("kind", ["native", "torch"])
 def test_ctrl_c_at_any_moment(tiny_folder, tiny_q4, kind, fuzz):
     "A storm of interrupts, their tracebacks kept: the lock is free after each, and the backend computes as before"
-    times = str((100 if kind == "native" else 30)*fuzz)
+    times = str((100 if kind == "native" else 30) * fuzz)
     p = run_with_model(STORM, tiny_folder, tiny_q4, kind, times)
     assert (p.returncode, p.stdout.strip()) == (0, times), p.stderr[-2000:]
 
@@ -334,15 +419,21 @@ def attempt(f):
 def long_context(tmp_path_factory, four_bits, kernel_built):
     "The tiny model with room for 65,536 positions, as a checkpoint and in four bits"
     folder = tmp_path_factory.mktemp("long")
-    long = write_tiny(folder/"m", replace(TINY, max_position_embeddings=65536))
-    return long, quantize(long, folder/"q", four_bits)["path"]
+    long = write_tiny(folder / "m", replace(TINY, max_position_embeddings=65536))
+    return long, quantize(long, folder / "q", four_bits)["path"]
 
 
 LITTLE_MEMORY = dict(
-    native=("attempt(lambda: open_backend('native', context=65536))", 30,
-        r"EngineError: .*does not give the \d+ MB .* context of 65536: load with a smaller context"),
-    torch=("attempt(lambda: open_backend('torch', context=65536))", 30,
-        r"ParameterError: .*KV cache of \d+ MB, .*: load with a smaller context"),
+    native=(
+        "attempt(lambda: open_backend('native', context=65536))",
+        30,
+        r"EngineError: .*does not give the \d+ MB .* context of 65536: load with a smaller context",
+    ),
+    torch=(
+        "attempt(lambda: open_backend('torch', context=65536))",
+        30,
+        r"ParameterError: .*KV cache of \d+ MB, .*: load with a smaller context",
+    ),
     wasm=("attempt(lambda: open_backend('wasm', context=65536))", 50, r"EngineError: .*\d+ MB.*"),
     logits=("attempt(lambda: backend.logits([5]*32768))", 4, r"EngineError: .*read fewer.*"),
 )
@@ -354,9 +445,10 @@ def test_memory_that_cannot_be_had(what, long_context):
     "One line that says how much it would be and what to do; in a new process, where nothing freed earlier is kept"
     code, megabytes, expected = LITTLE_MEMORY[what]
     kind = "native" if what == "logits" else what
-    opened = f"backend = open_backend({kind!r}, context={32768 if what == 'logits' else 64})" # imports and compiles
-    after = "print(len(backend.logits([1, 2, 3])))" # and the one that is open still works
-    p = run_with_model("\n".join([LIMIT, opened, f"allow({megabytes*10**6})", code, after]), *long_context)
+    # imports and compiles
+    opened = f"backend = open_backend({kind!r}, context={32768 if what == 'logits' else 64})"
+    after = "print(len(backend.logits([1, 2, 3])))"  # and the one that is open still works
+    p = run_with_model("\n".join([LIMIT, opened, f"allow({megabytes * 10**6})", code, after]), *long_context)
     assert p.returncode == 0, p
     assert re.fullmatch(expected + r"\n3\n", p.stdout), p
 
@@ -388,15 +480,23 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 def test_what_is_no_parameter():
     "Values that only look like numbers"
-    for bad in (dict(temperature=None), dict(temperature=1j), dict(top_k=np.float64(3)), dict(seed=1 << 64),
-                dict(top_p=np.nan), dict(min_p="0")):
-        with pytest.raises(ParameterError): SamplingParams(**bad)
+    for bad in (
+        dict(temperature=None),
+        dict(temperature=1j),
+        dict(top_k=np.float64(3)),
+        dict(seed=1 << 64),
+        dict(top_p=np.nan),
+        dict(min_p="0"),
+    ):
+        with pytest.raises(ParameterError):
+            SamplingParams(**bad)
 
 
 def test_quantized_file_knows_every_end(tmp_path, four_bits, kernel_built):
     "A base model that was tuned for chats: its config has one end, its tokenizer another; the file has both"
-    folder = write_tiny(tmp_path/"m")
-    config = json.loads((folder/"config.json").read_text()) | dict(eos_token_id=0)
-    (folder/"config.json").write_text(json.dumps(config))
-    (folder/"provenance.json").unlink()
-    with read_q4(quantize(folder, tmp_path/"q", four_bits)["path"]) as f: assert f.config.eos_token_ids == (0, 2)
+    folder = write_tiny(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text()) | dict(eos_token_id=0)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "provenance.json").unlink()
+    with read_q4(quantize(folder, tmp_path / "q", four_bits)["path"]) as f:
+        assert f.config.eos_token_ids == (0, 2)

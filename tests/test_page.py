@@ -1,4 +1,5 @@
 "The page of an exported folder as a visitor has it: phones, keyboards, a conversation, what goes wrong and is said"
+
 import functools
 import hashlib
 import json
@@ -9,24 +10,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-from smollm_nb.engine import native as engine
-from smollm_nb.bench.browsers import BROWSERS, ReportHandler, ReportServer, opened
-from smollm_nb.browser.bundle import export
-from smollm_nb.text.chat import encode_chat
-from smollm_nb.inference.generation import generate
-from smollm_nb.quant.recipes import quantize
-from smollm_nb.models.tiny import TINY, write_tiny
-from smollm_nb.text.tokenizer import SmolLMTokenizer
-from smollm_nb.browser.vendor import node
 from test_browsers import PATIENCE, WEB, need
 
-CONTEXT = 4096 # positions that this file's model knows: enough for many turns
-LAYERS = 16 # so that its answers take long enough to be looked at while they grow, and do not end by themselves at once
+from smollm_nb.bench.browsers import BROWSERS, ReportHandler, ReportServer, opened
+from smollm_nb.browser.bundle import export
+from smollm_nb.browser.vendor import node
+from smollm_nb.engine import native as engine
+from smollm_nb.inference.generation import generate
+from smollm_nb.models.tiny import TINY, write_tiny
+from smollm_nb.quant.recipes import quantize
+from smollm_nb.text.chat import encode_chat
+from smollm_nb.text.tokenizer import SmolLMTokenizer
+
+CONTEXT = 4096  # positions that this file's model knows: enough for many turns
+# so that its answers take long enough to be looked at while they grow, and do not end by themselves at once
+LAYERS = 16
 SIZES = ("360x740", "360x400", "700x900", "1280x800")
 GEOMETRY = ("the last line is seen over four turns", "whoever scrolls up is left there", "the figures can be reached")
-TALK = ("a new conversation knows nothing of the one before", "what comes late of the one before is dropped",
-        "the conversation is told to screen readers once")
+TALK = (
+    "a new conversation knows nothing of the one before",
+    "what comes late of the one before is dropped",
+    "the conversation is told to screen readers once",
+)
 CHECKS = ["the model is loaded", *(f"{size}: {check}" for size in SIZES for check in GEOMETRY), *TALK]
 
 
@@ -34,74 +39,88 @@ CHECKS = ["the model is loaded", *(f"{size}: {check}" for size in SIZES for chec
 def folder(tmp_path_factory, four_bits, kernel_built):
     "A bundle of a tiny model with a long context; the test pages beside it"
     root = tmp_path_factory.mktemp("page")
-    tiny = write_tiny(root/"tiny", replace(TINY, max_position_embeddings=CONTEXT, num_hidden_layers=LAYERS))
-    export(quantize(tiny, root/"q4", four_bits)["path"], root/"bundle", "tiny")
-    shutil.copytree(WEB, root/"tests")
-    (root/"index.html").write_text("")
+    tiny = write_tiny(root / "tiny", replace(TINY, max_position_embeddings=CONTEXT, num_hidden_layers=LAYERS))
+    export(quantize(tiny, root / "q4", four_bits)["path"], root / "bundle", "tiny")
+    shutil.copytree(WEB, root / "tests")
+    (root / "index.html").write_text("")
     return root
 
 
 class PageHandler(ReportHandler):
     "`/bundle/` as it is; `/visited/` with a visitor in it; `/NAME/` with what a host of that name does wrong"
+
     visitors, rule, rest = ("visitor.js", "check.js"), "", ""
 
     def do_GET(self):
         self.rule, _, self.rest = self.path.partition("?")[0].removeprefix("/").partition("/")
-        if self.rule in ("visited", "text", "slow", "bare"): self.path = f"/bundle/{self.rest}"
+        if self.rule in ("visited", "text", "slow", "bare"):
+            self.path = f"/bundle/{self.rest}"
         super().do_GET()
+
     do_HEAD = do_GET
 
     def intercept(self, path) -> bool:
-        if self.rule == "slow" and self.rest.startswith(("weights/", "sw.js")): time.sleep(self.server.delay)
-        if self.rule == "text" and self.rest.endswith(".js"): return self.send(path.read_bytes(), "text/plain")
+        if self.rule == "slow" and self.rest.startswith(("weights/", "sw.js")):
+            time.sleep(self.server.delay)
+        if self.rule == "text" and self.rest.endswith(".js"):
+            return self.send(path.read_bytes(), "text/plain")
         return self.rule == "visited" and self.visit(path)
 
     def visit(self, path) -> bool:
         "The page's own files, the visitor among them"
-        scripts = {n: (self.server.folder/"tests"/n).read_bytes() for n in self.visitors}
-        if self.rest in scripts: return self.send(scripts[self.rest], "text/javascript")
-        if self.rest == "app.js": return self.send(path.read_bytes() + b"\nimport('./visitor.js');", "text/javascript")
-        if self.rest != "model_manifest.json": return False
+        scripts = {n: (self.server.folder / "tests" / n).read_bytes() for n in self.visitors}
+        if self.rest in scripts:
+            return self.send(scripts[self.rest], "text/javascript")
+        if self.rest == "app.js":
+            return self.send(path.read_bytes() + b"\nimport('./visitor.js');", "text/javascript")
+        if self.rest != "model_manifest.json":
+            return False
         manifest = json.loads(path.read_text(encoding="utf-8"))
         for name, data in scripts.items():
             facts = dict(bytes=len(data), stored=len(data), sha256=hashlib.sha256(data).hexdigest())
             manifest["files"].append(dict(path=name, role="module") | facts)
         return self.send(json.dumps(manifest).encode(), "application/json")
 
-    def send(self, data:bytes, kind:str) -> bool:
+    def send(self, data: bytes, kind: str) -> bool:
         self.answer(200, {"Content-Type": kind, "Content-Length": str(len(data)), "Cache-Control": "no-store"})
         self.wfile.write(data)
         return True
 
-    def send_header(self, name:str, value:str) -> None:
+    def send_header(self, name: str, value: str) -> None:
         "A frame of this server is one of the tests' windows; a bare host sends no policy"
-        if name == "Content-Security-Policy" and self.rule in ("visited", "bare"): return
+        if name == "Content-Security-Policy" and self.rule in ("visited", "bare"):
+            return
         super().send_header(name, value)
 
 
 class PageServer(ReportServer):
-    delay = 0.4 # seconds that the host called slow takes
+    delay = 0.4  # seconds that the host called slow takes
 
-    def __init__(self, folder, isolated:bool=True): super().__init__(folder, isolated, PageHandler)
+    def __init__(self, folder, isolated: bool = True):
+        super().__init__(folder, isolated, PageHandler)
 
 
 def test_the_pure_parts_under_node():
-    command = [str(node()), "--test", str(WEB/"page.test.js")]
+    command = [str(node()), "--test", str(WEB / "page.test.js")]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
 # ---- in three browsers: the page in windows of several sizes
 
+
 @pytest.fixture(scope="module")
 def visits(folder):
     "Reports of one start of a browser, by name"
+
     @functools.cache
-    def get(browser:str) -> dict:
+    def get(browser: str) -> dict:
         out = {}
         with PageServer(folder) as server, opened(browser, server.url + "tests/frames.html") as process:
-            while not (r := server.report(process, PATIENCE)).get("done"): out[r["name"]] = r
+            while not (r := server.report(process, PATIENCE)).get("done"):
+                out[r["name"]] = r
         return out
+
     return get
 
 
@@ -116,7 +135,7 @@ def test_in_a_window(visits, browser, check):
 
 # ---- in Chromium, with a keyboard, a clipboard and hosts that do something wrong
 
-WAIT = 90_000 # ms: against a page that hangs
+WAIT = 90_000  # ms: against a page that hangs
 VISIBLE = dict(state="visible", timeout=WAIT)
 SCRIPTED = """(() => { // what a tab remembers, before its page begins
   if (sessionStorage.getItem('seeded')) return;
@@ -130,24 +149,33 @@ SCRIPTED = """(() => { // what a tab remembers, before its page begins
 @pytest.fixture(scope="module")
 def server(folder):
     "All hosts of this file"
-    with PageServer(folder) as s: yield s
+    with PageServer(folder) as s:
+        yield s
 
 
 class Visit:
     "The page in a tab of its own, and what its console said"
-    def __init__(self, browser, url:str, remembered:dict|None=None, script:str="", **how):
+
+    def __init__(self, browser, url: str, remembered: dict | None = None, script: str = "", **how):
         self.context = browser.new_context(**dict(viewport=dict(width=1280, height=800)) | how)
         self.page, self.said = self.context.new_page(), []
         self.page.set_default_timeout(WAIT)
         self.page.on("console", lambda m: self.said.append(m.text) if m.type in ("error", "warning") else None)
         self.page.on("pageerror", lambda e: self.said.append(str(e)))
-        if remembered: self.page.add_init_script(SCRIPTED % json.dumps(remembered))
-        if script: self.page.add_init_script(script)
+        if remembered:
+            self.page.add_init_script(SCRIPTED % json.dumps(remembered))
+        if script:
+            self.page.add_init_script(script)
         self.page.goto(url)
 
-    def __enter__(self): return self
-    def __exit__(self, *exc): self.context.close()
-    def __getattr__(self, name): return getattr(self.page, name)
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.context.close()
+
+    def __getattr__(self, name):
+        return getattr(self.page, name)
 
     def load(self):
         "Load the model; the page"
@@ -158,13 +186,15 @@ class Visit:
     def settings(self, **values) -> None:
         "Fill in fields by id"
         self.page.evaluate("for (const id of ['sampling', 'size']) document.getElementById(id).open = true")
-        for name, value in values.items(): self.page.fill(f"#{name}", str(value))
+        for name, value in values.items():
+            self.page.fill(f"#{name}", str(value))
 
-    def ask(self, text:str, wait:bool=True) -> None:
+    def ask(self, text: str, wait: bool = True) -> None:
         "Send a text by the keyboard"
         self.page.fill("#prompt", text)
         self.page.press("#prompt", "Enter")
-        if wait: self.idle()
+        if wait:
+            self.idle()
 
     def idle(self) -> None:
         "Wait for the end of the answer"
@@ -188,7 +218,8 @@ class Visit:
         return self.page.inner_text("#what")
 
 
-def turn(text:str, answer:str, **how) -> dict: return dict(kind="chat", text=text, answer=answer, note="") | how
+def turn(text: str, answer: str, **how) -> dict:
+    return dict(kind="chat", text=text, answer=answer, note="") | how
 
 
 MARKDOWN = """You can read a file with `open` in a **with** block:
@@ -216,9 +247,13 @@ TALKED = [
     turn(f"{LONG} and <b>bold</b>?", f"<b>{LONG}</b>", note="stopped"),
     turn("Once upon a time", " there was a little model that lived in a notebook.", kind="text"),
 ]
-SCREENS = { # width, height, scheme
-    "phone": (360, 740, "light"), "phone_dark": (360, 740, "dark"), "keyboard": (360, 400, "light"),
-    "half": (700, 900, "dark"), "wide": (1280, 800, "light"), "wide_dark": (1280, 800, "dark"),
+SCREENS = {  # width, height, scheme
+    "phone": (360, 740, "light"),
+    "phone_dark": (360, 740, "dark"),
+    "keyboard": (360, 400, "light"),
+    "half": (700, 900, "dark"),
+    "wide": (1280, 800, "light"),
+    "wide_dark": (1280, 800, "dark"),
 }
 TOO_WIDE = """() => [...document.querySelectorAll('header, main, .message, .tools, #composer')]
     .filter((e) => e.getBoundingClientRect().right > innerWidth || e.scrollWidth > e.clientWidth + 1)
@@ -234,23 +269,26 @@ def test_nothing_sticks_out_on_any_screen(browser, server, artefacts, screen):
     with Visit(browser, f"{server.url}bundle/", dict(conversation=TALKED), **how) as v:
         v.locator("#load:enabled").wait_for()
         v.locator(".prose pre").wait_for()
-        v.screenshot(path=str(artefacts/f"page_{screen}_restored.png"))
+        v.screenshot(path=str(artefacts / f"page_{screen}_restored.png"))
         v.evaluate("document.getElementById('log').scrollTop = 0")
         v.locator("#latest").wait_for()
-        v.screenshot(path=str(artefacts/f"page_{screen}_read.png"))
+        v.screenshot(path=str(artefacts / f"page_{screen}_read.png"))
         v.load()
         v.fill("#prompt", "And now?")
         v.locator("#send").tap() if touch else v.locator("#send").click()
         v.locator("#stop").wait_for()
-        v.screenshot(path=str(artefacts/f"page_{screen}_growing.png"))
+        v.screenshot(path=str(artefacts / f"page_{screen}_growing.png"))
         v.locator("#stop").click()
         v.idle()
-        if touch: assert v.focus() == "log", "a phone's keyboard goes away, so that the answer is seen"
-        v.screenshot(path=str(artefacts/f"page_{screen}_answered.png"))
-        assert v.evaluate(TOO_WIDE) == [] and v.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        if v.locator("#more").is_visible(): v.locator("#more").click()
+        if touch:
+            assert v.focus() == "log", "a phone's keyboard goes away, so that the answer is seen"
+        v.screenshot(path=str(artefacts / f"page_{screen}_answered.png"))
+        assert v.evaluate(TOO_WIDE) == []
+        assert v.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        if v.locator("#more").is_visible():
+            v.locator("#more").click()
         v.settings()
-        v.screenshot(path=str(artefacts/f"page_{screen}_settings.png"))
+        v.screenshot(path=str(artefacts / f"page_{screen}_settings.png"))
         assert v.locator("#panel").evaluate("e => e.scrollWidth <= e.clientWidth")
         assert not v.said
 
@@ -281,7 +319,9 @@ def test_a_keyboard_that_covers_the_page(browser, server):
     with Visit(browser, f"{server.url}bundle/", dict(conversation=TALKED), **screen) as v:
         v.locator(".prose pre").wait_for()
         top, height, bottom, field, log = v.evaluate(COVER)
-        assert (top, height) == (30, 420) and bottom <= 450 and log <= field
+        assert (top, height) == (30, 420)
+        assert bottom <= 450
+        assert log <= field
         v.wait_for_function(AT_END)
         assert v.evaluate(UNCOVER) == [0, 740]
 
@@ -295,13 +335,15 @@ def test_a_keyboard_alone(browser, server):
         assert v.focus() == "abort"
         v.keyboard.press("Enter")
         v.get_by_text("Cancelled. What has arrived is kept.").wait_for()
-        assert v.focus() == "load" and not v.locator("#trouble").is_visible()
+        assert v.focus() == "load"
+        assert not v.locator("#trouble").is_visible()
         v.keyboard.press("Enter")
         v.locator("#gate").wait_for(state="hidden")
         assert v.focus() == "prompt"
         v.settings(temperature=0, maxTokens=200)
         v.fill("#prompt", "Hello")
-        for _ in range(2): v.keyboard.press("Tab") # past the choice of what to do
+        for _ in range(2):
+            v.keyboard.press("Tab")  # past the choice of what to do
         assert v.focus() == "send"
         v.keyboard.press("Space")
         v.locator("#stop").wait_for()
@@ -310,7 +352,8 @@ def test_a_keyboard_alone(browser, server):
         v.locator("#stop").focus()
         v.keyboard.press("Enter")
         v.idle()
-        assert v.focus() == "prompt" and v.locator(".note").inner_text() == "stopped"
+        assert v.focus() == "prompt"
+        assert v.locator(".note").inner_text() == "stopped"
         v.get_by_role("button", name="Regenerate the answer").focus()
         v.keyboard.press("Enter")
         assert v.focus() == "prompt"
@@ -319,10 +362,12 @@ def test_a_keyboard_alone(browser, server):
         v.idle()
         v.get_by_role("button", name="Edit what you wrote").focus()
         v.keyboard.press("Enter")
-        assert v.focus() == "prompt" and v.input_value("#prompt") == "Hello"
+        assert v.focus() == "prompt"
+        assert v.input_value("#prompt") == "Hello"
         v.locator("#clear").focus()
         v.keyboard.press("Enter")
-        assert v.focus() == "prompt" and v.turns() == []
+        assert v.focus() == "prompt"
+        assert v.turns() == []
 
 
 FOCUSED = """() => {
@@ -341,7 +386,8 @@ def test_every_control_has_a_name_and_is_reached(browser, server):
         for _ in range(60):
             v.keyboard.press("Tab")
             name, named = v.evaluate(FOCUSED)
-            if name in seen[:1]: break
+            if name in seen[:1]:
+                break
             assert named, f"{name} has no name"
             seen.append(name)
         order = ("clear", "load", "log", "prompt", "modeChat", "send", "temperature", "stopStrings", "context")
@@ -364,20 +410,24 @@ def test_copy_regenerate_and_edit(browser, server):
         tokens = v.inner_text("#prefill").split()[0]
         v.get_by_role("button", name="Regenerate the answer").click()
         v.idle()
-        assert len(v.turns()) == 3 and v.locator(".prose").last.inner_text() != first
+        assert len(v.turns()) == 3
+        assert v.locator(".prose").last.inner_text() != first
         assert v.inner_text("#prefill").split()[0] == tokens, "what was answered before is not in the prompt"
         v.fill("#prompt", "unsent")
         v.get_by_role("button", name="Edit what you wrote").nth(1).click()
-        assert v.input_value("#prompt") == TALKED[1]["text"] and v.locator(".replaced").count() == 2
+        assert v.input_value("#prompt") == TALKED[1]["text"]
+        assert v.locator(".replaced").count() == 2
         v.get_by_role("button", name="Keep it").click()
-        assert v.locator(".replaced").count() == 0 and len(v.turns()) == 3
+        assert v.locator(".replaced").count() == 0
+        assert len(v.turns()) == 3
         v.get_by_role("button", name="Edit what you wrote").nth(1).click()
         v.ask("Rather this")
         assert v.turns() == [TALKED[0]["text"], "Rather this"]
         v.settings(topP=7)
         v.get_by_role("button", name="Edit what you wrote").nth(1).click()
         v.ask("This as well", wait=False)
-        assert "Top-p must be a number from 0 to 1" in v.trouble() and v.focus() == "topP"
+        assert "Top-p must be a number from 0 to 1" in v.trouble()
+        assert v.focus() == "topP"
         assert v.turns() == [TALKED[0]["text"], "Rather this"], "nothing is lost"
         assert v.input_value("#prompt") == "This as well"
 
@@ -395,7 +445,7 @@ def test_copy_where_the_clipboard_is_closed(browser, server):
         v.get_by_text("Not allowed").wait_for()
 
 
-HOSTILE = { # what the model writes → what is read
+HOSTILE = {  # what the model writes → what is read
     "<script>window.hurt = 1</script>": "<script>window.hurt = 1</script>",
     "<img src=x onerror='window.hurt = 1'>": "<img src=x onerror='window.hurt = 1'>",
     "<svg onload=window.hurt=1>": "<svg onload=window.hurt=1>",
@@ -424,14 +474,19 @@ def test_markdown_without_html(browser, server):
         made = v.evaluate(MADE)
         assert {tag for tag, *_ in made} <= {"P", "A", "BR", "STRONG", "CODE", "H3", "UL", "LI"}
         assert {name for _, *names in made for name in names} <= {"href", "rel", "target"}
-        assert v.evaluate("[...document.querySelectorAll('.prose a[href]')].map((a) => a.protocol)") == ["https:"]*2
-        assert v.evaluate("window.hurt === undefined") and not [r for r in requests if "example.com" in r]
+        assert v.evaluate("[...document.querySelectorAll('.prose a[href]')].map((a) => a.protocol)") == ["https:"] * 2
+        assert v.evaluate("window.hurt === undefined")
+        assert not [r for r in requests if "example.com" in r]
         assert not v.said
 
 
 GROWN = [
-    MARKDOWN, "1. a\n   - n\n\n2. b\n\n> q\nlazy\n\ntext\n===\n\nmore\r\nlines\r\n\r\nx",
-    "# a\nb\n## c\n***\n- a\n\n  b\n\n      code\n", "\n\n   \n a", "", "a\n\n\n\n```\nopen",
+    MARKDOWN,
+    "1. a\n   - n\n\n2. b\n\n> q\nlazy\n\ntext\n===\n\nmore\r\nlines\r\n\r\nx",
+    "# a\nb\n## c\n***\n- a\n\n  b\n\n      code\n",
+    "\n\n   \n a",
+    "",
+    "a\n\n\n\n```\nopen",
 ]
 ODD = """async (texts) => {
     const { GrowingMarkdown, render } = await import('./markdown.js'), odd = [];
@@ -463,7 +518,8 @@ def test_markdown_that_grows(browser, server):
     with Visit(browser, f"{server.url}bundle/") as v:
         assert v.evaluate(ODD, GROWN) == []
         paragraphs, most = v.evaluate(REDRAWN)
-        assert paragraphs == 200 and most < 10
+        assert paragraphs == 200
+        assert most < 10
 
 
 def test_without_the_formatter_answers_are_text(browser, server):
@@ -475,7 +531,8 @@ def test_without_the_formatter_answers_are_text(browser, server):
         assert v.locator(".plain").text_content() == MARKDOWN
         v.settings(maxTokens=5)
         v.load().ask("Hello")
-        assert v.locator(".plain").count() == 2 and not v.locator("#trouble").is_visible()
+        assert v.locator(".plain").count() == 2
+        assert not v.locator("#trouble").is_visible()
 
 
 def test_a_reload_finds_everything_again(browser, server):
@@ -489,11 +546,14 @@ def test_a_reload_finds_everything_again(browser, server):
         v.press("#prompt", "ArrowLeft")
         v.reload()
         v.locator("#gate").wait_for(state="hidden")
-        assert v.turns() == ["At length"] and len(v.locator(".prose").inner_text()) > 3
+        assert v.turns() == ["At length"]
+        assert len(v.locator(".prose").inner_text()) > 3
         assert v.locator(".note").inner_text() == "stopped when the page was left"
-        assert v.input_value("#prompt") == "half a thou" and v.focus() == "prompt"
+        assert v.input_value("#prompt") == "half a thou"
+        assert v.focus() == "prompt"
         assert v.evaluate("document.activeElement.selectionStart") == 10
-        assert v.input_value("#maxTokens") == "400" and v.input_value("#stopStrings") == "never\nat all"
+        assert v.input_value("#maxTokens") == "400"
+        assert v.input_value("#stopStrings") == "never\nat all"
         v.settings(maxTokens=3)
         v.ask("And now?")
         assert "0 known" in v.inner_text("#prefill"), "the engine is new"
@@ -509,20 +569,23 @@ def test_what_a_tab_remembers_may_be_anything(browser, server):
         names = ("conversation", "draft", "settings", "context")
         with Visit(browser, f"{server.url}bundle/", dict.fromkeys(names, kept)) as v:
             v.locator("#load:enabled").wait_for()
-            assert v.turns() == [] and v.input_value("#prompt") == ""
-            assert not v.said and not v.locator("#trouble").is_visible()
+            assert v.turns() == []
+            assert v.input_value("#prompt") == ""
+            assert not v.said
+            assert not v.locator("#trouble").is_visible()
 
 
 def test_a_text_typed_before_the_isolating_reload(browser, folder):
     "The host sends no headers, so the page loads once more: what was typed by then is there, and the caret too"
     with PageServer(folder, isolated=False) as server:
-        server.delay = 1.5 # seconds until the service worker is there
+        server.delay = 1.5  # seconds until the service worker is there
         with Visit(browser, f"{server.url}slow/") as v:
             v.locator("#prompt").type("first words", delay=5)
             v.press("#prompt", "Home")
             assert not v.evaluate("crossOriginIsolated")
             v.wait_for_function("() => crossOriginIsolated && !document.getElementById('load').disabled")
-            assert v.input_value("#prompt") == "first words" and v.focus() == "prompt"
+            assert v.input_value("#prompt") == "first words"
+            assert v.focus() == "prompt"
             v.keyboard.type("My ")
             assert v.input_value("#prompt") == "My first words"
 
@@ -533,9 +596,11 @@ def test_a_text_sent_before_the_isolating_reload(browser, folder):
         server.delay = 1.5
         with Visit(browser, f"{server.url}slow/") as v:
             v.ask("Too early", wait=False)
-            assert not v.evaluate("crossOriginIsolated") and v.turns() == ["Too early"]
+            assert not v.evaluate("crossOriginIsolated")
+            assert v.turns() == ["Too early"]
             v.wait_for_function("() => crossOriginIsolated && !document.getElementById('load').disabled")
-            assert v.input_value("#prompt") == "Too early" and v.turns() == []
+            assert v.input_value("#prompt") == "Too early"
+            assert v.turns() == []
 
 
 def test_a_conversation_longer_than_the_context(browser, server):
@@ -544,24 +609,29 @@ def test_a_conversation_longer_than_the_context(browser, server):
         v.load()
         options = v.locator("#context option").all_text_contents()
         assert [o.split(",  ")[0].split(" tokens")[0] for o in options] == ["512", "1,024", "2,048", "4,096"]
-        assert all(o.endswith(" MB") for o in options) and v.input_value("#context") == "2048"
+        assert all(o.endswith(" MB") for o in options)
+        assert v.input_value("#context") == "2048"
         v.settings(maxTokens=4)
         v.ask("Hello")
         v.select_option("#context", "512")
         v.locator("#gate").wait_for(state="hidden")
         assert v.turns() == ["Hello"]
-        text = "word "*900
+        text = "word " * 900
         v.ask(text, wait=False)
-        assert v.trouble() == ("The conversation is longer than the 512 tokens of its context: "
-                               "begin a new one, write less, or choose a longer context in the settings")
-        assert v.turns() == ["Hello"] and v.input_value("#prompt") == text, "it comes back"
+        assert v.trouble() == (
+            "The conversation is longer than the 512 tokens of its context: "
+            "begin a new one, write less, or choose a longer context in the settings"
+        )
+        assert v.turns() == ["Hello"], "it comes back"
+        assert v.input_value("#prompt") == text, "it comes back"
         v.get_by_role("button", name="Dismiss").click()
         assert not v.locator("#trouble").is_visible()
         v.select_option("#context", "4096")
         v.locator("#gate").wait_for(state="hidden")
         v.press("#prompt", "Enter")
         v.idle()
-        assert len(v.turns()) == 2 and not v.locator("#trouble").is_visible()
+        assert len(v.turns()) == 2
+        assert not v.locator("#trouble").is_visible()
         v.reload()
         v.locator("#gate").wait_for(state="hidden")
         assert v.input_value("#context") == "4096"
@@ -578,7 +648,7 @@ def test_the_context_is_chosen_before_a_load_too(browser, server):
         assert f"takes about {memory[-1]} MB of memory" in v.inner_text("#offer")
         v.select_option("#context", "512")
         assert f"takes about {memory[0]} MB of memory" in v.inner_text("#offer")
-        v.load().ask("word "*600, wait=False)
+        v.load().ask("word " * 600, wait=False)
         assert "longer than the 512 tokens" in v.trouble()
 
 
@@ -586,18 +656,19 @@ def test_an_answer_stops_where_the_context_is_full(browser, server):
     with Visit(browser, f"{server.url}bundle/", dict(context=512)) as v:
         v.load()
         v.settings(temperature=0, repetitionPenalty=1, maxTokens=1000)
-        v.ask("word "*485)
+        v.ask("word " * 485)
         assert v.locator(".note").inner_text().startswith("the context is full: begin a new conversation")
 
 
-def seed_of_a_line_break(folder, text:str, **how) -> tuple[int, str]:
+def seed_of_a_line_break(folder, text: str, **how) -> tuple[int, str]:
     "A seed whose answer has a line break within, and that answer: the native engine gives the same"
-    tok = SmolLMTokenizer.load(folder/"tiny")
+    tok = SmolLMTokenizer.load(folder / "tiny")
     ids = encode_chat(tok, [dict(role="user", content=text)])
-    with engine.load(folder/"q4"/"model_q4.bin", threads=1) as e:
+    with engine.load(folder / "q4" / "model_q4.bin", threads=1) as e:
         for seed in range(1000):
             answer = generate(e, tok, ids, seed=seed, **how).finish().text
-            if "\n" in answer[3:-3]: return seed, answer
+            if "\n" in answer[3:-3]:
+                return seed, answer
     raise AssertionError("no answer has a line break")
 
 
@@ -613,7 +684,8 @@ def test_stop_strings_with_line_breaks(browser, server, folder):
         v.settings(stopStrings="never this\n\\n")
         v.get_by_role("button", name="Regenerate the answer").click()
         v.idle()
-        assert saved() == whole[:whole.index("\n")] and v.locator(".note").inner_text() == "stopped at a stop string"
+        assert saved() == whole[: whole.index("\n")]
+        assert v.locator(".note").inner_text() == "stopped at a stop string"
 
 
 def test_new_while_the_model_loads(browser, server):
@@ -627,7 +699,8 @@ def test_new_while_the_model_loads(browser, server):
         v.locator("#gate").wait_for(state="hidden")
         v.settings(maxTokens=3)
         v.ask("Asked")
-        assert v.turns() == ["Asked"] and v.inner_text("#say").startswith(("Answer", "No answer"))
+        assert v.turns() == ["Asked"]
+        assert v.inner_text("#say").startswith(("Answer", "No answer"))
 
 
 def test_a_load_that_is_cancelled_gives_the_text_back(browser, server):
@@ -637,7 +710,9 @@ def test_a_load_that_is_cancelled_gives_the_text_back(browser, server):
         v.ask("Wait for it", wait=False)
         v.locator("#abort").click()
         v.idle()
-        assert v.turns() == [] and v.input_value("#prompt") == "Wait for it" and not v.locator("#trouble").is_visible()
+        assert v.turns() == []
+        assert v.input_value("#prompt") == "Wait for it"
+        assert not v.locator("#trouble").is_visible()
 
 
 def test_an_engine_that_dies_can_be_loaded_again(browser, server):
@@ -648,12 +723,15 @@ def test_an_engine_that_dies_can_be_loaded_again(browser, server):
         v.growing()
         worker = next(w for w in v.workers if w.url.endswith("worker.js"))
         worker.evaluate("setTimeout(() => { throw new Error('out of luck'); })")
-        assert "The engine stopped" in v.trouble() and "out of luck" in v.trouble()
-        assert v.input_value("#prompt") == "At length" and v.turns() == []
+        assert "The engine stopped" in v.trouble()
+        assert "out of luck" in v.trouble()
+        assert v.input_value("#prompt") == "At length"
+        assert v.turns() == []
         v.load()
         v.settings(maxTokens=3)
         v.ask("At length")
-        assert v.turns() == ["At length"] and not v.locator("#trouble").is_visible()
+        assert v.turns() == ["At length"]
+        assert not v.locator("#trouble").is_visible()
 
 
 # ---- what does not start
@@ -683,7 +761,9 @@ def test_access_that_throws(browser, server):
         v.load()
         v.settings(maxTokens=3)
         v.ask("Hello")
-        assert v.turns() == ["Hello"] and not v.said and not v.locator("#trouble").is_visible()
+        assert v.turns() == ["Hello"]
+        assert not v.said
+        assert not v.locator("#trouble").is_visible()
 
 
 def test_one_thread_and_nothing_kept_are_said(browser, folder):
@@ -700,10 +780,10 @@ STILL = "must come from a web server, as JavaScript. Run smollm serve DIR, or py
 
 def test_opened_as_a_file(browser, folder, artefacts):
     "Browsers run no modules from a file: what to do is said by the page itself, and stays in sight"
-    with Visit(browser, (folder/"bundle"/"index.html").as_uri()) as v:
+    with Visit(browser, (folder / "bundle" / "index.html").as_uri()) as v:
         v.locator("#unstarted .served").wait_for(**VISIBLE)
         assert STILL in " ".join(v.inner_text("#unstarted").split())
-        v.screenshot(path=str(artefacts/"page_file.png"))
+        v.screenshot(path=str(artefacts / "page_file.png"))
         assert v.evaluate("getComputedStyle(document.body).display") == "flex", "it looks like itself"
         v.evaluate("document.getElementById('send').click()")
         v.wait_for_timeout(300)
@@ -714,7 +794,8 @@ def test_opened_as_a_file(browser, folder, artefacts):
 def test_scripts_of_a_wrong_type(browser, server, page):
     with Visit(browser, f"{server.url}text/{page}") as v:
         v.locator("#unstarted .served").wait_for(**VISIBLE)
-        assert STILL in " ".join(v.inner_text("#unstarted").split()) and not v.locator("#unstarted .off").is_visible()
+        assert STILL in " ".join(v.inner_text("#unstarted").split())
+        assert not v.locator("#unstarted .off").is_visible()
 
 
 def test_without_javascript(browser, server):
@@ -755,19 +836,22 @@ def test_the_policy_of_the_page_itself(browser, server):
 
 # ---- storage that a visitor's settings block
 
-def blocked(profile:Path) -> Path:
+
+def blocked(profile: Path) -> Path:
     "A profile whose user lets no site keep anything"
-    (profile/"Default").mkdir(parents=True)
-    (profile/"prefs.js").write_text('user_pref("network.cookie.cookieBehavior", 2);\n')
+    (profile / "Default").mkdir(parents=True)
+    (profile / "prefs.js").write_text('user_pref("network.cookie.cookieBehavior", 2);\n')
     settings = dict(profile=dict(default_content_setting_values=dict(cookies=2)))
-    (profile/"Default"/"Preferences").write_text(json.dumps(settings))
+    (profile / "Default" / "Preferences").write_text(json.dumps(settings))
     return profile
 
 
-@pytest.mark.parametrize("browser", ["chromium", "firefox"]) # WebKit's MiniBrowser has no such setting
+@pytest.mark.parametrize("browser", ["chromium", "firefox"])  # WebKit's MiniBrowser has no such setting
 def test_a_browser_that_keeps_nothing(folder, tmp_path, browser):
     need(browser)
-    out, profile = [], blocked(tmp_path/"profile")
+    out, profile = [], blocked(tmp_path / "profile")
     with PageServer(folder) as server, opened(browser, server.url + "visited/", profile) as process:
-        while not (r := server.report(process, PATIENCE)).get("done"): out.append(r)
-    assert len(out) == 2 and all(r["ok"] for r in out), out
+        while not (r := server.report(process, PATIENCE)).get("done"):
+            out.append(r)
+    assert len(out) == 2, out
+    assert all(r["ok"] for r in out), out

@@ -1,4 +1,5 @@
 "The peers' files: every one is pinned by its hash, and llama.cpp is compiled rightly for processors with AMX"
+
 import base64
 import platform
 import re
@@ -7,10 +8,10 @@ import subprocess
 
 import pytest
 
-from smollm_nb.bench.web_peers import ONNX_BUILDER, PEERS
-from smollm_nb.core import python_command
 from smollm_nb.bench.llama_cpp import LLAMA_CPP
 from smollm_nb.bench.packages import HEADER, PINS
+from smollm_nb.bench.web_peers import ONNX_BUILDER, PEERS
+from smollm_nb.core import python_command
 
 LISTS = sorted(PINS.glob("*.txt"))
 # what ggml does before it multiplies tiles: a configuration of 64 bytes, of which the last stores are lost in GCC 12
@@ -40,23 +41,28 @@ def requirements(path):
 def test_every_pin_has_its_hashes(path):
     "A version and the SHA-256 of each file that may be taken; no registry by name"
     found = requirements(path)
-    assert found and "://" not in path.read_text(encoding="utf-8")
+    assert found
+    assert "://" not in path.read_text(encoding="utf-8")
     for package, hashes in found.items():
         assert re.fullmatch(r"[\w.-]+==[\w.]+", package), package
-        assert hashes and len(set(hashes)) == len(hashes), package
+        assert hashes, package
+        assert len(set(hashes)) == len(hashes), package
         assert all(re.fullmatch(r"[0-9a-f]{64}", h) for h in hashes), package
 
 
 def test_every_list_is_used():
     used = {LLAMA_CPP.pins, LLAMA_CPP.tools, ONNX_BUILDER.pins}
-    assert used == set(LISTS) and ONNX_BUILDER.tools is None
-    assert LLAMA_CPP.first == ("llama-cpp-python", "0.3.36") and ONNX_BUILDER.first[0] == "onnxruntime-genai"
+    assert used == set(LISTS)
+    assert ONNX_BUILDER.tools is None
+    assert LLAMA_CPP.first == ("llama-cpp-python", "0.3.36")
+    assert ONNX_BUILDER.first[0] == "onnxruntime-genai"
 
 
 def test_every_package_of_npm_has_its_hash():
     for package in (p for peer in PEERS for p in peer.packages):
         kind, _, digest = package.integrity.partition("-")
-        assert kind == "sha512" and len(base64.b64decode(digest, validate=True)) == 64, package.name
+        assert kind == "sha512", package.name
+        assert len(base64.b64decode(digest, validate=True)) == 64, package.name
 
 
 COMPILERS = [python_command("-m", "ziglang", "cc", "-target", "x86_64-linux-gnu", "-mcpu=sapphirerapids")]
@@ -67,12 +73,16 @@ if (platform.system(), platform.machine()) == ("Linux", "x86_64") and shutil.whi
 @pytest.mark.parametrize("compiler", COMPILERS, ids=lambda cmd: cmd[-1])
 def test_tiles_are_configured(compiler, tmp_path):
     "With the header, what is stored depends on the arguments: no store is lost; with its definition, there is no AMX"
+
     def assembly(*flags):
-        (tmp_path/"tiles.c").write_text(TILES)
+        (tmp_path / "tiles.c").write_text(TILES)
         cmd = [*compiler, "-O3", *flags, "-S", "-o", "tiles.s", "tiles.c"]
         subprocess.run(cmd, cwd=tmp_path, check=True, capture_output=True)
-        return (tmp_path/"tiles.s").read_text()
+        return (tmp_path / "tiles.s").read_text()
+
     with_header = assembly("-include", str(HEADER))
-    assert "ldtilecfg" in with_header and re.search(r"%[er]?di", with_header) and re.search(r"%[er]?si", with_header)
+    assert "ldtilecfg" in with_header
+    assert re.search(r"%[er]?di", with_header)
+    assert re.search(r"%[er]?si", with_header)
     _, (define, _) = LLAMA_CPP.builds
     assert "ldtilecfg" not in assembly("-include", str(HEADER), f"-D{define}")

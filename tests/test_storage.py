@@ -1,4 +1,5 @@
 "What is written: whole or not at all, on a full disk, under kill -9, and from two processes at once"
+
 import os
 import signal
 import subprocess
@@ -35,17 +36,21 @@ root, model, q4, ggufs = map(Path, sys.argv[1:5])
 def ggufs(tmp_path_factory):
     "A small GGUF"
     from test_gguf import write_gguf
-    return write_gguf(tmp_path_factory.mktemp("gguf")/"small.gguf", "Q8_0")
+
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "small.gguf", "Q8_0")
 
 
 @pytest.fixture
 def child(tmp_path, tiny_folder, tiny_q4, ggufs):
     "Run code in a process that has imported all that it needs; what it printed, as lines"
+
     def run(code, *args):
         cmd = [sys.executable, "-c", CHILD + code, tmp_path, tiny_folder, tiny_q4, ggufs, *map(str, args)]
         done = subprocess.run(cmd, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "Traceback" not in done.stderr, done.stderr[-3000:]
         return done.stdout.splitlines()
+
     return run
 
 
@@ -73,7 +78,9 @@ JOBS |= dict(shards=make_tensors, text=make_text)
 
 def test_killed_in_the_middle(child):
     "What a killed process left is never taken for whole, and is gone after the next run"
-    lines = child(JOBS + """
+    lines = child(
+        JOBS
+        + """
 def hidden(): return len(list(root.rglob(".*")))
 def files():
     "Files that somebody could take for whole"
@@ -87,17 +94,21 @@ for name, job in JOBS.items():
     bad, new = hidden(), files() - before
     job(root, lambda now: None)
     print(name, ended, bad, new, hidden())
-""")
+"""
+    )
     assert len(lines) == 6
     for line in lines:
         name, ended, bad, new, left = line.split()
-        assert int(ended) == signal.SIGKILL and (int(bad) > 0 or name == "text"), f"{line}: it was killed too early"
+        assert int(ended) == signal.SIGKILL, f"{line}: it was killed too early"
+        assert int(bad) > 0 or name == "text", f"{line}: it was killed too early"
         assert new == left == "0", line
 
 
 def test_two_processes_make_it_once(child):
     "The file of a recipe, and a text that the model writes"
-    lines = child(JOBS + """
+    lines = child(
+        JOBS
+        + """
 for name in ("cached", "text"):
     for _ in range(3):
         if os.fork() == 0:
@@ -106,14 +117,17 @@ for name in ("cached", "text"):
             os.write(1, f"{name} {bool(calls)}\\n".encode()) # in one piece
             os._exit(0)
     for _ in range(3): os.wait()
-""")
+"""
+    )
     for name in ("cached", "text"):
         assert sorted(x.split()[1] for x in lines if x.startswith(name)) == ["False", "False", "True"], lines
 
 
 def test_a_file_that_cannot_grow(child):
     "The system refuses to write more than so many bytes: one line that names what was to be made, and nothing is left"
-    lines = child(JOBS + """
+    lines = child(
+        JOBS
+        + """
 def make_fetched(folder, tell): hub.fetch(ggufs, quiet=True)
 def make_restored(folder, tell): bundle.restore(folder/"whole", folder/"restored.bin")
 bundle.export(q4, root/"whole")
@@ -128,16 +142,24 @@ for room, jobs in ((0, JOBS | dict(restored=make_restored, fetched=make_fetched)
             os._exit(0)
         os.wait()
 print(len(list(root.rglob(".*"))))
-""")
-    assert lines.pop() == "0" and len(lines) == 8 + 4
-    for line in lines: assert "cannot be written (File too large)" in line and ".part" not in line, line
+"""
+    )
+    assert lines.pop() == "0"
+    assert len(lines) == 8 + 4
+    for line in lines:
+        assert "cannot be written (File too large)" in line, line
+        assert ".part" not in line, line
 
 
 def test_an_export_says_what_it_needs(tiny_q4, tmp_path):
     "On a disk that has no room at all"
     from smollm_nb.browser.bundle import BundleError, export
-    def full(stage, done, total): raise OSError(28, os.strerror(28))
+
+    def full(stage, done, total):
+        raise OSError(28, os.strerror(28))
+
     with pytest.raises(BundleError, match="bundle: the disk is too full, [0-9,]+ bytes are needed and [0-9,]+ fr") as e:
-        export(tiny_q4, tmp_path/"bundle", on_progress=full)
+        export(tiny_q4, tmp_path / "bundle", on_progress=full)
     need = int(str(e.value).split("too full, ")[1].split(" ")[0].replace(",", ""))
-    assert export(tiny_q4, tmp_path/"bundle")["bytes"] < need and not list(tmp_path.glob(".*"))
+    assert export(tiny_q4, tmp_path / "bundle")["bytes"] < need
+    assert not list(tmp_path.glob(".*"))

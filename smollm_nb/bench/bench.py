@@ -7,7 +7,13 @@ __all__ = ['PROMPTS', 'NEW_TOKENS', 'WARM', 'DECODED', 'PAUSE', 'MEMORY_TOKENS',
            'cases', 'measure', 'read_speed', 'OthersShare', 'ratios', 'as_record', 'losses', 'run']
 
 # %% ../../nbs/11_bench/05_bench.ipynb #032256e2
-import contextlib, json, mmap, os, random, statistics, time
+import contextlib
+import json
+import mmap
+import os
+import random
+import statistics
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -16,208 +22,270 @@ import numpy as np
 import psutil
 
 from .. import __version__
-from ..core import Cancelled, ParameterError, SmolLMError, as_flag, as_ids, as_int, machine, sha256_file
 from .browser_worker import PageSubject
 from .worker import BenchError, Subject
+from ..core import Cancelled, ParameterError, SmolLMError, as_flag, as_ids, as_int, machine, sha256_file
 
 # %% ../../nbs/11_bench/05_bench.ipynb #46dd31af
-PROMPTS = ("Hello", "The quick brown fox", "In the year 2024", "Machine learning is") # the plan's
-NEW_TOKENS, WARM, DECODED, PAUSE = 20, 5, 12, 0.02 # tokens of an answer, of a prompt that wakes threads, timed at each depth; seconds for threads to fall asleep
-MEMORY_TOKENS, LENGTHS = 128, (256, 512, 1024, 2048) # read and written before memory is asked for; contexts whose memory is measured
-READER = "plain reading" # who reads the file
-HIGHER = ("tokens/s", "GB/s", "%") # units of which more is better
-FRESH = "process start to ready, peak RSS, KV cache, cold load, warm load, renderer PSS" # what is measured in processes and browsers started for that alone
+PROMPTS = ("Hello", "The quick brown fox", "In the year 2024", "Machine learning is")  # the plan's
+# tokens of an answer, of a prompt that wakes threads, timed at each depth; seconds for threads to fall asleep
+NEW_TOKENS, WARM, DECODED, PAUSE = 20, 5, 12, 0.02
+# read and written before memory is asked for; contexts whose memory is measured
+MEMORY_TOKENS, LENGTHS = 128, (256, 512, 1024, 2048)
+READER = "plain reading"  # who reads the file
+HIGHER = ("tokens/s", "GB/s", "%")  # units of which more is better
+# what is measured in processes and browsers started for that alone
+FRESH = "process start to ready, peak RSS, KV cache, cold load, warm load, renderer PSS"
+
 
 @dataclass(frozen=True)
 class Case:
     "One thing to measure"
-    kind:str # "answer", "ttft", "prefill" or "decode"
-    n:int = 0 # tokens of the prompt, or in the cache
-    prompt:str = ""
+
+    kind: str  # "answer", "ttft", "prefill" or "decode"
+    n: int = 0  # tokens of the prompt, or in the cache
+    prompt: str = ""
 
     @property
     def name(self) -> str:
         "What tables call it"
-        return dict(answer=f"{NEW_TOKENS} tokens after {self.prompt!r}", ttft=f"first token after {self.n}", prefill=f"prefill {self.n}", decode=f"decode after {self.n}")[self.kind]
+        return dict(
+            answer=f"{NEW_TOKENS} tokens after {self.prompt!r}",
+            ttft=f"first token after {self.n}",
+            prefill=f"prefill {self.n}",
+            decode=f"decode after {self.n}",
+        )[self.kind]
+
     @property
     def unit(self) -> str:
         "Of its figures"
         return "ms" if self.kind in ("answer", "ttft") else "tokens/s"
 
+
 def cases(
-    context:int, # positions there are
-    quick:bool=False, # only what the project promises
+    context: int,  # positions there are
+    quick: bool = False,  # only what the project promises
 ) -> list[Case]:
     "What fits a context"
     as_int("context", context, 1)
-    last = context - DECODED - 2 # what else a sweep ends with
-    prefill, depths = ((128, 512), (16, 512, 1900)) if quick else ((16, 32, 64, 128, 256, 512, 1024), (16, 64, 128, 256, 512, 1024, 1536, 1900, last))
+    last = context - DECODED - 2  # what else a sweep ends with
+    prefill, depths = (
+        ((128, 512), (16, 512, 1900))
+        if quick
+        else ((16, 32, 64, 128, 256, 512, 1024), (16, 64, 128, 256, 512, 1024, 1536, 1900, last))
+    )
     out = [Case("answer", prompt=p) for p in PROMPTS] + [Case("ttft", WARM)]
     out += [Case("prefill", n) for n in prefill if n <= context]
     return out + [Case("decode", n) for n in sorted(set(depths)) if WARM <= n <= last]
 
+
 def measure(
-    runner, # a `Runner`, a `Remote` or a `Page`
-    case:Case,
-    ids, # token ids, at least as many as the prompt
-) -> tuple[float, dict]: # in the case's unit, what else was said
-    "One case, once; for \"decode\" the cache holds as many tokens already"
-    if not isinstance(case, Case): raise ParameterError(f"case={case!r} must be a `Case`, such as `cases` gives")
+    runner,  # a `Runner`, a `Remote` or a `Page`
+    case: Case,
+    ids,  # token ids, at least as many as the prompt
+) -> tuple[float, dict]:  # in the case's unit, what else was said
+    'One case, once; for "decode" the cache holds as many tokens already'
+    if not isinstance(case, Case):
+        raise ParameterError(f"case={case!r} must be a `Case`, such as `cases` gives")
     if len(as_ids("ids", ids)) < case.n and case.kind != "decode":
         raise ParameterError(f"{len(ids)} ids are too few for {case.name!r}")
     if case.kind == "decode":
         got = runner.ask("decode", pos=case.n, n=DECODED)
-        return DECODED/sum(got["seconds"]), got
-    runner.ask("prefill", ids=ids[:WARM]) # wakes the threads
+        return DECODED / sum(got["seconds"]), got
+    runner.ask("prefill", ids=ids[:WARM])  # wakes the threads
     if case.kind == "answer":
         got = runner.ask("generate", prompt=case.prompt, max_tokens=NEW_TOKENS)
-        return 1e3*got["seconds"]*NEW_TOKENS/got["tokens"], got # an answer that ends early counts as if it went on
-    got = runner.ask("prefill", ids=ids[:case.n], repeats=3 if case.kind == "ttft" else 1)
+        # an answer that ends early counts as if it went on
+        return 1e3 * got["seconds"] * NEW_TOKENS / got["tokens"], got
+    got = runner.ask("prefill", ids=ids[: case.n], repeats=3 if case.kind == "ttft" else 1)
     s = statistics.median(got["seconds"])
-    return (1e3*s if case.kind == "ttft" else case.n/s), got
+    return (1e3 * s if case.kind == "ttft" else case.n / s), got
 
 # %% ../../nbs/11_bench/05_bench.ipynb #4aa18302
 def read_speed(
-    file, # a file of weights
-    threads:int, # that read, each its own share
-) -> float: # GB/s
+    file,  # a file of weights
+    threads: int,  # that read, each its own share
+) -> float:  # GB/s
     "How fast the file's bytes can be read through memory, nothing computed but a maximum; the better of three"
     as_int("threads", threads, 1, 1024)
-    if not os.path.isfile(file) or os.path.getsize(file) < 4: raise ParameterError(f"{file}: must be a file of weights")
-    with open(file, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m, ThreadPoolExecutor(threads) as pool:
-        words = np.frombuffer(m, np.int32, len(m)//4)
+    if not os.path.isfile(file) or os.path.getsize(file) < 4:
+        raise ParameterError(f"{file}: must be a file of weights")
+    with (
+        open(file, "rb") as f,
+        mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m,
+        ThreadPoolExecutor(threads) as pool,
+    ):
+        words = np.frombuffer(m, np.int32, len(m) // 4)
         shares, seconds = np.array_split(words, threads), []
         for _ in range(4):
             start = time.perf_counter()
             list(pool.map(np.max, shares))
             seconds.append(time.perf_counter() - start)
-        del words, shares # or the map cannot be closed
-    return os.path.getsize(file)/1e9/min(seconds[1:]) # the first one maps the pages
+        del words, shares  # or the map cannot be closed
+    return os.path.getsize(file) / 1e9 / min(seconds[1:])  # the first one maps the pages
 
 # %% ../../nbs/11_bench/05_bench.ipynb #334ac7bd
 class OthersShare:
     "What part of the processors other programs used while measuring; a block in a `with` is counted"
-    def __init__(self): self._runners, self._start, self.busy, self.wall = [], None, 0.0, 0.0
+
+    def __init__(self):
+        self._runners, self._start, self.busy, self.wall = [], None, 0.0, 0.0
+
     def watch(self, runners) -> None:
         "These runners' processor time is not that of others"
         self._runners = [r for r in runners if hasattr(r, "cpu_s")]
-    def _now(self) -> tuple[float, float]: # seconds: of others, of all processors
+
+    def _now(self) -> tuple[float, float]:  # seconds: of others, of all processors
         t, own = psutil.cpu_times(), sum(os.times()[:4]) + sum(r.cpu_s() for r in self._runners)
         idle = t.idle + getattr(t, "iowait", 0)
-        total = sum(t) - getattr(t, "guest", 0) - getattr(t, "guest_nice", 0) # guests are counted as users too
+        total = sum(t) - getattr(t, "guest", 0) - getattr(t, "guest_nice", 0)  # guests are counted as users too
         return total - idle - own, total
-    def __enter__(self): self._start = self._now()
+
+    def __enter__(self):
+        self._start = self._now()
+
     def __exit__(self, *exc):
         others, total = self._now()
         self.busy, self.wall = self.busy + others - self._start[0], self.wall + total - self._start[1]
+
     @property
-    def share(self) -> float|None:
+    def share(self) -> float | None:
         "0..1; None where nothing was counted"
-        return round(min(1, max(0, self.busy/self.wall)), 3) if self.wall else None
+        return round(min(1, max(0, self.busy / self.wall)), 3) if self.wall else None
 
 # %% ../../nbs/11_bench/05_bench.ipynb #1da4394f
 class _Session:
     "Samples of one run, and what a run needs to know on the way"
-    def __init__(self, rounds:int, rng:random.Random, turn, on_progress, total:int, watch):
+
+    def __init__(self, rounds: int, rng: random.Random, turn, on_progress, total: int, watch):
         self.rounds, self.rng, self._turn, self._on_progress = rounds, rng, turn, on_progress
-        self.total, self._done = total, 0 # signs of progress
+        self.total, self._done = total, 0  # signs of progress
         self.over, self._watch = watch.over if watch else contextlib.nullcontext, watch
         self.samples, self.latencies, self.lost, self.others = {}, {}, [], OthersShare()
 
     @contextlib.contextmanager
     def turn(self):
         "The machine for oneself, as far as other benchmarks go"
-        with self._turn(), self.others: yield
+        with self._turn(), self.others:
+            yield
 
-    def put(self, case:str, unit:str, runner, value:float) -> None:
+    def put(self, case: str, unit: str, runner, value: float) -> None:
         "One more sample"
-        self.samples.setdefault((case, unit, runner.name, runner.threads, runner.peer, runner.browser), []).append(value)
+        self.samples.setdefault((case, unit, runner.name, runner.threads, runner.peer, runner.browser), []).append(
+            value
+        )
 
-    def step(self, what:str) -> None:
+    def step(self, what: str) -> None:
         "Some progress"
         self._done += 1
-        if self._on_progress is None: return
-        try: self._on_progress(what, self._done, max(self.total, self._done))
-        except OSError: self._on_progress = None # the terminal that showed it is gone; the measurement goes on
+        if self._on_progress is None:
+            return
+        try:
+            self._on_progress(what, self._done, max(self.total, self._done))
+        except OSError:
+            self._on_progress = None  # the terminal that showed it is gone; the measurement goes on
 
     @contextlib.contextmanager
-    def attempt(self,
-        contestant, # a subject, or what was opened of it
-        during:str, # what is done in the block
+    def attempt(
+        self,
+        contestant,  # a subject, or what was opened of it
+        during: str,  # what is done in the block
     ):
         "Where a contestant fails in the block, that is noted, and the run goes on; raises `Cancelled` after a stop"
-        try: yield
-        except Cancelled: raise
-        except (SmolLMError, OSError, ArithmeticError, LookupError, TypeError, ValueError) as e: # or an odd answer
-            if self._watch and self._watch.stopped: raise Cancelled("stopped") from None # it was ended for that
+        try:
+            yield
+        except Cancelled:
+            raise
+        # or an odd answer
+        except (SmolLMError, OSError, ArithmeticError, LookupError, TypeError, ValueError) as e:
+            if self._watch and self._watch.stopped:
+                raise Cancelled("stopped") from None  # it was ended for that
             self._lose(contestant, during, e)
 
-    def _lose(self, contestant, during:str, error:Exception) -> None:
+    def _lose(self, contestant, during: str, error: Exception) -> None:
         "Note that a contestant failed, and end what is left of it: it shall disturb nobody"
         text = str(error) if isinstance(error, SmolLMError) else f"{type(error).__name__}: {error}"
-        for begin in (f"{contestant.name}: ", f"{contestant.name} "): text = text.removeprefix(begin)
+        for begin in (f"{contestant.name}: ", f"{contestant.name} "):
+            text = text.removeprefix(begin)
         browser = getattr(contestant, "browser", "")
         who = dict(runner=contestant.name, threads=contestant.threads, peer=contestant.peer, browser=browser)
         self.lost.append(who | dict(during=during, error=text))
-        if hasattr(contestant, "kill"): contestant.kill()
+        if hasattr(contestant, "kill"):
+            contestant.kill()
 
     def left(self, contestants) -> list:
         "Those that have not failed"
         lost = {(x["runner"], x["threads"]) for x in self.lost}
         return [c for c in contestants if (c.name, c.threads) not in lost]
 
-    def ids(self, n:int, vocab:int) -> list[int]: # (n,)
+    def ids(self, n: int, vocab: int) -> list[int]:  # (n,)
         "Random tokens, the first few (the special ones) left out"
-        return [self.rng.randrange(min(64, vocab//2), vocab) for _ in range(n)]
+        return [self.rng.randrange(min(64, vocab // 2), vocab) for _ in range(n)]
 
-    def each(self, runners, case:Case, ids) -> None:
+    def each(self, runners, case: Case, ids) -> None:
         "One case, once for each runner, in random order"
         with self.turn():
             for r in self.rng.sample(runners, len(runners)):
                 if self.left([r]):
-                    with self.attempt(r, case.name): self._one(r, case, ids)
+                    with self.attempt(r, case.name):
+                        self._one(r, case, ids)
                 self.step(case.name)
 
-    def _one(self, r, case:Case, ids) -> None:
+    def _one(self, r, case: Case, ids) -> None:
         "One case of one runner"
         value, got = measure(r, case, ids)
         self.put(case.name, case.unit, r, value)
-        if case.kind == "answer": self.latencies.setdefault((r.name, r.threads), []).extend(got["itl"])
+        if case.kind == "answer":
+            self.latencies.setdefault((r.name, r.threads), []).extend(got["itl"])
         time.sleep(PAUSE)
 
-def _from_nothing(s:_Session, runners, todo:list[Case]) -> None:
+
+def _from_nothing(s: _Session, runners, todo: list[Case]) -> None:
     "Rounds of prompts and prefills"
     vocab = min(r.facts["vocab"] for r in runners)
     for _ in range(s.rounds):
-        if not s.left(runners): return
-        for case in s.rng.sample(todo, len(todo)): s.each(runners, case, s.ids(max(case.n, WARM), vocab))
+        if not s.left(runners):
+            return
+        for case in s.rng.sample(todo, len(todo)):
+            s.each(runners, case, s.ids(max(case.n, WARM), vocab))
 
-def _at_depth(s:_Session, runners, todo:list[Case], file) -> None:
+
+def _at_depth(s: _Session, runners, todo: list[Case], file) -> None:
     "Rounds of decoding, from the deepest case up; beside the last one, the speed of reading the file"
-    if not todo: return
+    if not todo:
+        return
     todo = sorted(todo, key=lambda c: -c.n)
     with s.turn():
         ids = s.ids(todo[0].n, min(r.facts["vocab"] for r in runners))
         for r in s.left(runners):
-            with s.attempt(r, f"prefill {len(ids)}"): r.ask("prefill", ids=ids)
+            with s.attempt(r, f"prefill {len(ids)}"):
+                r.ask("prefill", ids=ids)
     for case in todo:
         for _ in range(s.rounds):
-            if not s.left(runners): return
+            if not s.left(runners):
+                return
             s.each(runners, case, ids)
-            if file and case is todo[-1]: _roof(s, runners, case, file)
+            if file and case is todo[-1]:
+                _roof(s, runners, case, file)
 
-def _roof(s:_Session, runners, case:Case, file) -> None:
+
+def _roof(s: _Session, runners, case: Case, file) -> None:
     "The speed of reading the file, and what part of it each decoder of that file has just reached"
-    if not s.left(runners): return
+    if not s.left(runners):
+        return
     threads = runners[0].threads
-    with s.turn(): limit = read_speed(file, threads)
+    with s.turn():
+        limit = read_speed(file, threads)
     s.samples.setdefault(("read the file", "GB/s", READER, threads, False, ""), []).append(limit)
     for r in s.left(runners):
         rate = s.samples[case.name, case.unit, r.name, r.threads, r.peer, r.browser][-1]
-        if not r.peer: s.put(f"{case.name}, of the speed of reading", "%", r, 100*1e-9*rate*r.facts["bytes_per_token"]/limit)
+        if not r.peer:
+            s.put(
+                f"{case.name}, of the speed of reading", "%", r, 100 * 1e-9 * rate * r.facts["bytes_per_token"] / limit
+            )
 
 # %% ../../nbs/11_bench/05_bench.ipynb #6460a82c
-def _fresh(s:_Session, subjects, lengths=()) -> None:
+def _fresh(s: _Session, subjects, lengths=()) -> None:
     "Time to ready and peak memory of new processes; memory again at each of `lengths` positions of context"
     for _ in range(s.rounds):
         for subject in s.rng.sample(subjects, len(subjects)):
@@ -226,159 +294,248 @@ def _fresh(s:_Session, subjects, lengths=()) -> None:
         filled = replace(subject, options=subject.options | dict(context=n))
         _anew(s, filled, "memory", lambda s, r, n=n: _full(s, r, n))
 
-def _anew(s:_Session, subject, what:str, ask) -> None:
+
+def _anew(s: _Session, subject, what: str, ask) -> None:
     "A new process or browser of a subject, which is asked for something"
     if s.left([subject]):
-        with s.turn(), s.attempt(subject, what), subject.open() as r, s.over([r]): ask(s, r)
+        with s.turn(), s.attempt(subject, what), subject.open() as r, s.over([r]):
+            ask(s, r)
     s.step(what)
 
-def _full(s:_Session, r, n:int) -> None:
+
+def _full(s: _Session, r, n: int) -> None:
     "Memory when all n positions are taken"
     _fill(s, r, n)
     m = r.ask("memory")
-    s.put(f"{r.memory_case}, context {n} full", "MiB", r, m["peak_rss"]/2**20)
-    if m["kv"]: s.put(f"KV cache, context {n}", "MiB", r, m["kv"]/2**20)
+    s.put(f"{r.memory_case}, context {n} full", "MiB", r, m["peak_rss"] / 2**20)
+    if m["kv"]:
+        s.put(f"KV cache, context {n}", "MiB", r, m["kv"] / 2**20)
 
-def _first_steps(s:_Session, r) -> None:
+
+def _first_steps(s: _Session, r) -> None:
     "What a process that was just started is asked"
-    s.put(r.ready_case, "ms", r, 1e3*r.ready_s)
+    s.put(r.ready_case, "ms", r, 1e3 * r.ready_s)
     r.ask("generate", prompt=PROMPTS[1], max_tokens=NEW_TOKENS)
     _fill(s, r, min(MEMORY_TOKENS, r.facts["context"]))
-    s.put(f"{r.memory_case}, {MEMORY_TOKENS} tokens", "MiB", r, r.ask("memory")["peak_rss"]/2**20)
-    if r.browser: s.put("warm load", "ms", r, 1e3*r.ask("reload")["seconds"])
+    s.put(f"{r.memory_case}, {MEMORY_TOKENS} tokens", "MiB", r, r.ask("memory")["peak_rss"] / 2**20)
+    if r.browser:
+        s.put("warm load", "ms", r, 1e3 * r.ask("reload")["seconds"])
 
-def _fill(s:_Session, r, n:int) -> None:
+
+def _fill(s: _Session, r, n: int) -> None:
     "Read and write n tokens, the last few one by one"
-    few = min(DECODED, n//2)
+    few = min(DECODED, n // 2)
     r.ask("prefill", ids=s.ids(n - few - 1, r.facts["vocab"]))
     r.ask("decode", pos=n - few - 1, n=few)
 
 # %% ../../nbs/11_bench/05_bench.ipynb #1828df24
-def _figure(key:tuple, values:list[float]) -> dict:
+def _figure(key: tuple, values: list[float]) -> dict:
     "Samples as a record"
     case, unit, runner, threads, peer, browser = key
     short = [float(f"{v:.5g}") for v in values]
-    return dict(case=case, runner=runner, threads=threads, peer=peer, browser=browser, median=statistics.median(short), min=min(short), max=max(short), n=len(short), unit=unit, samples=short)
+    return dict(
+        case=case,
+        runner=runner,
+        threads=threads,
+        peer=peer,
+        browser=browser,
+        median=statistics.median(short),
+        min=min(short),
+        max=max(short),
+        n=len(short),
+        unit=unit,
+        samples=short,
+    )
+
 
 def ratios(
-    results:list[dict], # figures of a run
-) -> list[dict]: # above 1 where ours is better; `best` marks the peer that is ahead of the other peers
+    results: list[dict],  # figures of a run
+) -> list[dict]:  # above 1 where ours is better; `best` marks the peer that is ahead of the other peers
     "Ours against each peer, round by round: processes with processes, pages with pages of the same browser"
     out = []
     for own in (f for f in results if not f["peer"]):
-        rivals = [p for p in results if p["peer"] and (p["case"], p["threads"], p["browser"]) == (own["case"], own["threads"], own["browser"])]
+        rivals = [
+            p
+            for p in results
+            if p["peer"] and (p["case"], p["threads"], p["browser"]) == (own["case"], own["threads"], own["browser"])
+        ]
         ahead = (max if own["unit"] in HIGHER else min)((p["median"] for p in rivals), default=None)
         for p in rivals:
-            q = [a/b if own["unit"] in HIGHER else b/a for a, b in zip(own["samples"], p["samples"])]
-            out.append(dict(case=own["case"], threads=own["threads"], runner=own["runner"], peer=p["runner"], median=round(statistics.median(q), 3),
-                            min=round(min(q), 3), max=round(max(q), 3), n=len(q), best=p["median"] == ahead))
+            q = [a / b if own["unit"] in HIGHER else b / a for a, b in zip(own["samples"], p["samples"])]
+            out.append(
+                dict(
+                    case=own["case"],
+                    threads=own["threads"],
+                    runner=own["runner"],
+                    peer=p["runner"],
+                    median=round(statistics.median(q), 3),
+                    min=round(min(q), 3),
+                    max=round(max(q), 3),
+                    n=len(q),
+                    best=p["median"] == ahead,
+                )
+            )
     return out
 
-def _place(f:dict, names:list[str]) -> tuple: # for sorting
-    "Where a figure stands in a table: by threads, then answers, first tokens, prefills, depths, the rest as it came; subjects in their order"
-    kind = next((i for i, w in enumerate((f"{NEW_TOKENS} tokens after", "first token", "prefill", "decode")) if f["case"].startswith(w)), 4)
-    last = f["case"].split()[-1]
-    return f["threads"], kind, int(last) if kind in (2, 3) and last.isdigit() else 1 << 30, names.index(f["runner"]) if f["runner"] in names else len(names)
 
-def _summary(s:_Session, started:float, about:dict, subjects:list[dict]) -> dict:
+def _place(f: dict, names: list[str]) -> tuple:  # for sorting
+    "Where a figure stands in a table: by threads, then answers, first tokens, prefills, depths, the rest as it came; subjects in their order"
+    kind = next(
+        (
+            i
+            for i, w in enumerate((f"{NEW_TOKENS} tokens after", "first token", "prefill", "decode"))
+            if f["case"].startswith(w)
+        ),
+        4,
+    )
+    last = f["case"].split()[-1]
+    return (
+        f["threads"],
+        kind,
+        int(last) if kind in (2, 3) and last.isdigit() else 1 << 30,
+        names.index(f["runner"]) if f["runner"] in names else len(names),
+    )
+
+
+def _summary(s: _Session, started: float, about: dict, subjects: list[dict]) -> dict:
     "What a run found, as JSON"
     names = [x["name"] for x in subjects]
     results = sorted((_figure(*item) for item in s.samples.items()), key=lambda f: _place(f, names))
     here = machine() | dict(load_average=[round(x, 2) for x in psutil.getloadavg()], others_share=s.others.share)
-    latencies = [dict(runner=name, threads=threads, ms=[round(1e3*t, 3) for t in itl]) for (name, threads), itl in sorted(s.latencies.items(), key=lambda x: (x[0][1], names.index(x[0][0])))]
-    return dict(date=datetime.now(timezone.utc).isoformat(timespec="seconds"), seconds=round(time.time() - started, 1), **about, machine=here,
-                versions=dict(smollm_nb=__version__, numpy=np.__version__), subjects=subjects, lost=s.lost,
-                results=results, ratios=ratios(results), latencies=latencies)
+    latencies = [
+        dict(runner=name, threads=threads, ms=[round(1e3 * t, 3) for t in itl])
+        for (name, threads), itl in sorted(s.latencies.items(), key=lambda x: (x[0][1], names.index(x[0][0])))
+    ]
+    return dict(
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        seconds=round(time.time() - started, 1),
+        **about,
+        machine=here,
+        versions=dict(smollm_nb=__version__, numpy=np.__version__),
+        subjects=subjects,
+        lost=s.lost,
+        results=results,
+        ratios=ratios(results),
+        latencies=latencies,
+    )
+
 
 def as_record(
-    record, # of a run, as `run` gives it or a history has it
+    record,  # of a run, as `run` gives it or a history has it
 ) -> dict:
     "The record; raises `ParameterError` where it is something else"
     if not isinstance(record, dict) or not {"machine", "subjects", "results", "ratios"} <= record.keys():
         raise ParameterError(f"record={record!r:.60} must be a record of a run, such as `benchmark` gives")
     return record
 
+
 def losses(
-    record:dict, # of a run
-) -> list[str]: # a line each
+    record: dict,  # of a run
+) -> list[str]:  # a line each
     "Which contestants of a run failed, at what, and why: their figures are those until then"
     say = "{runner}, {threads} thread{s}, failed at {during!r}: {error}".format
-    return [say(**x, s="s"*(x["threads"] != 1)) for x in record.get("lost", ())]
+    return [say(**x, s="s" * (x["threads"] != 1)) for x in record.get("lost", ())]
 
-_OPENED = (Subject, PageSubject) # what is opened for a run; a `Runner` is measured as it is
 
-def _side_by_side(s:_Session, subjects, todo:list[Case], file, facts:list) -> None:
+_OPENED = (Subject, PageSubject)  # what is opened for a run; a `Runner` is measured as it is
+
+
+def _side_by_side(s: _Session, subjects, todo: list[Case], file, facts: list) -> None:
     "All cases of the subjects that use as many threads"
     with contextlib.ExitStack() as stack:
         runners = []
         for x in subjects:
-            with s.attempt(x, "start"): runners.append(stack.enter_context(x.open()) if isinstance(x, _OPENED) else x)
-        s.total -= s.rounds*len(todo)*(len(subjects) - len(runners))
-        if not runners: return
+            with s.attempt(x, "start"):
+                runners.append(stack.enter_context(x.open()) if isinstance(x, _OPENED) else x)
+        s.total -= s.rounds * len(todo) * (len(subjects) - len(runners))
+        if not runners:
+            return
         facts += [dict(name=r.name) | r.facts for r in runners]
         s.others.watch(runners)
         stack.enter_context(s.over(runners))
         try:
             _from_nothing(s, runners, [c for c in todo if c.kind != "decode"])
             _at_depth(s, runners, [c for c in todo if c.kind == "decode"], file)
-        finally: s.others.watch(())
+        finally:
+            s.others.watch(())
 
-def _steps(subjects, todo:list[Case], rounds:int, fresh:bool, lengths) -> int:
+
+def _steps(subjects, todo: list[Case], rounds: int, fresh: bool, lengths) -> int:
     "How many signs of progress a run gives if nobody fails"
-    most, anew = max(x.threads for x in subjects), fresh*sum(isinstance(x, _OPENED) for x in subjects)
-    full = fresh*sum(isinstance(x, _OPENED) and x.threads == most for x in subjects)
-    return rounds*(len(todo)*len(subjects) + anew) + len(lengths)*full
+    most, anew = max(x.threads for x in subjects), fresh * sum(isinstance(x, _OPENED) for x in subjects)
+    full = fresh * sum(isinstance(x, _OPENED) and x.threads == most for x in subjects)
+    return rounds * (len(todo) * len(subjects) + anew) + len(lengths) * full
 
-def _all(s:_Session, subjects, todo:list[Case], file, fresh:bool, lengths, facts:list) -> None:
+
+def _all(s: _Session, subjects, todo: list[Case], file, fresh: bool, lengths, facts: list) -> None:
     "Everything, one number of threads after the other"
     most = max(x.threads for x in subjects)
     for threads in sorted({x.threads for x in subjects}):
         group = [x for x in subjects if x.threads == threads]
         _side_by_side(s, group, todo, file, facts)
-        if fresh: _fresh(s, [x for x in group if isinstance(x, _OPENED)], lengths if threads == most else ())
+        if fresh:
+            _fresh(s, [x for x in group if isinstance(x, _OPENED)], lengths if threads == most else ())
 
-def _context(x) -> int: # positions
+
+def _context(x) -> int:  # positions
     "Of something that is measured; raises `ParameterError` where it is nothing of the kind"
     held = getattr(x, "options", None) if isinstance(x, _OPENED) else getattr(x, "facts", None)
     if not isinstance(held, dict) or "context" not in held:
         raise ParameterError(f"{x!r:.80} cannot be measured: give a Subject, PageSubject or Runner with a context")
     return held["context"]
 
-def _rounds(quick:bool, rounds:int|None) -> int:
+
+def _rounds(quick: bool, rounds: int | None) -> int:
     "Samples of each figure"
-    if rounds is None: return 5 if as_flag("quick", quick) else 7
+    if rounds is None:
+        return 5 if as_flag("quick", quick) else 7
     return as_int("rounds", rounds, 1)
 
+
 def run(
-    subjects, # `Subject`s, each measured in a process of its own, `PageSubject`s, in a browser of its own, or `Runner`s, measured here; all with a context
-    quick:bool=False, # only the cases that the project makes promises about
-    rounds:int|None=None, # samples of each figure; default: 5 where quick, else 7
-    only:str="", # a word that the names of the cases must hold
-    file=None, # of weights: its hash, and the speed of reading it
-    turn=contextlib.nullcontext, # gives a context manager that is held for a case at a time
-    on_progress=None, # called with (what, done, total); may raise `Cancelled`
-    seed:int=0, # of every order and every prompt
-    watch=None, # a `watch.Watch`: memory over time, and a stop that does not wait for the case
-) -> dict: # as JSON: machine, versions, subjects, lost, results, ratios, latencies, cancelled; memory if it was watched
+    subjects,  # `Subject`s, each measured in a process of its own, `PageSubject`s, in a browser of its own, or `Runner`s, measured here; all with a context
+    quick: bool = False,  # only the cases that the project makes promises about
+    rounds: int | None = None,  # samples of each figure; default: 5 where quick, else 7
+    only: str = "",  # a word that the names of the cases must hold
+    file=None,  # of weights: its hash, and the speed of reading it
+    turn=contextlib.nullcontext,  # gives a context manager that is held for a case at a time
+    on_progress=None,  # called with (what, done, total); may raise `Cancelled`
+    seed: int = 0,  # of every order and every prompt
+    watch=None,  # a `watch.Watch`: memory over time, and a stop that does not wait for the case
+) -> (
+    dict
+):  # as JSON: machine, versions, subjects, lost, results, ratios, latencies, cancelled; memory if it was watched
     "Measure in turns; Ctrl-C or a failure keeps what was measured; raises `BenchError` where that is nothing"
     subjects, rounds, started, facts = list(subjects), _rounds(quick, rounds), time.time(), []
-    if not subjects: raise ParameterError("there is nothing to measure: give one subject at least")
-    if not isinstance(only, str): raise ParameterError(f"only={only!r} must be a word")
+    if not subjects:
+        raise ParameterError("there is nothing to measure: give one subject at least")
+    if not isinstance(only, str):
+        raise ParameterError(f"only={only!r} must be a word")
     if on_progress is not None and not callable(on_progress):
         raise ParameterError(f"on_progress={on_progress!r} must be a function")
     context, names = min(map(_context, subjects)), [(x.name, x.threads) for x in subjects]
-    if len(set(names)) < len(names): raise ParameterError(f"two of {names} cannot be told apart: give them names")
-    todo, lengths = [c for c in cases(context, quick) if only in c.name], () if quick else tuple(n for n in LENGTHS if n <= context)
+    if len(set(names)) < len(names):
+        raise ParameterError(f"two of {names} cannot be told apart: give them names")
+    todo, lengths = (
+        [c for c in cases(context, quick) if only in c.name],
+        () if quick else tuple(n for n in LENGTHS if n <= context),
+    )
     fresh = only in FRESH
     if not (todo or fresh):
         raise ParameterError(f"no case has {only!r} in its name: try decode, prefill, first or tokens")
     total = _steps(subjects, todo, rounds, fresh, lengths)
     s = _Session(rounds, random.Random(as_int("seed", seed)), turn, on_progress, total, watch)
     about = dict(quick=quick, only=only, rounds=rounds, cancelled=False)
-    if file and not os.path.isfile(file): raise ParameterError(f"file={str(file)!r} must be a file of weights")
-    if file: about |= dict(file=str(file), bytes=os.path.getsize(file), file_sha256=sha256_file(file))
-    try: _all(s, subjects, todo, file, fresh, lengths, facts)
-    except (KeyboardInterrupt, Cancelled): about["cancelled"] = True
-    if s.lost and not (s.samples or about["cancelled"]): raise BenchError("; ".join(losses(dict(lost=s.lost))))
-    if watch: about["memory"] = watch.series()
+    if file and not os.path.isfile(file):
+        raise ParameterError(f"file={str(file)!r} must be a file of weights")
+    if file:
+        about |= dict(file=str(file), bytes=os.path.getsize(file), file_sha256=sha256_file(file))
+    try:
+        _all(s, subjects, todo, file, fresh, lengths, facts)
+    except (KeyboardInterrupt, Cancelled):
+        about["cancelled"] = True
+    if s.lost and not (s.samples or about["cancelled"]):
+        raise BenchError("; ".join(losses(dict(lost=s.lost))))
+    if watch:
+        about["memory"] = watch.series()
     return _summary(s, started, about, facts)

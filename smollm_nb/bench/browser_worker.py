@@ -6,80 +6,111 @@
 __all__ = ['POLL', 'PATIENCE', 'SETTLE', 'PageHandler', 'PageServer', 'PageSubject', 'Page']
 
 # %% ../../nbs/11_bench/03_browser_worker.ipynb #d735e070
-import contextlib, json, queue, re, time
+import contextlib
+import json
+import queue
+import re
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from .browsers import BrowserError, ReportHandler, ReportServer, end_process, family, opened, renderer_bytes
+from smollm_nb.bench.browsers import (
+    BrowserError,
+    ReportHandler,
+    ReportServer,
+    end_process,
+    family,
+    opened,
+    renderer_bytes,
+)
 from .worker import BenchError
 from ..browser.serve import POLICY, find_file
 
 # %% ../../nbs/11_bench/03_browser_worker.ipynb #893882f9
-POLL = 20 # seconds that a page waits for a question before it asks again
+POLL = 20  # seconds that a page waits for a question before it asks again
+
 
 class PageHandler(ReportHandler):
     "Hands out a folder and what stands beside it, asks questions, takes reports"
+
     def do_GET(self):
         "The next question at `/next`, once there is one"
-        if self.path != "/next": return super().do_GET()
-        try: question = self.server.questions.get(timeout=POLL)
-        except queue.Empty: question = None
-        if question is None: return self.answer(204, {"Content-Length": "0"})
+        if self.path != "/next":
+            return super().do_GET()
+        try:
+            question = self.server.questions.get(timeout=POLL)
+        except queue.Empty:
+            question = None
+        if question is None:
+            return self.answer(204, {"Content-Length": "0"})
         body = json.dumps(question).encode()
-        self.answer(200, {"Content-Type": "application/json", "Content-Length": str(len(body)), "Cache-Control": "no-store"})
+        self.answer(
+            200, {"Content-Type": "application/json", "Content-Length": str(len(body)), "Cache-Control": "no-store"}
+        )
         self.wfile.write(body)
+
     do_HEAD = do_GET
 
-    def find(self, target:str) -> Path|None:
+    def find(self, target: str) -> Path | None:
         "A file of the folder, or one that was named beside it"
         name, slash, rest = target.partition("?")[0][1:].partition("/")
         place = self.server.beside.get(name)
-        if place is None: return super().find(target)
+        if place is None:
+            return super().find(target)
         return find_file(Path(place).resolve(), f"/{rest}") if slash else Path(place)
 
-    def answer(self, code:int, headers:dict[str, str]) -> None:
+    def answer(self, code: int, headers: dict[str, str]) -> None:
         super().answer(code, {"Content-Security-Policy": self.server.policy} | headers)
+
 
 class PageServer(ReportServer):
     "A `ReportServer` with a queue of questions"
-    def __init__(self,
-        folder, # with an `index.html`
-        beside:dict|None=None, # name → a file or a folder that is handed out as if it stood in the folder
-        policy:str=POLICY, # what the page may load, as its header `Content-Security-Policy`
+
+    def __init__(
+        self,
+        folder,  # with an `index.html`
+        beside: dict | None = None,  # name → a file or a folder that is handed out as if it stood in the folder
+        policy: str = POLICY,  # what the page may load, as its header `Content-Security-Policy`
     ):
         self.questions, self.beside, self.policy = queue.Queue(), beside or {}, policy
         super().__init__(folder, handler=PageHandler)
 
     def __exit__(self, *exc):
-        self.questions.put(None) # whoever waits for one goes
+        self.questions.put(None)  # whoever waits for one goes
         super().__exit__(*exc)
 
 # %% ../../nbs/11_bench/03_browser_worker.ipynb #63f6b145
-PATIENCE, SETTLE = 600, 0.7 # seconds: the longest that one question may take; for a browser that has just started to come to rest
+# seconds: the longest that one question may take; for a browser that has just started to come to rest
+PATIENCE, SETTLE = 600, 0.7
+
 
 @dataclass(frozen=True)
 class PageSubject:
     "Something to measure in a browser: a page that answers questions"
-    name:str # in tables: "wasm, chromium"
-    browser:str # of `browsers.BROWSERS`
-    folder:str # what is served
-    page:str # within it, with its query
-    options:dict # what its model is loaded with
-    threads:int
-    peer:bool = False # somebody else's: what ratios compare with
-    beside:dict = field(default_factory=dict) # as for `PageServer`
-    policy:str = POLICY
+
+    name: str  # in tables: "wasm, chromium"
+    browser: str  # of `browsers.BROWSERS`
+    folder: str  # what is served
+    page: str  # within it, with its query
+    options: dict  # what its model is loaded with
+    threads: int
+    peer: bool = False  # somebody else's: what ratios compare with
+    beside: dict = field(default_factory=dict)  # as for `PageServer`
+    policy: str = POLICY
 
     def open(self) -> "Page":
         "A browser at that page, its model loaded"
         return Page(self)
 
+
 class Page:
     "A runner in a browser"
+
     ready_case, memory_case = "cold load", "renderer PSS"
-    def __init__(self, subject:PageSubject):
+
+    def __init__(self, subject: PageSubject):
         self.name, self.peer, self.browser, self.threads = subject.name, subject.peer, subject.browser, subject.threads
         self._held, self._peak, self._cpu_s, self._stack = 0, 0, 0.0, contextlib.ExitStack()
         try:
@@ -88,16 +119,20 @@ class Page:
             agent = self._hear()["here"]
             time.sleep(SETTLE)
             facts = self.ask("load", threads=subject.threads, **subject.options)
-            if facts["threads"] != subject.threads: raise BenchError(f"{self.name} runs on {facts['threads']} threads, not on {subject.threads}: {facts['why']}")
+            if facts["threads"] != subject.threads:
+                raise BenchError(
+                    f"{self.name} runs on {facts['threads']} threads, not on {subject.threads}: {facts['why']}"
+                )
         except BaseException:
             self.close()
             raise
         self.ready_s = facts.pop("ready_s")
         self.facts = facts | dict(browser=self.browser, variant=f"{facts['variant']}, {self.browser} {_version(agent)}")
 
-    def ask(self, what:str, **how) -> dict:
-        "As `Runner.ask`, and \"reload\", a load from what the browser has kept; raises `BenchError`"
-        if what == "memory": return dict(rss=self._look(), peak_rss=self._peak, kv=self.facts["kv"])
+    def ask(self, what: str, **how) -> dict:
+        'As `Runner.ask`, and "reload", a load from what the browser has kept; raises `BenchError`'
+        if what == "memory":
+            return dict(rss=self._look(), peak_rss=self._peak, kv=self.facts["kv"])
         self._server.questions.put(dict(what=what) | how)
         answer = self._hear()
         self._look()
@@ -105,12 +140,15 @@ class Page:
 
     def _hear(self) -> dict:
         "The next answer"
-        try: answer = self._server.report(self._process, PATIENCE)
-        except BrowserError as e: raise BenchError(f"{self.name}: {e}") from None
-        if "error" in answer: raise BenchError(f"{self.name}: {answer['error']}")
+        try:
+            answer = self._server.report(self._process, PATIENCE)
+        except BrowserError as e:
+            raise BenchError(f"{self.name}: {e}") from None
+        if "error" in answer:
+            raise BenchError(f"{self.name}: {answer['error']}")
         return answer
 
-    def _look(self) -> int: # bytes
+    def _look(self) -> int:  # bytes
         "Memory of the page's process now; the largest is remembered"
         self._held = renderer_bytes(self.browser, self._process)
         self._peak = max(self._peak, self._held)
@@ -124,8 +162,9 @@ class Page:
         "Seconds of processor time that the browser's processes have used so far"
         total = 0.0
         for pid in family(self._process.pid):
-            with contextlib.suppress(psutil.NoSuchProcess): total += sum(psutil.Process(pid).cpu_times()[:2])
-        self._cpu_s = max(total, self._cpu_s) # a process that has ended is no longer among them
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += sum(psutil.Process(pid).cpu_times()[:2])
+        self._cpu_s = max(total, self._cpu_s)  # a process that has ended is no longer among them
         return self._cpu_s
 
     def kill(self) -> None:
@@ -136,10 +175,14 @@ class Page:
         "End the browser and the server"
         self._stack.close()
 
-    def __enter__(self): return self
-    def __exit__(self, *exc): self.close()
+    def __enter__(self):
+        return self
 
-def _version(agent:str) -> str:
+    def __exit__(self, *exc):
+        self.close()
+
+
+def _version(agent: str) -> str:
     "Of a browser, from what it calls itself"
     m = re.search(r"(?:Firefox|Chrome|Version)/(\d+(?:\.[1-9]\d*)?)", agent)
     return m[1] if m else "?"

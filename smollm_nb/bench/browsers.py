@@ -7,193 +7,316 @@ __all__ = ['BROWSERS', 'MAX_REPORT', 'BrowserError', 'Browser', 'find', 'install
            'ReportHandler', 'ReportServer', 'renderer_bytes']
 
 # %% ../../nbs/11_bench/02_browsers.ipynb #48b71808
-import contextlib, json, os, queue, shutil, signal, subprocess, sys, tempfile, time
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core import ParameterError, SmolLMError, as_choice, as_number, exit_reason
 from ..browser.serve import BundleServer, Handler
+from ..core import ParameterError, SmolLMError, as_choice, as_number, exit_reason
 
 # %% ../../nbs/11_bench/02_browsers.ipynb #9a507581
-class BrowserError(SmolLMError): "A browser that is not installed, does not start, or does not answer"
+class BrowserError(SmolLMError):
+    "A browser that is not installed, does not start, or does not answer"
+
 
 @dataclass(frozen=True)
 class Browser:
     "How one browser is found and started"
-    name:str
-    programs:tuple[str, ...] # names on the path, or whole paths; the first that is there
-    package:str # of Debian
-    renderer:str # words of the command line that belong to the process of a page
 
-BROWSERS = {b.name: b for b in (
-    Browser("chromium", ("chromium", "chromium-browser", "google-chrome"), "chromium", "--type=renderer"),
-    Browser("firefox", ("firefox-esr", "firefox"), "firefox-esr", "-contentproc"),
-    Browser("webkit", ("/usr/lib/x86_64-linux-gnu/webkitgtk-6.0/MiniBrowser", "/usr/lib/aarch64-linux-gnu/webkitgtk-6.0/MiniBrowser"), "libwebkitgtk-6.0-4 xvfb dbus-x11", "WebKitWebProcess"),
-)}
+    name: str
+    programs: tuple[str, ...]  # names on the path, or whole paths; the first that is there
+    package: str  # of Debian
+    renderer: str  # words of the command line that belong to the process of a page
+
+
+BROWSERS = {
+    b.name: b
+    for b in (
+        Browser("chromium", ("chromium", "chromium-browser", "google-chrome"), "chromium", "--type=renderer"),
+        Browser("firefox", ("firefox-esr", "firefox"), "firefox-esr", "-contentproc"),
+        Browser(
+            "webkit",
+            (
+                "/usr/lib/x86_64-linux-gnu/webkitgtk-6.0/MiniBrowser",
+                "/usr/lib/aarch64-linux-gnu/webkitgtk-6.0/MiniBrowser",
+            ),
+            "libwebkitgtk-6.0-4 xvfb dbus-x11",
+            "WebKitWebProcess",
+        ),
+    )
+}
+
 
 def find(
-    name:str, # of `BROWSERS`
-) -> str: # its program; raises `BrowserError` with the way to get it
+    name: str,  # of `BROWSERS`
+) -> str:  # its program; raises `BrowserError` with the way to get it
     "Where a browser is"
     as_choice("browser", name, BROWSERS)
-    if sys.platform != "linux": raise BrowserError(f"{name} can be opened by this package on Linux only")
+    if sys.platform != "linux":
+        raise BrowserError(f"{name} can be opened by this package on Linux only")
     b = BROWSERS[name]
     found = next(filter(None, map(shutil.which, b.programs)), None)
-    if found and name == "webkit" and not (shutil.which("Xvfb") and shutil.which("dbus-run-session")): found = None
-    if not found: raise BrowserError(f"{name} is not installed: on Debian, apt-get install {b.package}")
+    if found and name == "webkit" and not (shutil.which("Xvfb") and shutil.which("dbus-run-session")):
+        found = None
+    if not found:
+        raise BrowserError(f"{name} is not installed: on Debian, apt-get install {b.package}")
     return found
+
 
 def installed() -> list[str]:
     "Names of the browsers that are here"
     out = []
     for name in BROWSERS:
-        with contextlib.suppress(BrowserError): out.append(name if find(name) else "")
+        with contextlib.suppress(BrowserError):
+            out.append(name if find(name) else "")
     return out
 
+
 def chosen(
-    names, # one or several of `BROWSERS`, or "all" for those that are installed
-) -> list[str]: # each once; raises `BrowserError` where one is missing
+    names,  # one or several of `BROWSERS`, or "all" for those that are installed
+) -> list[str]:  # each once; raises `BrowserError` where one is missing
     "The browsers that somebody asks for"
-    if isinstance(names, str): names = [names]
-    if not isinstance(names, (list, tuple, set)): raise ParameterError(f"browsers={names!r} must be names of browsers")
+    if isinstance(names, str):
+        names = [names]
+    if not isinstance(names, (list, tuple, set)):
+        raise ParameterError(f"browsers={names!r} must be names of browsers")
     here = installed()
-    if "all" in names and not here: raise BrowserError(f"no browser is installed: on Debian, apt-get install {BROWSERS['chromium'].package}")
+    if "all" in names and not here:
+        raise BrowserError(f"no browser is installed: on Debian, apt-get install {BROWSERS['chromium'].package}")
     out = list(dict.fromkeys(n for name in names for n in (here if name == "all" else [name])))
-    for n in out: find(n)
+    for n in out:
+        find(n)
     return out
 
 # %% ../../nbs/11_bench/02_browsers.ipynb #06e775ae
-_CHROMIUM = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--no-default-browser-check", "--disable-background-networking", "--disable-component-update",
-             "--disable-sync", "--disable-dev-shm-usage", "--disable-features=Translate,OptimizationHints,MediaRouter", "--disable-backgrounding-occluded-windows", "--disable-renderer-backgrounding")
-_FIREFOX = {"app.update.enabled": False, "browser.shell.checkDefaultBrowser": False, "browser.startup.homepage_override.mstone": "ignore", "datareporting.policy.dataSubmissionEnabled": False,
-            "datareporting.healthreport.uploadEnabled": False, "toolkit.telemetry.enabled": False, "toolkit.telemetry.server": "", "browser.safebrowsing.malware.enabled": False,
-            "browser.safebrowsing.phishing.enabled": False, "network.captive-portal-service.enabled": False, "network.connectivity-service.enabled": False, "extensions.update.enabled": False,
-            "app.normandy.enabled": False, "services.settings.server": "", "browser.region.update.enabled": False, "browser.aboutwelcome.enabled": False, "termsofuse.bypassNotification": True}
+_CHROMIUM = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--disable-features=Translate,OptimizationHints,MediaRouter",
+    "--disable-backgrounding-occluded-windows",
+    "--disable-renderer-backgrounding",
+)
+_FIREFOX = {
+    "app.update.enabled": False,
+    "browser.shell.checkDefaultBrowser": False,
+    "browser.startup.homepage_override.mstone": "ignore",
+    "datareporting.policy.dataSubmissionEnabled": False,
+    "datareporting.healthreport.uploadEnabled": False,
+    "toolkit.telemetry.enabled": False,
+    "toolkit.telemetry.server": "",
+    "browser.safebrowsing.malware.enabled": False,
+    "browser.safebrowsing.phishing.enabled": False,
+    "network.captive-portal-service.enabled": False,
+    "network.connectivity-service.enabled": False,
+    "extensions.update.enabled": False,
+    "app.normandy.enabled": False,
+    "services.settings.server": "",
+    "browser.region.update.enabled": False,
+    "browser.aboutwelcome.enabled": False,
+    "termsofuse.bypassNotification": True,
+}
 
-def _command(name:str, url:str, profile:Path, names:tuple[str, ...]) -> list[str]:
+
+def _command(name: str, url: str, profile: Path, names: tuple[str, ...]) -> list[str]:
     "The command line; a profile's settings are written"
     program = find(name)
     if name == "chromium":
-        mapped = [f"--host-resolver-rules={', '.join(f'MAP {n} 127.0.0.1' for n in names)}"]*bool(names)
+        mapped = [f"--host-resolver-rules={', '.join(f'MAP {n} 127.0.0.1' for n in names)}"] * bool(names)
         return [program, *_CHROMIUM, *mapped, f"--user-data-dir={profile}", url]
     if name == "firefox":
         settings = _FIREFOX | ({"network.dns.localDomains": ",".join(names)} if names else {})
-        (profile/"user.js").write_text("".join(f"user_pref({json.dumps(k)}, {json.dumps(v)});\n" for k, v in settings.items()), encoding="utf-8")
+        (profile / "user.js").write_text(
+            "".join(f"user_pref({json.dumps(k)}, {json.dumps(v)});\n" for k, v in settings.items()), encoding="utf-8"
+        )
         return [program, "--headless", "--no-remote", "--new-instance", "--profile", str(profile), url]
     return ["dbus-run-session", "--", program, url]
 
-def _environment(name:str, profile:Path, display:str, shared_memory:bool) -> dict[str, str]:
+
+def _environment(name: str, profile: Path, display: str, shared_memory: bool) -> dict[str, str]:
     "Nothing of the user's home is read or written"
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("DBUS_", "XDG_", "WAYLAND"))} | dict(HOME=str(profile), MOZ_CRASHREPORTER_DISABLE="1")
-    if name != "webkit": return env
-    (profile/"run").mkdir(mode=0o700, exist_ok=True)
-    env |= {f"XDG_{k}_HOME": str(profile/k.lower()) for k in ("DATA", "CONFIG", "CACHE", "STATE")} | dict(XDG_RUNTIME_DIR=str(profile/"run"), DISPLAY=display)
-    env |= dict(GDK_BACKEND="x11", LIBGL_ALWAYS_SOFTWARE="1", WEBKIT_DISABLE_COMPOSITING_MODE="1", GSK_RENDERER="cairo", NO_AT_BRIDGE="1", WEBKIT_DISABLE_SANDBOX_THIS_IS_DANGEROUS="1")
-    return env | ({"JSC_useSharedArrayBuffer": "1"} if shared_memory else {}) # WebKitGTK has it off
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("DBUS_", "XDG_", "WAYLAND"))} | dict(
+        HOME=str(profile), MOZ_CRASHREPORTER_DISABLE="1"
+    )
+    if name != "webkit":
+        return env
+    (profile / "run").mkdir(mode=0o700, exist_ok=True)
+    env |= {f"XDG_{k}_HOME": str(profile / k.lower()) for k in ("DATA", "CONFIG", "CACHE", "STATE")} | dict(
+        XDG_RUNTIME_DIR=str(profile / "run"), DISPLAY=display
+    )
+    env |= dict(
+        GDK_BACKEND="x11",
+        LIBGL_ALWAYS_SOFTWARE="1",
+        WEBKIT_DISABLE_COMPOSITING_MODE="1",
+        GSK_RENDERER="cairo",
+        NO_AT_BRIDGE="1",
+        WEBKIT_DISABLE_SANDBOX_THIS_IS_DANGEROUS="1",
+    )
+    return env | ({"JSC_useSharedArrayBuffer": "1"} if shared_memory else {})  # WebKitGTK has it off
 
 # %% ../../nbs/11_bench/02_browsers.ipynb #d0b58231
-def _parent(pid:int) -> int: # 0 where there is no such process
+def _parent(pid: int) -> int:  # 0 where there is no such process
     "The process that started another"
-    try: return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError: return 0
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
 
 def family(
-    pid:int,
-) -> list[int]: # it and all below it
+    pid: int,
+) -> list[int]:  # it and all below it
     "A process and everything that it started; Linux only"
     parents = {int(p.name): _parent(int(p.name)) for p in Path("/proc").iterdir() if p.name.isdecimal()}
     out = [pid]
-    for p in out: out += [c for c, parent in parents.items() if parent == p and c not in out]
+    for p in out:
+        out += [c for c, parent in parents.items() if parent == p and c not in out]
     return out
 
-def end_process(process:subprocess.Popen) -> None:
+
+def end_process(process: subprocess.Popen) -> None:
     "End a process and its family"
     pids = family(process.pid)
     for sig in (signal.SIGTERM, signal.SIGKILL):
         for pid in pids:
-            with contextlib.suppress(ProcessLookupError): os.kill(pid, sig)
-        with contextlib.suppress(subprocess.TimeoutExpired): process.wait(0.3 if sig == signal.SIGTERM else 10)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, sig)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.3 if sig == signal.SIGTERM else 10)
         pids = [*dict.fromkeys(pids + [c for p in pids for c in family(p)])]
+
 
 @contextlib.contextmanager
 def _display():
     "A screen that nobody sees; its name"
     read, write = os.pipe()
-    screen = subprocess.Popen(["Xvfb", "-displayfd", str(write), "-screen", "0", "1280x800x24", "-nolisten", "tcp"], pass_fds=(write,), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    screen = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(write), "-screen", "0", "1280x800x24", "-nolisten", "tcp"],
+        pass_fds=(write,),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     os.close(write)
     try:
-        with os.fdopen(read) as f: number = f.readline().strip()
-        if not number: raise BrowserError("Xvfb does not start: apt-get install xvfb, and look at what `Xvfb :99` says")
+        with os.fdopen(read) as f:
+            number = f.readline().strip()
+        if not number:
+            raise BrowserError("Xvfb does not start: apt-get install xvfb, and look at what `Xvfb :99` says")
         yield f":{number}"
-    finally: end_process(screen)
+    finally:
+        end_process(screen)
+
 
 @contextlib.contextmanager
 def opened(
-    name:str, # of `BROWSERS`
-    url:str,
-    profile=None, # a folder that is kept; default: one that is thrown away
-    shared_memory:bool=True, # switch it on where a browser has it off
-    names:tuple[str, ...]=(), # host names that mean this machine; not for WebKit
-): # a `subprocess.Popen`
+    name: str,  # of `BROWSERS`
+    url: str,
+    profile=None,  # a folder that is kept; default: one that is thrown away
+    shared_memory: bool = True,  # switch it on where a browser has it off
+    names: tuple[str, ...] = (),  # host names that mean this machine; not for WebKit
+):  # a `subprocess.Popen`
     "A browser at a page, ended with all its processes when the block ends; raises `BrowserError`"
     find(name)
     with contextlib.ExitStack() as stack:
-        if profile is None: profile = stack.enter_context(tempfile.TemporaryDirectory(prefix="smollm-browser-", ignore_cleanup_errors=True))
+        if profile is None:
+            profile = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="smollm-browser-", ignore_cleanup_errors=True)
+            )
         profile, display = Path(profile), stack.enter_context(_display()) if name == "webkit" else ""
         profile.mkdir(parents=True, exist_ok=True)
         env = _environment(name, profile, display, shared_memory)
-        process = subprocess.Popen(_command(name, url, profile, names), env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            _command(name, url, profile, names),
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         stack.callback(end_process, process)
         yield process
 
 # %% ../../nbs/11_bench/02_browsers.ipynb #45be5ed0
-MAX_REPORT = 1 << 24 # bytes
+MAX_REPORT = 1 << 24  # bytes
+
 
 class ReportHandler(Handler):
     "Hands out a bundle, and takes reports"
+
     def do_POST(self):
         "JSON to `/report`; anything else is refused"
         size = self.headers.get("Content-Length", "")
-        if self.path.partition("?")[0] != "/report" or not size.isdecimal() or int(size) > MAX_REPORT: return super().do_POST()
-        try: self.server.reports.put(json.loads(self.rfile.read(int(size))))
-        except ValueError: return self.refuse(400, "a report is JSON")
+        if self.path.partition("?")[0] != "/report" or not size.isdecimal() or int(size) > MAX_REPORT:
+            return super().do_POST()
+        try:
+            self.server.reports.put(json.loads(self.rfile.read(int(size))))
+        except ValueError:
+            return self.refuse(400, "a report is JSON")
         self.answer(204, {"Content-Length": "0"})
+
 
 class ReportServer(BundleServer):
     "A `BundleServer` with a queue of reports"
-    def __init__(self,
-        folder, # with an `index.html`
-        isolated:bool=True, # send the headers that threads need
-        handler:type[ReportHandler]=ReportHandler,
+
+    def __init__(
+        self,
+        folder,  # with an `index.html`
+        isolated: bool = True,  # send the headers that threads need
+        handler: type[ReportHandler] = ReportHandler,
     ):
         self.reports = queue.Queue()
         super().__init__(folder, port=0, isolated=isolated, handler=handler)
 
-    def report(self,
-        process:subprocess.Popen, # the browser that should report
-        timeout:float=60, # seconds
+    def report(
+        self,
+        process: subprocess.Popen,  # the browser that should report
+        timeout: float = 60,  # seconds
     ) -> dict:
         "The next report; raises `BrowserError` if none comes"
         end = time.monotonic() + as_number("timeout", timeout, 0, 1e6)
         while time.monotonic() < end:
-            with contextlib.suppress(queue.Empty): return self.reports.get(timeout=0.2)
+            with contextlib.suppress(queue.Empty):
+                return self.reports.get(timeout=0.2)
             if (code := process.poll()) is not None:
                 raise BrowserError(f"the browser ended before its page reported: {exit_reason(code)}")
         raise BrowserError(f"the page reported nothing within {timeout:.0f} s")
 
 # %% ../../nbs/11_bench/02_browsers.ipynb #c51edc8f
-def _pss(pid:int) -> int: # bytes; 0 where the process is gone
+def _pss(pid: int) -> int:  # bytes; 0 where the process is gone
     "Memory of a process, what is shared counted by share"
-    try: text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError: return 0
-    return next((int(line.split()[1])*1024 for line in text.splitlines() if line.startswith("Pss:")), 0)
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:")), 0)
+
 
 def renderer_bytes(
-    name:str, # of `BROWSERS`
-    process:subprocess.Popen, # as from `opened`
-) -> int: # bytes
+    name: str,  # of `BROWSERS`
+    process: subprocess.Popen,  # as from `opened`
+) -> int:  # bytes
     "Memory of the largest process that runs a page; Linux only"
+
     def words(pid):
-        try: return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError: return ""
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            return ""
+
     return max((_pss(p) for p in family(process.pid) if BROWSERS[name].renderer in words(p)), default=0)

@@ -7,7 +7,11 @@ __all__ = ['WORDS', 'short', 'about', 'rows', 'markdown', 'table', 'history_file
            'earlier', 'compare', 'compared', 'against', 'changes']
 
 # %% ../../nbs/11_bench/06_history.ipynb #26f5a513
-import json, math, numbers, os, warnings
+import json
+import math
+import numbers
+import os
+import warnings
 from pathlib import Path
 
 from .bench import HIGHER, losses
@@ -15,186 +19,273 @@ from ..core import ParameterError, as_path, cache_dir, to_json
 
 # %% ../../nbs/11_bench/06_history.ipynb #a3b25239
 def short(
-    x:float,
+    x: float,
 ) -> str:
     "Three digits, all of them from a thousand on"
     return f"{x:,.0f}" if abs(x) >= 999.5 else f"{x:.3g}"
 
+
 def _cell(
-    f:dict|None, # a figure
-    rounds:int=0, # more than it has samples: that is said
+    f: dict | None,  # a figure
+    rounds: int = 0,  # more than it has samples: that is said
 ) -> str:
     "A figure and its range"
-    if f is None: return ""
+    if f is None:
+        return ""
     part = f"; {f['n']} of {rounds} rounds" if f["n"] < rounds else ""
     return f"{short(f['median'])} ({short(f['min'])}–{short(f['max'])}{part})"
 
+
 def about(
-    record:dict, # of a run
+    record: dict,  # of a run
 ) -> str:
     "The machine, the file and the circumstances, in one line"
     m, others = record["machine"], record["machine"].get("others_share")
     kinds = ", ".join(dict.fromkeys(f"{s['name']} ({s['variant']})" for s in record["subjects"]))
-    file = f"; {record['bytes']/1e6:.1f} MB, sha256 {record['file_sha256'][:12]}" if record.get("file") else ""
-    busy = "" if others is None else f"; other programs used {100*others:.0f} % of the processors meanwhile"
+    file = f"; {record['bytes'] / 1e6:.1f} MB, sha256 {record['file_sha256'][:12]}" if record.get("file") else ""
+    busy = "" if others is None else f"; other programs used {100 * others:.0f} % of the processors meanwhile"
     gone = "".join(f"; {text}" for text in losses(record))
     here, how = f"{m['cpu']}, {m['cores']} cores, {m['system']}", f"median (min–max) of {record['rounds']} rounds"
     return f"{here}; {kinds}{file}; {how}; {record['date']}{busy}{gone}"
 
+
 def rows(
-    record:dict, # of a run
-) -> list[list[str]]: # the first one names the columns
+    record: dict,  # of a run
+) -> list[list[str]]:  # the first one names the columns
     "All figures of a run, as they are read"
     results = record["results"]
     runners = list(dict.fromkeys(f["runner"] for f in sorted(results, key=lambda f: f["peer"])))
-    own, best = list(dict.fromkeys(r["runner"] for r in record["ratios"])), {(r["case"], r["threads"], r["runner"]): r for r in record["ratios"] if r["best"]}
+    own, best = (
+        list(dict.fromkeys(r["runner"] for r in record["ratios"])),
+        {(r["case"], r["threads"], r["runner"]): r for r in record["ratios"] if r["best"]},
+    )
     failed = {(x["runner"], x["threads"]): record["rounds"] for x in record.get("lost", ())}
     out = [["case", "threads", "unit", *runners, *[f"{r if len(own) > 1 else 'ours'} × the better peer" for r in own]]]
-    for threads, case, unit in sorted(dict.fromkeys((f["threads"], f["case"], f["unit"]) for f in results), key=lambda r: r[0]):
+    for threads, case, unit in sorted(
+        dict.fromkeys((f["threads"], f["case"], f["unit"]) for f in results), key=lambda r: r[0]
+    ):
         have = {f["runner"]: f for f in results if (f["threads"], f["case"]) == (threads, case)}
         cells = [_cell(have.get(r), failed.get((r, threads), 0)) for r in runners]
         out.append([case, str(threads), unit, *cells, *(_cell(best.get((case, threads, r))) for r in own)])
     return out
 
+
 def markdown(
-    lines:list[list[str]], # the first one names the columns
+    lines: list[list[str]],  # the first one names the columns
 ) -> str:
     "Rows as a table"
     head, *rest = lines
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in [head, ["---"]*len(head), *rest])
+    return "\n".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |"
+        for line in [head, ["---"] * len(head), *rest]
+    )
+
 
 def table(
-    record:dict, # of a run
-) -> str: # markdown
+    record: dict,  # of a run
+) -> str:  # markdown
     "All figures of a run, and what they were measured on"
     return f"{markdown(rows(record))}\n\n{about(record)}"
 
 # %% ../../nbs/11_bench/06_history.ipynb #2e362c65
 def history_file() -> Path:
     "Where runs are noted, unless another file is named"
-    return cache_dir()/"bench.jsonl"
+    return cache_dir() / "bench.jsonl"
+
 
 def open_history(
-    path, # made where it is not there
-): # the file, open for appending
+    path,  # made where it is not there
+):  # the file, open for appending
     "A history to add to; raises `ParameterError` where that cannot be done"
     path = as_path("history", path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "ab", buffering=0) # a line is one call of the system
-    except OSError as e: raise ParameterError(f"{path}: the run cannot be noted there ({e.strerror}); name another file with --output") from None
+        return open(path, "ab", buffering=0)  # a line is one call of the system
+    except OSError as e:
+        raise ParameterError(
+            f"{path}: the run cannot be noted there ({e.strerror}); name another file with --output"
+        ) from None
 
-def _is_cut(path:Path) -> bool:
+
+def _is_cut(path: Path) -> bool:
     "Whether the last line of a file lacks its end"
-    if not path.is_file(): return False # such as /dev/null
+    if not path.is_file():
+        return False  # such as /dev/null
     with open(path, "rb") as f:
-        if f.seek(0, os.SEEK_END) == 0: return False
+        if f.seek(0, os.SEEK_END) == 0:
+            return False
         f.seek(-1, os.SEEK_END)
         return f.read(1) != b"\n"
 
+
 def append(
-    path, # the history
-    record:dict, # of a run
+    path,  # the history
+    record: dict,  # of a run
 ) -> None:
     "Add a run to a history; raises `ParameterError` where that fails"
     path = as_path("history", path)
-    if not isinstance(record, dict): raise ParameterError("record must be the record of a run, as bench.run gives it")
+    if not isinstance(record, dict):
+        raise ParameterError("record must be the record of a run, as bench.run gives it")
     line = to_json(record).encode() + b"\n"
     with open_history(path) as f:
         try:
-            rest = b"\n"*_is_cut(path) + line
-            while rest: rest = rest[f.write(rest):]
-            if path.is_file(): os.fsync(f.fileno())
-        except OSError as e: raise ParameterError(f"{path}: the run cannot be noted there ({e.strerror}); name another file with --output") from None
+            rest = b"\n" * _is_cut(path) + line
+            while rest:
+                rest = rest[f.write(rest) :]
+            if path.is_file():
+                os.fsync(f.fileno())
+        except OSError as e:
+            raise ParameterError(
+                f"{path}: the run cannot be noted there ({e.strerror}); name another file with --output"
+            ) from None
 
 # %% ../../nbs/11_bench/06_history.ipynb #2e362c66
 _RUN = dict(date=str, rounds=int, cancelled=bool, machine=dict, subjects=list, results=list, ratios=list)
 _MACHINE = dict(cpu=str, cores=int, system=str)
 _SUBJECT = dict(name=str, variant=str)
-_FIGURE = dict(case=str, runner=str, threads=int, peer=bool, unit=str, median=numbers.Real, min=numbers.Real,
-               max=numbers.Real)
+_FIGURE = dict(
+    case=str, runner=str, threads=int, peer=bool, unit=str, median=numbers.Real, min=numbers.Real, max=numbers.Real
+)
 _RATIO = dict(case=str, runner=str, threads=int, best=bool, median=numbers.Real, min=numbers.Real, max=numbers.Real)
 
-def _fits(record, shape:dict[str, type]) -> bool:
+
+def _fits(record, shape: dict[str, type]) -> bool:
     "Whether a record has these fields, of these types, its numbers finite"
-    if not isinstance(record, dict): return False
+    if not isinstance(record, dict):
+        return False
     values = [record.get(k) for k in shape]
     typed = all(isinstance(v, kind) for v, kind in zip(values, shape.values()))
     return typed and all(math.isfinite(v) for v in values if isinstance(v, float))
 
+
 def _is_run(record) -> bool:
     "Whether a line of a history can be read as a run"
-    if not _fits(record, _RUN) or not _fits(record["machine"], _MACHINE): return False
+    if not _fits(record, _RUN) or not _fits(record["machine"], _MACHINE):
+        return False
     parts = dict(subjects=_SUBJECT, results=_FIGURE, ratios=_RATIO)
     return all(_fits(part, shape) for key, shape in parts.items() for part in record[key])
 
+
 def read_history(
-    path, # of lines of JSON
-) -> list[dict]: # oldest first; none where there is no file
+    path,  # of lines of JSON
+) -> list[dict]:  # oldest first; none where there is no file
     "The runs of a history; warns of lines that are not one; raises `OSError` for a file that cannot be read"
     path, out = as_path("history", path), []
-    if not path.is_file() and not path.is_dir(): return out # no such file, or a device, which may never end
+    if not path.is_file() and not path.is_dir():
+        return out  # no such file, or a device, which may never end
     for i, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        try: d = json.loads(line)
-        except (ValueError, RecursionError): d = None # no JSON, no UTF-8, or lists in lists without end
-        if _is_run(d): out.append(d)
-        elif line.strip(): warnings.warn(f"{path}, line {i}: not a run, skipped", stacklevel=2)
+        try:
+            d = json.loads(line)
+        except (ValueError, RecursionError):
+            d = None  # no JSON, no UTF-8, or lists in lists without end
+        if _is_run(d):
+            out.append(d)
+        elif line.strip():
+            warnings.warn(f"{path}, line {i}: not a run, skipped", stacklevel=2)
     return out
 
+
 def earlier(
-    record:dict, # of a run
-    history:list[dict], # oldest first
-) -> dict|None:
+    record: dict,  # of a run
+    history: list[dict],  # oldest first
+) -> dict | None:
     "The latest complete run of the same subjects on a machine of the same kind"
     who = lambda r: {f["runner"] for f in r["results"] if not f["peer"]}
-    same = lambda r: r["machine"]["cpu"] == record["machine"]["cpu"] and r["machine"]["cores"] == record["machine"]["cores"] and who(r) & who(record)
+    same = lambda r: (
+        r["machine"]["cpu"] == record["machine"]["cpu"]
+        and r["machine"]["cores"] == record["machine"]["cores"]
+        and who(r) & who(record)
+    )
     return next((r for r in reversed(history) if same(r) and not r["cancelled"] and r["date"] < record["date"]), None)
 
 # %% ../../nbs/11_bench/06_history.ipynb #206a2904
-def _ratio(a:float, b:float) -> float:
+def _ratio(a: float, b: float) -> float:
     "a/b; memory that did not grow is 0, and as much as before where both are"
-    return a/b if b else math.inf if a else 1.0
+    return a / b if b else math.inf if a else 1.0
+
 
 def compare(
-    run:dict, # as `bench.run` gives it
-    earlier:dict, # another one
-) -> list[dict]: # case, runner, threads, unit, now, then, ratio (above 1 is better now), verdict: "better", "worse" or ""
+    run: dict,  # as `bench.run` gives it
+    earlier: dict,  # another one
+) -> list[
+    dict
+]:  # case, runner, threads, unit, now, then, ratio (above 1 is better now), verdict: "better", "worse" or ""
     "Every figure of ours that both runs have"
     key, out = (lambda f: (f["case"], f["runner"], f["threads"], f["unit"])), []
     old = {key(f): f for f in earlier["results"]}
     for f in run["results"]:
-        if f["peer"] or (o := old.get(key(f))) is None: continue
+        if f["peer"] or (o := old.get(key(f))) is None:
+            continue
         more, less = (f, o) if f["unit"] in HIGHER else (o, f)
         ratio = _ratio(more["median"], less["median"])
-        apart = (f["min"] > o["max"] or f["max"] < o["min"]) and round(ratio, 2) != 1 # no verdict beside a "× 1"
-        out.append(dict(case=f["case"], runner=f["runner"], threads=f["threads"], unit=f["unit"], now=f["median"], then=o["median"], ratio=round(ratio, 3),
-                        verdict=("better" if ratio > 1 else "worse") if apart else ""))
+        # no verdict beside a "× 1"
+        apart = (f["min"] > o["max"] or f["max"] < o["min"]) and round(ratio, 2) != 1
+        out.append(
+            dict(
+                case=f["case"],
+                runner=f["runner"],
+                threads=f["threads"],
+                unit=f["unit"],
+                now=f["median"],
+                then=o["median"],
+                ratio=round(ratio, 3),
+                verdict=("better" if ratio > 1 else "worse") if apart else "",
+            )
+        )
     return out
 
-WORDS = dict(better="▲ better", worse="▼ worse") | {"": "within the spread"} # verdicts, to read
+
+WORDS = dict(better="▲ better", worse="▼ worse") | {"": "within the spread"}  # verdicts, to read
+
 
 def compared(
-    run:dict,
-    earlier:dict,
-) -> list[list[str]]: # the first one names the columns
+    run: dict,
+    earlier: dict,
+) -> list[list[str]]:  # the first one names the columns
     "What `compare` found, as it is read: what has moved stands first"
-    lines = sorted(compare(run, earlier), key=lambda r: (not r["verdict"], -abs(math.log(r["ratio"] or 1)) if r["verdict"] else 0))
-    return [["case", "verdict", "× better", "runner", "threads", "unit", "then", "now"],
-            *([r["case"], WORDS[r["verdict"]], short(r["ratio"]), r["runner"], str(r["threads"]), r["unit"], short(r["then"]), short(r["now"])] for r in lines)]
+    lines = sorted(
+        compare(run, earlier), key=lambda r: (not r["verdict"], -abs(math.log(r["ratio"] or 1)) if r["verdict"] else 0)
+    )
+    return [
+        ["case", "verdict", "× better", "runner", "threads", "unit", "then", "now"],
+        *(
+            [
+                r["case"],
+                WORDS[r["verdict"]],
+                short(r["ratio"]),
+                r["runner"],
+                str(r["threads"]),
+                r["unit"],
+                short(r["then"]),
+                short(r["now"]),
+            ]
+            for r in lines
+        ),
+    ]
+
 
 def against(
-    run:dict,
-    earlier:dict,
+    run: dict,
+    earlier: dict,
 ) -> str:
     "Which runs are compared and how much has moved, in one line"
     found = compare(run, earlier)
     moved, other = sum(bool(r["verdict"]) for r in found), earlier.get("file_sha256") != run.get("file_sha256")
-    return f"against the run of {earlier['date']}" + ", of another file"*other + f": {len(found) - moved} of {len(found)} figures within the spread"
+    return (
+        f"against the run of {earlier['date']}"
+        + ", of another file" * other
+        + f": {len(found) - moved} of {len(found)} figures within the spread"
+    )
+
 
 def changes(
-    run:dict,
-    earlier:dict,
-) -> str: # lines
+    run: dict,
+    earlier: dict,
+) -> str:  # lines
     "What `compare` found, to read in a terminal"
-    moved = [f"  {r['verdict']:7}{r['case']}, {r['runner']}, threads {r['threads']}: {short(r['then'])} → {short(r['now'])} {r['unit']} (× {short(r['ratio'])})" for r in compare(run, earlier) if r["verdict"]]
+    moved = [
+        f"  {r['verdict']:7}{r['case']}, {r['runner']}, threads {r['threads']}: {short(r['then'])} → {short(r['now'])} {r['unit']} (× {short(r['ratio'])})"
+        for r in compare(run, earlier)
+        if r["verdict"]
+    ]
     return "\n".join([against(run, earlier), *moved])

@@ -6,7 +6,10 @@
 __all__ = ['LLAMA_CPP', 'LlamaCpp', 'load_llama_cpp', 'try_llama_cpp', 'llama_subjects']
 
 # %% ../../nbs/11_bench/09_llama_cpp.ipynb #24530fd5
-import ctypes, json, os, sys
+import ctypes
+import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,32 +20,41 @@ from ..core import ContextOverflowError, LlamaConfig, as_flag, as_ids, as_int, c
 from ..models.gguf import bundled_gguf
 
 # %% ../../nbs/11_bench/09_llama_cpp.ipynb #11a4ac02
-LLAMA_CPP = Wheels("llama.cpp", PINS/"llama_cpp.txt", "llama_cpp", PINS/"llama_cpp_tools.txt",
-                   (("", ""), ("SMOLLM_NO_AMX", "built without AMX")))
+LLAMA_CPP = Wheels(
+    "llama.cpp",
+    PINS / "llama_cpp.txt",
+    "llama_cpp",
+    PINS / "llama_cpp_tools.txt",
+    (("", ""), ("SMOLLM_NO_AMX", "built without AMX")),
+)
 
 # %% ../../nbs/11_bench/09_llama_cpp.ipynb #f078b893
 class LlamaCpp:
     "A GGUF file in llama.cpp; a `core.Backend` as far as measuring goes"
-    def __init__(self,
-        lib, # the module `llama_cpp`
-        path, # a GGUF file
-        config:LlamaConfig, # of the model in it
-        threads:int,
-        context:int, # positions of the KV cache
-        flash:bool, # its flash attention
-        note:str="", # what results say of how it was built
+
+    def __init__(
+        self,
+        lib,  # the module `llama_cpp`
+        path,  # a GGUF file
+        config: LlamaConfig,  # of the model in it
+        threads: int,
+        context: int,  # positions of the KV cache
+        flash: bool,  # its flash attention
+        note: str = "",  # what results say of how it was built
     ):
         self.context, self.threads = as_int("context", context, 1), as_int("threads", threads, 1)
         self.flash, self.config, self.tokens, self._lib, self._note = as_flag("flash", flash), config, [], lib, note
-        self._quiet = lib.llama_log_callback(lambda *_: None) # kept, for C holds a pointer to it
+        self._quiet = lib.llama_log_callback(lambda *_: None)  # kept, for C holds a pointer to it
         lib.llama_log_set(self._quiet, ctypes.c_void_p())
         lib.llama_backend_init()
         how = lib.llama_model_default_params()
         how.n_gpu_layers = 0
         self._model = lib.llama_model_load_from_file(os.fsencode(path), how)
-        if not self._model: raise PeerError(f"llama.cpp cannot load {path}")
+        if not self._model:
+            raise PeerError(f"llama.cpp cannot load {path}")
         self._ctx = lib.llama_init_from_model(self._model, self._params())
-        if not self._ctx: raise PeerError(f"llama.cpp cannot start with a context of {context}")
+        if not self._ctx:
+            raise PeerError(f"llama.cpp cannot start with a context of {context}")
         self.bytes_per_token = lib.llama_model_size(self._model)
 
     def _params(self):
@@ -50,7 +62,9 @@ class LlamaCpp:
         p = self._lib.llama_context_default_params()
         p.n_ctx = p.n_batch = self.context
         p.n_threads = p.n_threads_batch = self.threads
-        p.flash_attn_type = self._lib.LLAMA_FLASH_ATTN_TYPE_ENABLED if self.flash else self._lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        p.flash_attn_type = (
+            self._lib.LLAMA_FLASH_ATTN_TYPE_ENABLED if self.flash else self._lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        )
         return p
 
     @property
@@ -58,20 +72,22 @@ class LlamaCpp:
         "Size of its KV cache, which is fp16"
         return self.config.kv_bytes(self.context, 2)
 
-    def prefill(self, ids, pos=0, on_progress=None): # (n,) → (vocab,) float32
+    def prefill(self, ids, pos=0, on_progress=None):  # (n,) → (vocab,) float32
         "Read a prompt; logits after its last token"
         lib, ids = self._lib, as_ids("ids", ids)
-        if pos + len(ids) > self.context: raise ContextOverflowError(f"{pos + len(ids)} tokens do not fit a context of {self.context}")
+        if pos + len(ids) > self.context:
+            raise ContextOverflowError(f"{pos + len(ids)} tokens do not fit a context of {self.context}")
         if pos < len(self.tokens):
             lib.llama_memory_seq_rm(lib.llama_get_memory(self._ctx), 0, pos, -1)
             self.tokens[pos:] = []
-        batch = (ctypes.c_int32*len(ids))(*ids) # must live as long as the call: the library keeps a pointer
+        batch = (ctypes.c_int32 * len(ids))(*ids)  # must live as long as the call: the library keeps a pointer
         code = lib.llama_decode(self._ctx, lib.llama_batch_get_one(batch, len(ids)))
-        if code: raise PeerError(f"llama.cpp refused {len(ids)} tokens at position {pos}: code {code}")
+        if code:
+            raise PeerError(f"llama.cpp refused {len(ids)} tokens at position {pos}: code {code}")
         self.tokens += ids
         return np.ctypeslib.as_array(lib.llama_get_logits_ith(self._ctx, -1), (self.config.vocab_size,)).copy()
 
-    def decode(self, id, pos): # → (vocab,) float32
+    def decode(self, id, pos):  # → (vocab,) float32
         "Read one token; logits after it"
         return self.prefill([id], pos)
 
@@ -91,40 +107,46 @@ class LlamaCpp:
         how = dict(threads=self.threads, bytes_per_token=self.bytes_per_token)
         return dict(backend="llama.cpp", variant=", ".join(filter(None, words)), **how)
 
+
 def load_llama_cpp(
-    package:str, # folder to import it from
-    path:str, # a GGUF file
-    config:str, # folder with the model's config.json
-    **how, # threads, context, flash
+    package: str,  # folder to import it from
+    path: str,  # a GGUF file
+    config: str,  # folder with the model's config.json
+    **how,  # threads, context, flash
 ) -> LlamaCpp:
     "Load llama.cpp and a model into it"
-    sys.path.append(package) # last, so that it brings nothing but what is lacking
+    sys.path.append(package)  # last, so that it brings nothing but what is lacking
     import llama_cpp
-    note = Path(package)/NOTE
-    if note.exists(): how["note"] = json.loads(note.read_text(encoding="utf-8"))["note"]
+
+    note = Path(package) / NOTE
+    if note.exists():
+        how["note"] = json.loads(note.read_text(encoding="utf-8"))["note"]
     return LlamaCpp(llama_cpp, path, LlamaConfig.from_folder(config), **how)
 
+
 def try_llama_cpp(
-    package:str, # as for `load_llama_cpp`
-    path:str,
-    config:str,
+    package: str,  # as for `load_llama_cpp`
+    path: str,
+    config: str,
 ) -> None:
     "Read a prompt and write a few tokens, with flash attention and without; raises `PeerError` at scores not finite"
     for flash in (False, True):
         peer = load_llama_cpp(package, path, config, threads=2, context=256, flash=flash)
         scores = [peer.prefill(range(1, 129)), *(peer.decode(5, 128 + i) for i in range(4))]
         peer.close()
-        if not np.isfinite(scores).all(): raise PeerError("its scores are not finite numbers")
-
+        if not np.isfinite(scores).all():
+            raise PeerError("its scores are not finite numbers")
 
 # %% ../../nbs/11_bench/09_llama_cpp.ipynb #11a4ac03
-_DEFAULT_SPIN = dict(GOMP_SPINCOUNT="300000") # what GNU's threads library does by itself; this package's shorter wait is not for peers
+# what GNU's threads library does by itself; this package's shorter wait is not for peers
+_DEFAULT_SPIN = dict(GOMP_SPINCOUNT="300000")
+
 
 def llama_subjects(
-    own:list[Subject],
-    gguf=None, # a GGUF file of the same model; default: the bundled one
+    own: list[Subject],
+    gguf=None,  # a GGUF file of the same model; default: the bundled one
     on_progress=lambda what, done, total: None,
-    wheels:Wheels=LLAMA_CPP,
+    wheels: Wheels = LLAMA_CPP,
 ) -> list[Subject]:
     "llama.cpp with the same contexts and threads as ours; builds it where that was not done; raises `PeerError`"
     folder = own[0].tokenizer
@@ -132,7 +154,9 @@ def llama_subjects(
     code = "from smollm_nb.bench.llama_cpp import try_llama_cpp; try_llama_cpp(*sys.argv[1:])"
     package = install(wheels, on_progress, lambda made: code_command(code, made, gguf, folder))
     how = dict(package=str(package), path=str(gguf), config=folder, context=own[0].options["context"])
+
     def subject(x, flash):
-        name, load = f"llama.cpp{', flash attention'*flash}", "smollm_nb.bench.llama_cpp:load_llama_cpp"
+        name, load = f"llama.cpp{', flash attention' * flash}", "smollm_nb.bench.llama_cpp:load_llama_cpp"
         return Subject(name, load, how | dict(flash=flash), x.threads, folder, True, _DEFAULT_SPIN)
+
     return [subject(x, flash) for x in own for flash in (False, True)]

@@ -6,68 +6,90 @@
 __all__ = ['MOST', 'thin', 'Watch']
 
 # %% ../../nbs/11_bench/04_memory.ipynb #48a0e966
-import contextlib, threading, time
+import contextlib
+import threading
+import time
 
 import psutil
 
 from ..core import Cancelled, as_int, as_number
 
 # %% ../../nbs/11_bench/04_memory.ipynb #d25b6a7c
-MOST = 400 # readings kept of each process
+MOST = 400  # readings kept of each process
+
 
 def thin(
-    points:list[tuple[float, float]], # (seconds, value), in order
-    most:int=MOST,
+    points: list[tuple[float, float]],  # (seconds, value), in order
+    most: int = MOST,
 ) -> list[tuple[float, float]]:
     "At most so many points: the largest of each stretch of time"
-    if len(points) <= as_int("most", most, 1): return list(points)
-    start, width, out = points[0][0], (points[-1][0] - points[0][0])/most or 1, {}
+    if len(points) <= as_int("most", most, 1):
+        return list(points)
+    start, width, out = points[0][0], (points[-1][0] - points[0][0]) / most or 1, {}
     for t, v in points:
-        i = min(int((t - start)/width), most - 1)
-        if i not in out or v > out[i][1]: out[i] = (t, v)
+        i = min(int((t - start) / width), most - 1)
+        if i not in out or v > out[i][1]:
+            out[i] = (t, v)
     return list(out.values())
 
 # %% ../../nbs/11_bench/04_memory.ipynb #dfaf2c18
 class Watch:
     "Readings of whatever runs in processes, taken in a thread while the block of a `with` runs"
-    def __init__(self,
-        every:float=0.2, # seconds between readings
+
+    def __init__(
+        self,
+        every: float = 0.2,  # seconds between readings
     ):
         self._every = as_number("every", every, 1e-3, 3600)
         self.stopped, self._runners, self._points, self._start = False, [], {}, time.perf_counter()
-        self._end, self._thread = threading.Event(), threading.Thread(target=self._read, name="smollm watch", daemon=True)
+        self._end, self._thread = (
+            threading.Event(),
+            threading.Thread(target=self._read, name="smollm watch", daemon=True),
+        )
 
     @contextlib.contextmanager
-    def over(self,
-        runners, # `runner.Remote`s, `page.Page`s; what has no `kill` is left out
+    def over(
+        self,
+        runners,  # `runner.Remote`s, `page.Page`s; what has no `kill` is left out
     ):
         "While the block runs these are watched, from a first reading on; raises `Cancelled` after a stop"
         ours = [r for r in runners if hasattr(r, "kill")]
-        self._runners = [*self._runners, *ours] # a new list: the thread may be reading the old one
+        self._runners = [*self._runners, *ours]  # a new list: the thread may be reading the old one
         try:
-            if self.stopped: raise Cancelled("stopped")
-            self.look() # however short the block is
+            if self.stopped:
+                raise Cancelled("stopped")
+            self.look()  # however short the block is
             yield
-        finally: self._runners = [r for r in self._runners if r not in ours]
+        finally:
+            self._runners = [r for r in self._runners if r not in ours]
 
     def stop(self) -> None:
         "End what is watched now, and what would be watched later; from any thread"
         self.stopped = True
-        for r in self._runners: r.kill()
+        for r in self._runners:
+            r.kill()
 
     def look(self) -> None:
         "One reading of each"
         for r in self._runners:
-            with contextlib.suppress(psutil.Error): # it has just ended; for a moment it is there and holds nothing
-                if held := r.rss_bytes(): self._points.setdefault((r.name, r.threads), []).append((time.perf_counter() - self._start, held/2**20))
+            # it has just ended; for a moment it is there and holds nothing
+            with contextlib.suppress(psutil.Error):
+                if held := r.rss_bytes():
+                    self._points.setdefault((r.name, r.threads), []).append(
+                        (time.perf_counter() - self._start, held / 2**20)
+                    )
 
     def _read(self) -> None:
-        while not self._end.wait(self._every): self.look()
+        while not self._end.wait(self._every):
+            self.look()
 
-    def series(self) -> list[dict]: # runner, threads, s: seconds (n,), mib: resident memory (n,)
+    def series(self) -> list[dict]:  # runner, threads, s: seconds (n,), mib: resident memory (n,)
         "What was read, as JSON"
-        few = {k: thin(sorted(v)) for k, v in self._points.items()} # two threads look
-        return [dict(runner=name, threads=threads, s=[round(t, 2) for t, _ in p], mib=[round(v, 1) for _, v in p]) for (name, threads), p in few.items()]
+        few = {k: thin(sorted(v)) for k, v in self._points.items()}  # two threads look
+        return [
+            dict(runner=name, threads=threads, s=[round(t, 2) for t, _ in p], mib=[round(v, 1) for _, v in p])
+            for (name, threads), p in few.items()
+        ]
 
     def __enter__(self):
         self._thread.start()

@@ -7,51 +7,80 @@ __all__ = ['PINS', 'HEADER', 'NOTE', 'PeerError', 'BrokenPeerError', 'made_once'
            'digest', 'Wheels', 'install', 'same_model']
 
 # %% ../../nbs/11_bench/08_packages.ipynb #9ac4a903
-import contextlib, hashlib, json, os, re, shlex, shutil, signal, subprocess, sys, tempfile
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from .worker import own_group
-from ..core import (
-    PACKAGE, LlamaConfig, SmolLMError, cache_dir, code_command, exit_reason, machine, python_command, staged_folder)
+from smollm_nb.core import (
+    PACKAGE,
+    LlamaConfig,
+    SmolLMError,
+    cache_dir,
+    code_command,
+    exit_reason,
+    machine,
+    python_command,
+    staged_folder,
+)
 from ..models.gguf import BUNDLED_ID, folder_lock, read_gguf
 
 # %% ../../nbs/11_bench/08_packages.ipynb #b20c1d31
-class PeerError(SmolLMError): "A peer cannot be built, loaded or run"
-class BrokenPeerError(PeerError): "A peer was built, and does not run on this machine"
+class PeerError(SmolLMError):
+    "A peer cannot be built, loaded or run"
+
+
+class BrokenPeerError(PeerError):
+    "A peer was built, and does not run on this machine"
+
 
 def made_once(
-    home:Path, # a folder under the cache
-    fill, # called with an empty folder: puts into it what belongs there
-) -> Path: # that folder
+    home: Path,  # a folder under the cache
+    fill,  # called with an empty folder: puts into it what belongs there
+) -> Path:  # that folder
     "A folder that gets its name when it is filled, unless it is there already; raises `PeerError`"
-    if home.is_dir(): return home
-    with folder_lock(home): # another process may be at it
-        if home.is_dir(): return home
+    if home.is_dir():
+        return home
+    with folder_lock(home):  # another process may be at it
+        if home.is_dir():
+            return home
         try:
-            with staged_folder(home) as staged: fill(staged)
+            with staged_folder(home) as staged:
+                fill(staged)
         except OSError as e:
             way_out = "let SMOLLM_CACHE name a folder that can be written"
             raise PeerError(f"{home}: cannot be made ({e.strerror or e}): {way_out}") from None
     return home
 
 # %% ../../nbs/11_bench/08_packages.ipynb #b20c1d34
-PINS = PACKAGE/"bench"/"peer_builds" # lists of files, and what is included when llama.cpp is compiled
+PINS = PACKAGE / "bench" / "peer_builds"  # lists of files, and what is included when llama.cpp is compiled
+
 
 def pip_command(
-    pins:Path, # a list of packages with their hashes
-    target:Path, # folder to install into
-    *how, # further options
+    pins: Path,  # a list of packages with their hashes
+    target: Path,  # folder to install into
+    *how,  # further options
 ) -> list[str]:
     "The command that installs exactly what is listed; what else that imports is there already"
     plain = ("--disable-pip-version-check", "--no-input", "--no-cache-dir", "--no-deps", "--require-hashes")
     return python_command("-m", "pip", "install", "-v", *plain, "--target", target, "-r", pins, *how)
 
+
 def follow(
-    cmd:list[str],
-    name:str, # of what is built
-    on_progress, # called with ("build " and that name, steps done, steps)
-    env:dict|None=None, # environment variables, besides those of this process
+    cmd: list[str],
+    name: str,  # of what is built
+    on_progress,  # called with ("build " and that name, steps done, steps)
+    env: dict | None = None,  # environment variables, besides those of this process
 ) -> None:
     "Run a build and report its steps; raises `PeerError` with its last words"
     on_progress(f"build {name}", 0, 1)
@@ -59,29 +88,36 @@ def follow(
     with subprocess.Popen(cmd, text=True, errors="replace", env=os.environ | (env or {}), **pipes, **own_group()) as p:
         try:
             for line in p.stdout:
-                if m := re.search(r"\[(\d+)/(\d+)\] ", line): on_progress(f"build {name}", int(m[1]), int(m[2]))
+                if m := re.search(r"\[(\d+)/(\d+)\] ", line):
+                    on_progress(f"build {name}", int(m[1]), int(m[2]))
                 last = [*last[-199:], line.strip()]
         except BaseException:
             end_process(p)
             raise
-    if p.returncode: raise PeerError(f"{name} could not be built: {_reason(last, p.returncode)}")
+    if p.returncode:
+        raise PeerError(f"{name} could not be built: {_reason(last, p.returncode)}")
 
-def end_process(p:subprocess.Popen) -> None:
+
+def end_process(p: subprocess.Popen) -> None:
     "Stop a build and its compilers; it has some seconds to tidy up"
     send = (lambda s: os.killpg(p.pid, s)) if hasattr(os, "killpg") else (lambda s: p.kill())
     with contextlib.suppress(ProcessLookupError):
         send(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired): p.wait(10)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            p.wait(10)
         send(getattr(signal, "SIGKILL", signal.SIGTERM))
 
-_NOISE = r"subprocess-exited|exited with|Failed to build" # says that there was an error, not which
+
+_NOISE = r"subprocess-exited|exited with|Failed to build"  # says that there was an error, not which
+
 
 def _reason(
-    lines:list[str], # that a build printed
-    code:int, # that it ended with
+    lines: list[str],  # that a build printed
+    code: int,  # that it ended with
 ) -> str:
     "The line that says why it failed"
-    if code < 0: return exit_reason(code)
+    if code < 0:
+        return exit_reason(code)
     said = [l for l in lines if l]
     if any("DO NOT MATCH THE HASHES" in l for l in said):
         which = next((l.split(" from ")[0] for l in said if "==" in l and " from " in l), "a package")
@@ -90,23 +126,27 @@ def _reason(
     return [*errors[:1], *said[-1:], f"it said nothing ({exit_reason(code)})"][0][:300]
 
 # %% ../../nbs/11_bench/08_packages.ipynb #559d0707
-HEADER = PINS/"amx.h" # included before everything else
-NOTE = "note.json" # in a folder of wheels: what results say of it
+HEADER = PINS / "amx.h"  # included before everything else
+NOTE = "note.json"  # in a folder of wheels: what results say of it
+
 
 def digest(
-    facts, # as JSON has it
-) -> str: # 12 hex digits
+    facts,  # as JSON has it
+) -> str:  # 12 hex digits
     "What a folder is made of, for its name"
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
 
 @dataclass(frozen=True)
 class Wheels:
     "Packages of PyPI that a peer needs, each in one version"
-    name:str # for people
-    pins:Path # the list of them; the first one names the folder
-    module:str # what can be imported then
-    tools:Path|None = None # the list of what they are compiled with; None: nothing is compiled
-    builds:tuple[tuple[str, str], ...] = (("", ""),) # the best first: a definition for the compiler, what results say
+
+    name: str  # for people
+    pins: Path  # the list of them; the first one names the folder
+    module: str  # what can be imported then
+    tools: Path | None = None  # the list of what they are compiled with; None: nothing is compiled
+    # the best first: a definition for the compiler, what results say
+    builds: tuple[tuple[str, str], ...] = (("", ""),)
 
     @property
     def first(self) -> tuple[str, str]:
@@ -117,8 +157,9 @@ class Wheels:
     def home(self) -> Path:
         "Where they are, once they are installed: for these files, this Python and, if compiled, this processor"
         facts = [self.pins.read_text(encoding="utf-8")]
-        if self.tools: facts += [p.read_text(encoding="utf-8") for p in (self.tools, HEADER)] + [machine()["cpu"]]
-        return cache_dir()/"peers"/"-".join([*self.first, sys.implementation.cache_tag, digest(facts)])
+        if self.tools:
+            facts += [p.read_text(encoding="utf-8") for p in (self.tools, HEADER)] + [machine()["cpu"]]
+        return cache_dir() / "peers" / "-".join([*self.first, sys.implementation.cache_tag, digest(facts)])
 
 # %% ../../nbs/11_bench/08_packages.ipynb #b20c1d37
 def _check_compiler() -> None:
@@ -130,77 +171,92 @@ def _check_compiler() -> None:
         if not any(map(shutil.which, names)):
             raise PeerError(f"llama.cpp is built from its source, and there is no {kind} compiler: {way_out}")
 
+
 def _building(
-    work:Path, # folder that is thrown away
-    define:str, # for the compiler
+    work: Path,  # folder that is thrown away
+    define: str,  # for the compiler
 ) -> dict[str, str]:
     "Environment variables of a build"
-    path = os.pathsep.join(filter(None, (str(work/"tools"), os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (str(work / "tools"), os.environ.get("PYTHONPATH"))))
     env = dict(PYTHONPATH=path, CMAKE_ARGS=os.environ.get("CMAKE_ARGS", "-DGGML_METAL=off -DLLAVA_BUILD=off"))
-    (work/"tmp").mkdir(exist_ok=True)
+    (work / "tmp").mkdir(exist_ok=True)
     # what a killed build leaves there goes with the rest
-    env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(work/"tmp"))
-    if os.name == "nt": return env
-    flags = f"-include {shlex.quote(str(HEADER))}" + f" -D{define}"*bool(define)
+    env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(work / "tmp"))
+    if os.name == "nt":
+        return env
+    flags = f"-include {shlex.quote(str(HEADER))}" + f" -D{define}" * bool(define)
     return env | {name: f"{os.environ.get(name, '')} {flags}".strip() for name in ("CFLAGS", "CXXFLAGS")}
 
+
 def _failure(
-    cmd:list[str],
-) -> tuple[str, bool]: # why, empty where it runs; whether a signal ended it
+    cmd: list[str],
+) -> tuple[str, bool]:  # why, empty where it runs; whether a signal ended it
     "Try a program"
     done = subprocess.run(cmd, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     said = [line for line in done.stderr.splitlines() if line.strip()]
-    if not done.returncode: return "", False
-    crashed = done.returncode < 0 or done.returncode >= 1 << 30 # the latter on Windows
+    if not done.returncode:
+        return "", False
+    crashed = done.returncode < 0 or done.returncode >= 1 << 30  # the latter on Windows
     return exit_reason(done.returncode) if crashed or not said else said[-1].strip(), crashed
 
+
 def _built(
-    w:Wheels,
-    work:Path, # folder that is thrown away
-    on_progress, # as for `follow`
-    trial, # folder → a command that must run there
-) -> tuple[Path, str]: # the folder, what results say of it
+    w: Wheels,
+    work: Path,  # folder that is thrown away
+    on_progress,  # as for `follow`
+    trial,  # folder → a command that must run there
+) -> tuple[Path, str]:  # the folder, what results say of it
     "Install in the first way that runs here; raises `PeerError`, `BrokenPeerError` where none does"
     wheels, env, note = "--only-binary=:all:", {}, ""
-    if w.tools: follow(pip_command(w.tools, work/"tools", wheels), w.name, on_progress)
+    if w.tools:
+        follow(pip_command(w.tools, work / "tools", wheels), w.name, on_progress)
     how = ("--no-build-isolation", f"--no-binary={w.first[0]}") if w.tools else (wheels,)
     for i, (define, words) in enumerate(w.builds):
-        made = work/f"build-{i}"
+        made = work / f"build-{i}"
         follow(pip_command(w.pins, made, *how), w.name, on_progress, _building(work, define) if w.tools else None)
         why, crashed = _failure(trial(made))
-        if not why: return made, f"{words}, {note}" if words else ""
-        if not crashed: break
+        if not why:
+            return made, f"{words}, {note}" if words else ""
+        if not crashed:
+            break
         note = f"with it: {why}"
     raise BrokenPeerError(f"{w.name} was built but does not run here: {why}")
 
 # %% ../../nbs/11_bench/08_packages.ipynb #9ac4a909
 def install(
-    w:Wheels,
+    w: Wheels,
     on_progress=lambda what, done, total: None,
-    trial=None, # folder → a command that must run there; default: one that imports the module
-) -> Path: # folder to import from
+    trial=None,  # folder → a command that must run there; default: one that imports the module
+) -> Path:  # folder to import from
     "Packages for a peer, unless they are there; minutes, if they are compiled; raises `PeerError`"
     imports = f"import sys; sys.path.append(sys.argv[1]); import {w.module}"
-    def fill(staged:Path) -> None:
-        if w.tools: _check_compiler()
+
+    def fill(staged: Path) -> None:
+        if w.tools:
+            _check_compiler()
         with tempfile.TemporaryDirectory(dir=staged) as work:
             made, note = _built(w, Path(work), on_progress, trial or (lambda folder: code_command(imports, folder)))
-            for p in made.iterdir(): p.rename(staged/p.name)
-        (staged/NOTE).write_text(json.dumps(dict(note=note)), encoding="utf-8")
+            for p in made.iterdir():
+                p.rename(staged / p.name)
+        (staged / NOTE).write_text(json.dumps(dict(note=note)), encoding="utf-8")
+
     return made_once(w.home, fill)
 
 # %% ../../nbs/11_bench/08_packages.ipynb #9ac4a906
 def same_model(
-    folder, # with our model's config
-    gguf, # a GGUF file
-) -> Path: # that file
+    folder,  # with our model's config
+    gguf,  # a GGUF file
+) -> Path:  # that file
     "Raise `PeerError` if a file for peers holds another model than ours"
     config, gguf = LlamaConfig.from_folder(folder), Path(gguf)
     if (found := _shape(gguf)) != (want := (config.hidden_size, config.num_hidden_layers, config.num_attention_heads)):
-        raise PeerError(f"{gguf.name} holds another model (hidden size, layers, heads {found}) than {folder} {want}: --peers compares {BUNDLED_ID} alone")
+        raise PeerError(
+            f"{gguf.name} holds another model (hidden size, layers, heads {found}) than {folder} {want}: --peers compares {BUNDLED_ID} alone"
+        )
     return gguf
 
-def _shape(path:Path) -> tuple[int, ...]:
+
+def _shape(path: Path) -> tuple[int, ...]:
     "Hidden size, layers and heads of a GGUF file"
     meta, _ = read_gguf(path)
     return tuple(int(meta.get(f"llama.{k}", 0)) for k in ("embedding_length", "block_count", "attention.head_count"))

@@ -16,38 +16,53 @@ from ..engine.native import CONTEXT, default_threads
 
 # %% ../../nbs/11_bench/07_subjects.ipynb #c1030ff3
 def own_subjects(
-    path, # a SMOLLM_Q4 file or a checkpoint folder
-    backend:str="auto", # one of `api.BACKENDS`
-    threads:int|None=None, # default: one, and one for each core
+    path,  # a SMOLLM_Q4 file or a checkpoint folder
+    backend: str = "auto",  # one of `api.BACKENDS`
+    threads: int | None = None,  # default: one, and one for each core
 ) -> list[Subject]:
     "This package's backend, once for each number of threads"
     from smollm_nb.api import OPTIONS
+
     as_choice("backend", backend, ("auto", *OPTIONS))
-    if threads is not None: as_int("threads", threads, 1)
+    if threads is not None:
+        as_int("threads", threads, 1)
     path = Path(path)
     folder = path.parent if path.is_file() else path
-    if backend == "auto": backend = "native" if path.is_file() else "torch"
+    if backend == "auto":
+        backend = "native" if path.is_file() else "torch"
     counts = ([threads] if threads else sorted({1, default_threads()})) if "threads" in OPTIONS[backend] else [1]
-    if threads and threads not in counts: raise ParameterError(f"backend {backend} runs on one thread, not on {threads}")
-    how = dict(path=str(path), backend=backend, context=min(CONTEXT, LlamaConfig.from_folder(folder).max_position_embeddings))
+    if threads and threads not in counts:
+        raise ParameterError(f"backend {backend} runs on one thread, not on {threads}")
+    how = dict(
+        path=str(path), backend=backend, context=min(CONTEXT, LlamaConfig.from_folder(folder).max_position_embeddings)
+    )
     return [Subject(backend, "smollm_nb.bench.worker:load_own", how, n, str(folder)) for n in counts]
 
-MAX_PAGE_THREADS = 8 # the most that the browser's runtime uses
+
+MAX_PAGE_THREADS = 8  # the most that the browser's runtime uses
+
 
 def page_subjects(
-    own:list[Subject], # ours natively
-    bundle, # the same model, as a folder for browsers
-    browsers, # names of `browsers.BROWSERS`
+    own: list[Subject],  # ours natively
+    bundle,  # the same model, as a folder for browsers
+    browsers,  # names of `browsers.BROWSERS`
 ) -> list[PageSubject]:
     "This package's engine in browsers, with as many threads and as long a context as natively"
-    for name in browsers: as_choice("browser", name, BROWSERS)
+    for name in browsers:
+        as_choice("browser", name, BROWSERS)
     how = lambda x: dict(context=x.options["context"])
     counts = {min(x.threads, MAX_PAGE_THREADS): x for x in own}
-    return [PageSubject(f"wasm, {name}", name, str(bundle), "bench.html?asked", how(x), n) for n, x in counts.items() for name in browsers]
+    return [
+        PageSubject(f"wasm, {name}", name, str(bundle), "bench.html?asked", how(x), n)
+        for n, x in counts.items()
+        for name in browsers
+    ]
 
 # %% ../../nbs/11_bench/07_subjects.ipynb #5ab1ec07
-def bundle_for(file:Path, folder:Path, on_progress) -> str:
+def bundle_for(file: Path, folder: Path, on_progress) -> str:
     "The folder for browsers, made of a quantized file"
-    if not file.is_file(): raise ParameterError("browsers run a model in four bits: leave out --browser, or --backend torch")
+    if not file.is_file():
+        raise ParameterError("browsers run a model in four bits: leave out --browser, or --backend torch")
     from smollm_nb.browser.bundle import export
+
     return export(file, folder, limit=None, on_progress=on_progress)["path"]

@@ -22,76 +22,99 @@ from ..core import ParameterError, SmolLMError, as_flag
 
 # %% ../../nbs/11_bench/11_suite.ipynb #e6eabe95
 def benchmark(
-    model:str, # as `api.Model` takes it
-    backend:str="auto", # one of `api.BACKENDS`; auto: the native engine on the model's four bits
-    threads:int|None=None, # default: one, then one for each core
-    peers:bool=False, # llama.cpp beside it; wllama and transformers.js in the same browsers
-    output=None, # the history; default: `report.history_file`
-    lock=None, # a file to lock while something is measured, so that benchmarks take turns
+    model: str,  # as `api.Model` takes it
+    backend: str = "auto",  # one of `api.BACKENDS`; auto: the native engine on the model's four bits
+    threads: int | None = None,  # default: one, then one for each core
+    peers: bool = False,  # llama.cpp beside it; wllama and transformers.js in the same browsers
+    output=None,  # the history; default: `report.history_file`
+    lock=None,  # a file to lock while something is measured, so that benchmarks take turns
     on_progress=lambda what, done, total: None,
-    browsers=(), # names of `browsers.BROWSERS` in which it is measured as well, or "all" for those that are installed
-    quick:bool=False, # as for `bench.run`, and so are the next two
-    rounds:int|None=None,
-    only:str="",
-) -> dict: # the record of `bench.run`, `history` (its file), `unnoted` (why it is not there), `changes` (since a run)
+    browsers=(),  # names of `browsers.BROWSERS` in which it is measured as well, or "all" for those that are installed
+    quick: bool = False,  # as for `bench.run`, and so are the next two
+    rounds: int | None = None,
+    only: str = "",
+) -> dict:  # the record of `bench.run`, `history` (its file), `unnoted` (why it is not there), `changes` (since a run)
     "Measure a model and note the run, as far as it came; raises `BenchError`, `PeerError`, `BrowserError`"
     as_flag("peers", peers)
     output, browsers = Path(output or history_file()).expanduser(), chosen(browsers)
-    open_history(output).close() # better now than after the measurement
+    open_history(output).close()  # better now than after the measurement
     past = read_history(output)
     file, how = _file_of(model, backend, on_progress), dict(quick=quick, rounds=rounds, only=only)
     with tempfile.TemporaryDirectory(prefix="smollm-bench-") as folder:
         subjects = own_subjects(file, backend, threads)
-        pages = page_subjects(subjects, bundle_for(file, Path(folder)/"bundle", on_progress), browsers) if browsers else []
+        pages = (
+            page_subjects(subjects, bundle_for(file, Path(folder) / "bundle", on_progress), browsers)
+            if browsers
+            else []
+        )
         gguf = model if str(model).endswith(".gguf") else None
         rivals, broken = _rivals(subjects, pages, gguf, on_progress) if peers else ([], [])
-        if lock: how["turn"] = _turns(lock)
-        if file.is_file(): how["file"] = file
-        def say(what, done, total): on_progress("measure", done, total)
+        if lock:
+            how["turn"] = _turns(lock)
+        if file.is_file():
+            how["file"] = file
+
+        def say(what, done, total):
+            on_progress("measure", done, total)
+
         record = run(subjects + pages + rivals, on_progress=say, **how)
         record["lost"] = broken + record["lost"]
     before, noted = earlier(record, past), dict(history=str(output), unnoted=note_run(output, record))
     return record | noted | dict(changes=changes(record, before) if before else "")
 
-def _turns(lock): # a function that gives a context manager
+
+def _turns(lock):  # a function that gives a context manager
     "A lock that is held while something is measured; raises `ParameterError` where it cannot be"
     from filelock import FileLock
+
     try:
-        with FileLock(lock): pass
-    except OSError as e: raise ParameterError(f"{lock}: cannot be locked ({e.strerror or e})") from None
+        with FileLock(lock):
+            pass
+    except OSError as e:
+        raise ParameterError(f"{lock}: cannot be locked ({e.strerror or e})") from None
     return lambda: FileLock(lock)
 
+
 def note_run(
-    output, # the history
-    record:dict, # of a run
-) -> str: # why it could not be noted
+    output,  # the history
+    record: dict,  # of a run
+) -> str:  # why it could not be noted
     "Add a run to a history, a part of one too: what was measured is not lost where that fails"
-    if not record["results"]: return "nothing was measured"
-    try: append(output, record)
-    except (OSError, SmolLMError) as e: return str(e)
+    if not record["results"]:
+        return "nothing was measured"
+    try:
+        append(output, record)
+    except (OSError, SmolLMError) as e:
+        return str(e)
     return ""
 
+
 def _rivals(
-    own:list[Subject],
-    pages:list[PageSubject], # ours in browsers
-    gguf, # as for `llama_subjects`
+    own: list[Subject],
+    pages: list[PageSubject],  # ours in browsers
+    gguf,  # as for `llama_subjects`
     on_progress,
-    wheels:Wheels=LLAMA_CPP,
-) -> tuple[list, list[dict]]: # what can be measured; what cannot, as in a record's `lost`
+    wheels: Wheels = LLAMA_CPP,
+) -> tuple[list, list[dict]]:  # what can be measured; what cannot, as in a record's `lost`
     "Somebody else's engines beside ours; raises `PeerError` where one cannot be had"
     broken = []
-    try: out = llama_subjects(own, gguf, on_progress, wheels)
-    except BrokenPeerError as e: # whoever has waited for its build shall not have waited for nothing
+    try:
+        out = llama_subjects(own, gguf, on_progress, wheels)
+    except BrokenPeerError as e:  # whoever has waited for its build shall not have waited for nothing
         who = dict(runner=wheels.name, threads=max(x.threads for x in own), peer=True, browser="")
         out, broken = [], [who | dict(during="build", error=str(e))]
-    for peer in PEERS: out += peer_subjects(peer, pages, own[0].tokenizer, gguf, on_progress)
+    for peer in PEERS:
+        out += peer_subjects(peer, pages, own[0].tokenizer, gguf, on_progress)
     return out, broken
 
-def _file_of(model:str, backend:str, on_progress) -> Path:
+
+def _file_of(model: str, backend: str, on_progress) -> Path:
     "The quantized file of a model, made by the recipe `fast` where there is none; for torch its checkpoint"
     from smollm_nb.api import quantized_file
     from smollm_nb.models.hub import fetch
     from smollm_nb.quant.recipes import cached
-    if file := quantized_file(model): return file
+
+    if file := quantized_file(model):
+        return file
     folder = fetch(model)
     return folder if backend == "torch" else cached(folder, "fast", on_progress)

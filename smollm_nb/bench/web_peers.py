@@ -7,24 +7,31 @@ __all__ = ['ONNX_BUILDER', 'WLLAMA', 'TRANSFORMERS_JS', 'PEERS', 'Package', 'fet
            'PagePeer', 'peer_subjects']
 
 # %% ../../nbs/11_bench/10_web_peers.ipynb #ae8e422c
-import base64, hashlib, runpy, shutil, sys, tarfile, tempfile
+import base64
+import hashlib
+import runpy
+import shutil
+import sys
+import tarfile
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from ..core import PACKAGE, LlamaConfig, ParameterError, cache_dir, code_command
-from ..models.gguf import BUNDLED_ID, bundled_gguf
 from .browser_worker import PageSubject
 from .packages import PINS, PeerError, Wheels, digest, follow, install, made_once, same_model
 from ..browser.vendor import RUNTIME, VendorError, npm, run_node
+from ..core import PACKAGE, LlamaConfig, ParameterError, cache_dir, code_command
+from ..models.gguf import BUNDLED_ID, bundled_gguf
 
 # %% ../../nbs/11_bench/10_web_peers.ipynb #85aaa46e
 @dataclass(frozen=True)
 class Package:
     "One version of a package of npm"
-    name:str
-    version:str
-    integrity:str # "sha512-" and base64: what npm says of the archive
+
+    name: str
+    version: str
+    integrity: str  # "sha512-" and base64: what npm says of the archive
 
     @property
     def short(self) -> str:
@@ -34,107 +41,199 @@ class Package:
     @property
     def home(self) -> Path:
         "Where it is, once it was fetched"
-        return cache_dir()/"peers"/f"{self.short}-{self.version}"
+        return cache_dir() / "peers" / f"{self.short}-{self.version}"
 
-def _pack(p:Package, folder:Path) -> None:
+
+def _pack(p: Package, folder: Path) -> None:
     "Let npm put the package's archive into a folder"
-    run_node(npm(), "pack", f"{p.name}@{p.version}", "--ignore-scripts", "--prefer-offline", "--loglevel=error", cwd=folder)
+    run_node(
+        npm(), "pack", f"{p.name}@{p.version}", "--ignore-scripts", "--prefer-offline", "--loglevel=error", cwd=folder
+    )
 
-def _unpack(p:Package, folder:Path) -> None:
+
+def _unpack(p: Package, folder: Path) -> None:
     "Check the archive in a folder and take its files out of it; raises `PeerError`"
     archive = next(folder.glob("*.tgz"), None)
-    if archive is None: raise PeerError(f"npm brought no archive of {p.name} {p.version}")
+    if archive is None:
+        raise PeerError(f"npm brought no archive of {p.name} {p.version}")
     kind, _, want = p.integrity.partition("-")
-    if base64.b64encode(hashlib.new(kind, archive.read_bytes()).digest()).decode() != want: raise PeerError(f"{p.name} {p.version} is not the archive that is known: its {kind} differs; run `npm cache verify`, then try again")
-    with tarfile.open(archive) as tar: tar.extractall(folder, **(dict(filter="data") if hasattr(tarfile, "data_filter") else {})) # Python 3.11.4 and later; its bytes are known in any case
+    if base64.b64encode(hashlib.new(kind, archive.read_bytes()).digest()).decode() != want:
+        raise PeerError(
+            f"{p.name} {p.version} is not the archive that is known: its {kind} differs; run `npm cache verify`, then try again"
+        )
+    # Python 3.11.4 and later; its bytes are known in any case
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, **(dict(filter="data") if hasattr(tarfile, "data_filter") else {}))
     archive.unlink()
 
+
 def fetch_package(
-    p:Package,
-    pack=_pack, # called with (package, folder): puts the archive there
-) -> Path: # its files
+    p: Package,
+    pack=_pack,  # called with (package, folder): puts the archive there
+) -> Path:  # its files
     "A package of npm, verified, unless it is here already; raises `PeerError`"
-    def fill(staged:Path) -> None:
-        try: pack(p, staged)
-        except VendorError as e: raise PeerError(f"{p.name} {p.version} cannot be fetched: {str(e).strip().splitlines()[-1]}; it needs npm's registry, or leave out --peers") from None
+
+    def fill(staged: Path) -> None:
+        try:
+            pack(p, staged)
+        except VendorError as e:
+            raise PeerError(
+                f"{p.name} {p.version} cannot be fetched: {str(e).strip().splitlines()[-1]}; it needs npm's registry, or leave out --peers"
+            ) from None
         _unpack(p, staged)
-    return made_once(p.home, fill)/"package"
+
+    return made_once(p.home, fill) / "package"
 
 # %% ../../nbs/11_bench/10_web_peers.ipynb #5c1f7d0e
-ONNX_BUILDER = Wheels("ONNX Runtime's model builder", PINS/"onnx_builder.txt", "onnxruntime_genai")
+ONNX_BUILDER = Wheels("ONNX Runtime's model builder", PINS / "onnx_builder.txt", "onnxruntime_genai")
 _BESIDE = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
+
 def build_onnx(
-    packages:str, # folder to import the builder from
-    checkpoint:str, # folder of the model
-    output:str, # folder to fill as transformers.js wants it
+    packages: str,  # folder to import the builder from
+    checkpoint: str,  # folder of the model
+    output: str,  # folder to fill as transformers.js wants it
 ) -> None:
     "A checkpoint as ONNX with 8-bit weights; in a process of its own"
-    sys.path.append(packages) # last, so that it brings nothing but what is lacking
+    sys.path.append(packages)  # last, so that it brings nothing but what is lacking
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
+
     source, output = Path(checkpoint), Path(output)
-    with tempfile.TemporaryDirectory(dir=output) as made: # what a killed build leaves goes with the rest
-        sys.argv[1:] = ["-i", checkpoint, "-o", made, "-c", made, "-p", "fp32", "-e", "cpu", "--extra_options", "prune_lm_head=true", "shared_embeddings=false"]
+    with tempfile.TemporaryDirectory(dir=output) as made:  # what a killed build leaves goes with the rest
+        sys.argv[1:] = [
+            "-i",
+            checkpoint,
+            "-o",
+            made,
+            "-c",
+            made,
+            "-p",
+            "fp32",
+            "-e",
+            "cpu",
+            "--extra_options",
+            "prune_lm_head=true",
+            "shared_embeddings=false",
+        ]
         runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
         model = onnx.load(f"{made}/model.onnx")
     size = LlamaConfig.from_folder(source).head_dim
-    for x in model.graph.input: # transformers.js makes an empty cache in the shape that is written there, and takes names for zeros
-        if x.name.startswith("past_key_values"): x.type.tensor_type.shape.dim[3].dim_value = size
-    (output/"onnx").mkdir()
-    quantize_dynamic(model, output/"onnx"/"model_quantized.onnx", weight_type=QuantType.QUInt8, op_types_to_quantize=["MatMul", "Gather"])
-    for path in (p for name in _BESIDE if (p := source/name).is_file()): shutil.copyfile(path, output/path.name)
+    # transformers.js makes an empty cache in the shape that is written there, and takes names for zeros
+    for x in model.graph.input:
+        if x.name.startswith("past_key_values"):
+            x.type.tensor_type.shape.dim[3].dim_value = size
+    (output / "onnx").mkdir()
+    quantize_dynamic(
+        model,
+        output / "onnx" / "model_quantized.onnx",
+        weight_type=QuantType.QUInt8,
+        op_types_to_quantize=["MatMul", "Gather"],
+    )
+    for path in (p for name in _BESIDE if (p := source / name).is_file()):
+        shutil.copyfile(path, output / path.name)
+
 
 def onnx_folder(
-    checkpoint:Path, # folder of the model
+    checkpoint: Path,  # folder of the model
     on_progress=lambda what, done, total: None,
-) -> Path: # what transformers.js calls a model
+) -> Path:  # what transformers.js calls a model
     "The ONNX file of a checkpoint and what belongs to it, built unless that was done; raises `PeerError`"
     from smollm_nb.quant.recipes import source_of
+
     facts = [source_of(checkpoint)["sha256"], ONNX_BUILDER.pins.read_text(encoding="utf-8")]
-    def fill(staged:Path) -> None:
+
+    def fill(staged: Path) -> None:
         run = "from smollm_nb.bench.web_peers import build_onnx; build_onnx(*sys.argv[1:])"
         cmd = code_command(run, install(ONNX_BUILDER, on_progress), checkpoint, staged)
         follow(cmd, "the model for transformers.js", on_progress)
-    return made_once(cache_dir()/"peers"/f"onnx-{digest(facts)}", fill)
+
+    return made_once(cache_dir() / "peers" / f"onnx-{digest(facts)}", fill)
 
 # %% ../../nbs/11_bench/10_web_peers.ipynb #166aa5bd
 @dataclass(frozen=True)
 class PagePeer:
     "Somebody else's engine for browsers"
-    name:str # in tables; its page is called so too
-    packages:tuple[Package, ...] # its library first
-    served:str # what its page calls the model
-    model:Callable # called with (a GGUF file or None for the bundled one, on_progress) → a file or a folder
-    browsers:tuple[str, ...] # of `browsers.BROWSERS`: where it runs
+
+    name: str  # in tables; its page is called so too
+    packages: tuple[Package, ...]  # its library first
+    served: str  # what its page calls the model
+    model: Callable  # called with (a GGUF file or None for the bundled one, on_progress) → a file or a folder
+    browsers: tuple[str, ...]  # of `browsers.BROWSERS`: where it runs
+
 
 def _onnx(gguf, on_progress) -> Path:
     "The model of a GGUF file for transformers.js"
     from smollm_nb.models.hub import fetch
+
     return onnx_folder(fetch(gguf or BUNDLED_ID, quiet=True), on_progress)
 
-WLLAMA = PagePeer("wllama", (Package("@wllama/wllama", "2.3.7", "sha512-T273gBEqEZCHAoyNZDg+X6boQWktaq+efNF6bJo5aHToJr7jS1kCYImKXDdBi2/CccRuBUcMBHHLHiQN4+OfKQ=="),),
-    "model.gguf", lambda gguf, on_progress: Path(gguf or bundled_gguf()), ("chromium", "firefox"))
-TRANSFORMERS_JS = PagePeer("transformers.js", (
-    Package("@huggingface/transformers", "4.3.1", "sha512-5+voSeUCFK6PCKlY15dPhNOKq3/zOTxDN7oC+Wy9dFb1QZ0TSQomZRRy7URRK8YRuUoE9fGMQTTPC5d/pWBJhA=="),
-    Package("onnxruntime-web", "1.31.0-dev.20260914-8d85527a0", "sha512-Iy7rtadoBgxS/LLvDr3QW38DB1PNXRnr0GJMcL0TAt7c9qjgVQl83UlGCVyeAnK2InpmW8Uc3PL8XIuqtDeF6g==")),
-    "model", _onnx, ("chromium", "firefox", "webkit"))
+
+WLLAMA = PagePeer(
+    "wllama",
+    (
+        Package(
+            "@wllama/wllama",
+            "2.3.7",
+            "sha512-T273gBEqEZCHAoyNZDg+X6boQWktaq+efNF6bJo5aHToJr7jS1kCYImKXDdBi2/CccRuBUcMBHHLHiQN4+OfKQ==",
+        ),
+    ),
+    "model.gguf",
+    lambda gguf, on_progress: Path(gguf or bundled_gguf()),
+    ("chromium", "firefox"),
+)
+TRANSFORMERS_JS = PagePeer(
+    "transformers.js",
+    (
+        Package(
+            "@huggingface/transformers",
+            "4.3.1",
+            "sha512-5+voSeUCFK6PCKlY15dPhNOKq3/zOTxDN7oC+Wy9dFb1QZ0TSQomZRRy7URRK8YRuUoE9fGMQTTPC5d/pWBJhA==",
+        ),
+        Package(
+            "onnxruntime-web",
+            "1.31.0-dev.20260914-8d85527a0",
+            "sha512-Iy7rtadoBgxS/LLvDr3QW38DB1PNXRnr0GJMcL0TAt7c9qjgVQl83UlGCVyeAnK2InpmW8Uc3PL8XIuqtDeF6g==",
+        ),
+    ),
+    "model",
+    _onnx,
+    ("chromium", "firefox", "webkit"),
+)
 PEERS = (WLLAMA, TRANSFORMERS_JS)
 _POLICY = "default-src 'self' blob: data:; script-src 'self' blob: 'unsafe-eval' 'wasm-unsafe-eval'"
 
+
 def peer_subjects(
-    peer:PagePeer,
-    own:list[PageSubject], # ours in browsers
-    folder, # with the config of our model
-    gguf=None, # a GGUF file of the same model; default: the bundled one
+    peer: PagePeer,
+    own: list[PageSubject],  # ours in browsers
+    folder,  # with the config of our model
+    gguf=None,  # a GGUF file of the same model; default: the bundled one
     on_progress=lambda what, done, total: None,
-    package=fetch_package, # → where the files of a package are
+    package=fetch_package,  # → where the files of a package are
 ) -> list[PageSubject]:
     "A peer in those of the same browsers that it runs in, with as many threads and as long a context as ours; raises `PeerError`"
-    if not isinstance(peer, PagePeer): raise ParameterError(f"peer={peer!r} must be one of PEERS")
+    if not isinstance(peer, PagePeer):
+        raise ParameterError(f"peer={peer!r} must be one of PEERS")
     same_model(folder, gguf or bundled_gguf())
     own = [x for x in own if x.browser in peer.browsers]
-    if not own: return []
-    beside = {"asked.js": str(RUNTIME/"asked.js"), peer.served: str(peer.model(gguf, on_progress))} | {p.short: str(package(p)) for p in peer.packages}
+    if not own:
+        return []
+    beside = {"asked.js": str(RUNTIME / "asked.js"), peer.served: str(peer.model(gguf, on_progress))} | {
+        p.short: str(package(p)) for p in peer.packages
+    }
     how = lambda x: dict(version=peer.packages[0].version, context=x.options["context"])
-    return [PageSubject(f"{peer.name}, {x.browser}", x.browser, str(PACKAGE/"bench"/"peer_pages"), f"index.html?peer={peer.name.removesuffix('.js')}", how(x), x.threads, True, beside, _POLICY) for x in own]
+    return [
+        PageSubject(
+            f"{peer.name}, {x.browser}",
+            x.browser,
+            str(PACKAGE / "bench" / "peer_pages"),
+            f"index.html?peer={peer.name.removesuffix('.js')}",
+            how(x),
+            x.threads,
+            True,
+            beside,
+            _POLICY,
+        )
+        for x in own
+    ]

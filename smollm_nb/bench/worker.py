@@ -6,80 +6,111 @@
 __all__ = ['QUESTIONS', 'BenchError', 'Subject', 'load_own', 'Runner', 'serve', 'own_group', 'Remote']
 
 # %% ../../nbs/11_bench/01_worker.ipynb #4744752f
-import contextlib, importlib, json, os, subprocess, sys, tempfile, time
+import contextlib
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
 
-from ..core import PACKAGE, ParameterError, SmolLMError, as_choice, code_command, exit_reason, peak_rss_bytes, rss_bytes
+from smollm_nb.core import (
+    ParameterError,
+    SmolLMError,
+    as_choice,
+    code_command,
+    exit_reason,
+    peak_rss_bytes,
+    rss_bytes,
+)
 from ..engine.native import load
 from ..inference.generation import SamplingParams, generate, sample
 from ..text.tokenizer import SmolLMTokenizer
 
 # %% ../../nbs/11_bench/01_worker.ipynb #581f452d
-class BenchError(SmolLMError): "What was to be measured did not start, or broke off"
+class BenchError(SmolLMError):
+    "What was to be measured did not start, or broke off"
+
 
 @dataclass(frozen=True)
 class Subject:
     "Something to measure: how its backend is loaded, with how many threads"
-    name:str # in tables: "native", "llama.cpp"
-    load:str # "module:function"; called with `options` and `threads`, it gives a `core.Backend`
-    options:dict # what it is called with
-    threads:int
-    tokenizer:str # checkpoint folder or quantized folder
-    peer:bool = False # somebody else's: what ratios compare with
-    env:dict = field(default_factory=dict) # environment variables of its process
+
+    name: str  # in tables: "native", "llama.cpp"
+    load: str  # "module:function"; called with `options` and `threads`, it gives a `core.Backend`
+    options: dict  # what it is called with
+    threads: int
+    tokenizer: str  # checkpoint folder or quantized folder
+    peer: bool = False  # somebody else's: what ratios compare with
+    env: dict = field(default_factory=dict)  # environment variables of its process
 
     def start(self):
         "The backend, loaded here"
         module, colon, name = self.load.partition(":")
-        if not (module and colon and name): raise ParameterError(f"load={self.load!r} must be \"module:function\"")
+        if not (module and colon and name):
+            raise ParameterError(f'load={self.load!r} must be "module:function"')
         return getattr(importlib.import_module(module), name)(**self.options, threads=self.threads)
 
     def open(self) -> "Remote":
         "A runner of it in a process of its own"
         return Remote(self)
 
+
 def load_own(
-    path:str, # a SMOLLM_Q4 file or a checkpoint folder
-    backend:str, # of `api.BACKENDS`
-    **options, # for the backend
-): # a `core.Backend`
+    path: str,  # a SMOLLM_Q4 file or a checkpoint folder
+    backend: str,  # of `api.BACKENDS`
+    **options,  # for the backend
+):  # a `core.Backend`
     "One of this package's backends; the native engine without the rest of the package"
-    if backend == "native": return load(path, **options)
+    if backend == "native":
+        return load(path, **options)
     from smollm_nb.api import BACKENDS, OPTIONS
+
     as_choice("backend", backend, BACKENDS)
     return BACKENDS[backend](Path(path), **{k: v for k, v in options.items() if k in OPTIONS[backend]})
 
 # %% ../../nbs/11_bench/01_worker.ipynb #bc67c73f
 QUESTIONS = ("prefill", "decode", "generate", "memory", "load_tokenizer")
 
+
 class Runner:
     "A backend that is measured"
-    browser = "" # that it runs in: none
-    def __init__(self,
-        backend, # a `core.Backend`
-        tokenizer, # a `SmolLMTokenizer`, or the folder to load it from when it is needed
-        name:str="", # in tables; default: the backend's own
-        peer:bool=False, # somebody else's
+
+    browser = ""  # that it runs in: none
+
+    def __init__(
+        self,
+        backend,  # a `core.Backend`
+        tokenizer,  # a `SmolLMTokenizer`, or the folder to load it from when it is needed
+        name: str = "",  # in tables; default: the backend's own
+        peer: bool = False,  # somebody else's
     ):
         self.backend, self._tokenizer, self.peer, self._last, self.ready_s = backend, tokenizer, peer, 0, None
-        self.facts = {k: v for k, v in backend.describe().items() if v == v} | dict(context=backend.context, vocab=backend.config.vocab_size) # a NaN is left out: JSON has none
+        # a NaN is left out: JSON has none
+        self.facts = {k: v for k, v in backend.describe().items() if v == v} | dict(
+            context=backend.context, vocab=backend.config.vocab_size
+        )
         self.name, self.threads = name or self.facts["backend"], self.facts["threads"]
         self._choose = getattr(backend, "sample", sample)
 
-    def ask(self,
-        what:str, # one of `QUESTIONS`
-        **how, # its arguments
-    ) -> dict: # as JSON
+    def ask(
+        self,
+        what: str,  # one of `QUESTIONS`
+        **how,  # its arguments
+    ) -> dict:  # as JSON
         "Do one thing and say what it took"
         as_choice("what", what, QUESTIONS)
         return getattr(self, f"_{what}")(**how)
 
     def _load_tokenizer(self) -> dict:
         "Load the tokenizer where it was not"
-        if not isinstance(self._tokenizer, SmolLMTokenizer): self._tokenizer = SmolLMTokenizer.load(self._tokenizer)
+        if not isinstance(self._tokenizer, SmolLMTokenizer):
+            self._tokenizer = SmolLMTokenizer.load(self._tokenizer)
         return dict(tokens=self._tokenizer.vocab_size)
 
     def _prefill(self, ids, repeats=1) -> dict:
@@ -118,44 +149,56 @@ class Runner:
 
 # %% ../../nbs/11_bench/01_worker.ipynb #803144dc
 def _talk(
-    subject:Subject,
-    questions, # lines of JSON
-    say, # called with each answer, first with the facts
+    subject: Subject,
+    questions,  # lines of JSON
+    say,  # called with each answer, first with the facts
 ) -> None:
     "Load a subject and answer; an error of this package is the last answer"
     try:
         runner = Runner(subject.start(), subject.tokenizer, subject.name, subject.peer)
-        if not subject.peer: runner.ask("load_tokenizer") # a peer has its own
+        if not subject.peer:
+            runner.ask("load_tokenizer")  # a peer has its own
         say(runner.facts)
-        for line in questions: say(runner.ask(**json.loads(line)))
-    except SmolLMError as e: say(dict(error=str(e)))
+        for line in questions:
+            say(runner.ask(**json.loads(line)))
+    except SmolLMError as e:
+        say(dict(error=str(e)))
+
 
 def serve() -> None:
     "Run the subject that the first argument describes, for the process at the other end of the pipes"
-    out = os.fdopen(os.dup(1), "w", buffering=1) # what libraries print goes to standard error
+    out = os.fdopen(os.dup(1), "w", buffering=1)  # what libraries print goes to standard error
     os.dup2(2, 1)
     _talk(Subject(**json.loads(sys.argv[1])), sys.stdin, lambda record: print(json.dumps(record), file=out))
 
-def own_group() -> dict: # for `subprocess.Popen`
+
+def own_group() -> dict:  # for `subprocess.Popen`
     "Ctrl-C in a terminal shall not reach the child; its priority stays that of the parent, as it would not in a session of its own"
     return dict(process_group=0) if os.name == "posix" else dict(creationflags=subprocess.CREATE_NEW_PROCESS_GROUP)
 
+
 class Remote:
     "A runner in a process of its own"
-    browser, ready_case, memory_case = "", "process start to ready", "peak RSS" # that it runs in; what `ready_s` and the memory's `peak_rss` are called
-    def __init__(self, subject:Subject):
+
+    # that it runs in; what `ready_s` and the memory's `peak_rss` are called
+    browser, ready_case, memory_case = "", "process start to ready", "peak RSS"
+
+    def __init__(self, subject: Subject):
         self.name, self.peer, self._cpu_s, self._errors = subject.name, subject.peer, 0.0, tempfile.TemporaryFile()
         cmd = code_command("from smollm_nb.bench.worker import serve; serve()", json.dumps(asdict(subject)))
         pipes, start = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors), time.perf_counter()
-        try: self._process = subprocess.Popen(cmd, env=os.environ | subject.env, **pipes, **own_group())
-        except OSError as e: raise BenchError(f"{self.name} cannot be started ({e.strerror})") from None
-        try: self.facts = self._hear()
+        try:
+            self._process = subprocess.Popen(cmd, env=os.environ | subject.env, **pipes, **own_group())
+        except OSError as e:
+            raise BenchError(f"{self.name} cannot be started ({e.strerror})") from None
+        try:
+            self.facts = self._hear()
         except BaseException:
             self.close()
             raise
         self.ready_s, self.threads = time.perf_counter() - start, self.facts["threads"]
 
-    def ask(self, what:str, **how) -> dict:
+    def ask(self, what: str, **how) -> dict:
         "As `Runner.ask`; raises `BenchError` that says how a process ended"
         # a pipe may be broken: why, `_hear` says
         with contextlib.suppress(BrokenPipeError):
@@ -167,9 +210,11 @@ class Remote:
         "The next answer"
         line = self._process.stdout.readline()
         # a part of a line: it died while it wrote
-        if not line.endswith(b"\n"): raise BenchError(f"{self.name} ended: {self._last_words()}")
+        if not line.endswith(b"\n"):
+            raise BenchError(f"{self.name} ended: {self._last_words()}")
         answer = json.loads(line)
-        if "error" in answer: raise BenchError(f"{self.name}: {answer['error']}")
+        if "error" in answer:
+            raise BenchError(f"{self.name}: {answer['error']}")
         return answer
 
     def _last_words(self) -> str:
@@ -177,12 +222,13 @@ class Remote:
         code = self._process.wait()
         self._errors.seek(0)
         said = [line for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
-        if code >= 0 and said: return said[-1].strip()
+        if code >= 0 and said:
+            return said[-1].strip()
         return exit_reason(code) + (f"; it said last: {said[-1].strip()}" if said else "")
 
     def cpu_s(self) -> float:
         "Seconds of processor time used so far"
-        with contextlib.suppress(psutil.Error): # it has ended: what it was when it was last asked
+        with contextlib.suppress(psutil.Error):  # it has ended: what it was when it was last asked
             t = psutil.Process(self._process.pid).cpu_times()
             self._cpu_s = t.user + t.system
         return self._cpu_s
@@ -201,5 +247,8 @@ class Remote:
         self._process.communicate()
         self._errors.close()
 
-    def __enter__(self): return self
-    def __exit__(self, *exc): self.close()
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()

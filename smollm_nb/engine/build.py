@@ -8,64 +8,87 @@ __all__ = ['HERE', 'CSRC', 'NATIVE', 'ABI', 'VARIANTS', 'TARGETS', 'FLAGS', 'FAS
            'load_library', 'check_library', 'processor', 'choose']
 
 # %% ../../nbs/06_engine/01_build.ipynb #4dbfe6b9
-import ctypes, hashlib, json, os, platform, subprocess, sys, tempfile, threading
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 # %% ../../nbs/06_engine/01_build.ipynb #79c2aea6
 HERE = Path(globals().get("__file__", "../../smollm_nb/engine/build.py")).resolve().parent
-CSRC, NATIVE = HERE/"csrc", HERE/"_native" # the sources; the builds
-ABI = 1 # SM_ABI of smollm.h: the surface that Python speaks to
+CSRC, NATIVE = HERE / "csrc", HERE / "_native"  # the sources; the builds
+ABI = 1  # SM_ABI of smollm.h: the surface that Python speaks to
 
-class KernelError(Exception): "The kernel cannot be compiled, or no build of it runs here"
+
+class KernelError(Exception):
+    "The kernel cannot be compiled, or no build of it runs here"
+
 
 @dataclass(frozen=True)
 class Variant:
     "One build of the kernel"
-    name:str # what `sm_variant` of the build says
-    machine:str # processor family: "x86_64", "aarch64" or "wasm32"
-    cpu:str # what the compiler may use
-    needs:int = 0 # bits of `sm_cpu` that a processor must have
 
-_SSSE3, _AVX2, _VNNI, _DOTPROD = 1, 2, 4, 8 # SM_CPU_… of smollm.h
-VARIANTS = {v.name: v for v in (
-    Variant("avx512vnni", "x86_64", "x86_64_v4+avx512vnni-prefer_256_bit", _VNNI),
-    Variant("avx2", "x86_64", "x86_64_v3", _AVX2),
-    Variant("ssse3", "x86_64", "x86_64_v2", _SSSE3),
-    Variant("sse2", "x86_64", "x86_64"),
-    Variant("dotprod", "aarch64", "generic+dotprod", _DOTPROD),
-    Variant("neon", "aarch64", "generic"),
-    Variant("relaxed-threads", "wasm32", "generic+simd128+relaxed_simd+bulk_memory+atomics"),
-    Variant("relaxed", "wasm32", "generic+simd128+relaxed_simd+bulk_memory"),
-    Variant("simd128-threads", "wasm32", "generic+simd128+bulk_memory+atomics"),
-    Variant("simd128", "wasm32", "generic+simd128+bulk_memory"),
-)}
+    name: str  # what `sm_variant` of the build says
+    machine: str  # processor family: "x86_64", "aarch64" or "wasm32"
+    cpu: str  # what the compiler may use
+    needs: int = 0  # bits of `sm_cpu` that a processor must have
+
+
+_SSSE3, _AVX2, _VNNI, _DOTPROD = 1, 2, 4, 8  # SM_CPU_… of smollm.h
+VARIANTS = {
+    v.name: v
+    for v in (
+        Variant("avx512vnni", "x86_64", "x86_64_v4+avx512vnni-prefer_256_bit", _VNNI),
+        Variant("avx2", "x86_64", "x86_64_v3", _AVX2),
+        Variant("ssse3", "x86_64", "x86_64_v2", _SSSE3),
+        Variant("sse2", "x86_64", "x86_64"),
+        Variant("dotprod", "aarch64", "generic+dotprod", _DOTPROD),
+        Variant("neon", "aarch64", "generic"),
+        Variant("relaxed-threads", "wasm32", "generic+simd128+relaxed_simd+bulk_memory+atomics"),
+        Variant("relaxed", "wasm32", "generic+simd128+relaxed_simd+bulk_memory"),
+        Variant("simd128-threads", "wasm32", "generic+simd128+bulk_memory+atomics"),
+        Variant("simd128", "wasm32", "generic+simd128+bulk_memory"),
+    )
+}
 
 # %% ../../nbs/06_engine/01_build.ipynb #74eb2cfd
-TARGETS = { # system → what the compiler calls it, ending of a library's name
-    "x86_64-linux": ("x86_64-linux-gnu.2.17", ".so"), "aarch64-linux": ("aarch64-linux-gnu.2.17", ".so"),
-    "x86_64-macos": ("x86_64-macos.11.0-none", ".dylib"), "aarch64-macos": ("aarch64-macos.11.0-none", ".dylib"),
-    "x86_64-windows": ("x86_64-windows-gnu", ".dll"), "aarch64-windows": ("aarch64-windows-gnu", ".dll"),
+TARGETS = {  # system → what the compiler calls it, ending of a library's name
+    "x86_64-linux": ("x86_64-linux-gnu.2.17", ".so"),
+    "aarch64-linux": ("aarch64-linux-gnu.2.17", ".so"),
+    "x86_64-macos": ("x86_64-macos.11.0-none", ".dylib"),
+    "aarch64-macos": ("aarch64-macos.11.0-none", ".dylib"),
+    "x86_64-windows": ("x86_64-windows-gnu", ".dll"),
+    "aarch64-windows": ("aarch64-windows-gnu", ".dll"),
     "wasm32": ("wasm32-freestanding", ".wasm"),
 }
 
-def this_system() -> str: # a key of `TARGETS`
+
+def this_system() -> str:  # a key of `TARGETS`
     "The system that Python runs on; raises `KernelError` where there is no kernel for it"
     family = dict(amd64="x86_64", arm64="aarch64").get(platform.machine().lower(), platform.machine().lower())
     name = f"{family}-{dict(darwin='macos').get(platform.system().lower(), platform.system().lower())}"
-    if name not in TARGETS: raise KernelError(f"there is no kernel for {name}, only for {', '.join(TARGETS)}")
+    if name not in TARGETS:
+        raise KernelError(f"there is no kernel for {name}, only for {', '.join(TARGETS)}")
     return name
 
+
 def variants(
-    system:str, # a key of `TARGETS`
-) -> list[Variant]: # best first
+    system: str,  # a key of `TARGETS`
+) -> list[Variant]:  # best first
     "What can be built for a system"
     return [v for v in VARIANTS.values() if v.machine == system.split("-")[0]]
 
+
 def library(
-    variant:Variant,
-    system:str, # a key of `TARGETS`
+    variant: Variant,
+    system: str,  # a key of `TARGETS`
 ) -> str:
     "The name of a build's file"
     return f"smollm-{variant.name}{TARGETS[system][1]}"
@@ -74,130 +97,193 @@ def library(
 FLAGS = ("-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror")
 FAST, DEBUG = ("-O3", "-DNDEBUG"), ("-O1", "-fsanitize=undefined", "-fsanitize-trap=undefined")
 
-def compiler_version() -> str: # "" without a compiler
+
+def compiler_version() -> str:  # "" without a compiler
     "The version of the `ziglang` package"
-    import importlib.metadata # late: who only runs the kernel does not need it
-    try: return importlib.metadata.version("ziglang")
-    except importlib.metadata.PackageNotFoundError: return ""
+    import importlib.metadata  # late: who only runs the kernel does not need it
 
-_WASM = ("-nostdlib", "-Wl,--no-entry", "-Wl,--export-dynamic", "-Wl,--import-memory", "-Wl,--export=__stack_pointer", "-Wl,--export=__heap_base", "-Wl,-z,stack-size=65536", "-s")
+    try:
+        return importlib.metadata.version("ziglang")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
-def _kind(system:str, variant:Variant) -> tuple[str, ...]:
+
+_WASM = (
+    "-nostdlib",
+    "-Wl,--no-entry",
+    "-Wl,--export-dynamic",
+    "-Wl,--import-memory",
+    "-Wl,--export=__stack_pointer",
+    "-Wl,--export=__heap_base",
+    "-Wl,-z,stack-size=65536",
+    "-s",
+)
+
+
+def _kind(system: str, variant: Variant) -> tuple[str, ...]:
     "Flags that make a library of the system's kind"
-    if system == "wasm32": return _WASM + ("-Wl,--shared-memory", "-Wl,--max-memory=4294901760")*("atomics" in variant.cpu)
+    if system == "wasm32":
+        return _WASM + ("-Wl,--shared-memory", "-Wl,--max-memory=4294901760") * ("atomics" in variant.cpu)
     shared = ("-shared", "-fPIC", "-fvisibility=hidden", "-DSMOLLM_THREADS")
-    if "windows" not in system: return (*shared, "-s")
-    import ziglang # its C runtime for Windows takes minutes to compile and is not needed
-    return (*shared, "-nostdlib", "-rtlib=compiler-rt", "-isystem", str(Path(ziglang.__file__).parent/"lib/libc/include/any-windows-any"), "-lkernel32", "-Wl,--no-entry", "-s")
+    if "windows" not in system:
+        return (*shared, "-s")
+    import ziglang  # its C runtime for Windows takes minutes to compile and is not needed
+
+    return (
+        *shared,
+        "-nostdlib",
+        "-rtlib=compiler-rt",
+        "-isystem",
+        str(Path(ziglang.__file__).parent / "lib/libc/include/any-windows-any"),
+        "-lkernel32",
+        "-Wl,--no-entry",
+        "-s",
+    )
+
 
 def command(
-    variant:Variant,
-    system:str, # a key of `TARGETS`
-    level=FAST, # or `DEBUG`: hardly optimized, with a trap at undefined behaviour
-    sources=None, # C files; default: all of `CSRC`
-) -> list[str]: # lacks `-o FILE`
+    variant: Variant,
+    system: str,  # a key of `TARGETS`
+    level=FAST,  # or `DEBUG`: hardly optimized, with a trap at undefined behaviour
+    sources=None,  # C files; default: all of `CSRC`
+) -> list[str]:  # lacks `-o FILE`
     "How a build is compiled"
     # -P: nothing of the working folder is imported. `core.python_command` is not there: setup.py runs this module alone
     zig = [sys.executable, "-P", "-m", "ziglang", "cc"]
-    return [*zig, "-target", TARGETS[system][0], f"-mcpu={variant.cpu}", *level, *FLAGS,
-            *map(str, sorted(CSRC.glob("*.c")) if sources is None else sources), *_kind(system, variant)]
+    return [
+        *zig,
+        "-target",
+        TARGETS[system][0],
+        f"-mcpu={variant.cpu}",
+        *level,
+        *FLAGS,
+        *map(str, sorted(CSRC.glob("*.c")) if sources is None else sources),
+        *_kind(system, variant),
+    ]
 
 # %% ../../nbs/06_engine/01_build.ipynb #18a21a96
-def _key(cmd:list[str]) -> str:
+def _key(cmd: list[str]) -> str:
     "What a build depends on, as a hash"
     h = hashlib.sha256("\0".join([compiler_version(), *(c for c in cmd if not os.path.isabs(c))]).encode())
-    for p in sorted([*CSRC.glob("*.c"), *CSRC.glob("*.h")]): h.update(p.name.encode() + b"\0" + p.read_bytes())
+    for p in sorted([*CSRC.glob("*.c"), *CSRC.glob("*.h")]):
+        h.update(p.name.encode() + b"\0" + p.read_bytes())
     return h.hexdigest()
 
-def _record(folder:Path) -> dict[str, str]: # library's name → key
+
+def _record(folder: Path) -> dict[str, str]:  # library's name → key
     "What was built in a folder, as far as it is still there"
-    try: keys = json.loads((folder/"build.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError): return {}
-    return {name: k for name, k in keys.items() if (folder/name).is_file()}
+    try:
+        keys = json.loads((folder / "build.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {name: k for name, k in keys.items() if (folder / name).is_file()}
+
 
 def compile_to(
-    path:Path, # the file to make
-    cmd:list[str], # as from `command`
+    path: Path,  # the file to make
+    cmd: list[str],  # as from `command`
 ) -> Path:
     "Run the compiler; raises `KernelError` with what it says"
-    if not compiler_version(): raise KernelError("the kernel's compiler is not installed: pip install ziglang==0.17.1")
-    with tempfile.TemporaryDirectory(dir=path.parent) as d: # where the last step is a rename; linkers leave files of their own beside it
+    if not compiler_version():
+        raise KernelError("the kernel's compiler is not installed: pip install ziglang==0.17.1")
+    # where the last step is a rename; linkers leave files of their own beside it
+    with tempfile.TemporaryDirectory(dir=path.parent) as d:
         done = subprocess.run([*cmd, "-o", f"{d}/{path.name}"], capture_output=True, text=True)
-        if done.returncode: raise KernelError(f"compiling {path.name} failed:\n{done.stderr.strip()}\nthe command was: {' '.join(cmd)}")
+        if done.returncode:
+            raise KernelError(f"compiling {path.name} failed:\n{done.stderr.strip()}\nthe command was: {' '.join(cmd)}")
         os.replace(f"{d}/{path.name}", path)
     return path
 
+
 def build(
-    folder=NATIVE, # for the libraries; made if it is not there
-    systems=None, # keys of `TARGETS`; default: this one and WASM
-    level=FAST, # as `command`
-) -> list[Path]: # the libraries
+    folder=NATIVE,  # for the libraries; made if it is not there
+    systems=None,  # keys of `TARGETS`; default: this one and WASM
+    level=FAST,  # as `command`
+) -> list[Path]:  # the libraries
     "Compile every variant of the systems, two at a time, where anything changed; raises `KernelError`"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = [(folder/library(v, s), command(v, s, level)) for s in systems or (this_system(), "wasm32") for v in variants(s)]
+    jobs = [
+        (folder / library(v, s), command(v, s, level))
+        for s in systems or (this_system(), "wasm32")
+        for v in variants(s)
+    ]
     have, keys = _record(folder), {p.name: _key(cmd) for p, cmd in jobs}
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda job: compile_to(*job), [(p, cmd) for p, cmd in jobs if have.get(p.name) != keys[p.name]]))
     if have | keys != have:
         with tempfile.TemporaryDirectory(dir=folder) as d:
             Path(d, "keys").write_text(json.dumps(have | keys, indent=1), encoding="utf-8")
-            os.replace(Path(d, "keys"), folder/"build.json")
+            os.replace(Path(d, "keys"), folder / "build.json")
     return [p for p, _ in jobs]
 
 # %% ../../nbs/06_engine/01_build.ipynb #e917a2bf
 @dataclass(frozen=True)
 class Choice:
     "The build that runs here"
-    library:ctypes.CDLL
-    variant:str # its name
-    path:Path # its file
-    why:str # it was chosen
-    passed:tuple[tuple[str, str], ...] # better ones: name, why not
 
-_testing = threading.Lock() # a self-test is not for two threads at once
+    library: ctypes.CDLL
+    variant: str  # its name
+    path: Path  # its file
+    why: str  # it was chosen
+    passed: tuple[tuple[str, str], ...]  # better ones: name, why not
+
+
+_testing = threading.Lock()  # a self-test is not for two threads at once
+
 
 def load_library(
-    path:Path,
-    variant:Variant, # that it should be
+    path: Path,
+    variant: Variant,  # that it should be
 ) -> ctypes.CDLL:
     "Open a build and see that it is what it should be; raises `KernelError`"
-    if not path.is_file(): raise KernelError(f"{path.name} was not built")
+    if not path.is_file():
+        raise KernelError(f"{path.name} was not built")
     try:
         lib = ctypes.CDLL(str(path))
         lib.sm_variant.restype = lib.sm_error.restype = ctypes.c_char_p
         abi, name = lib.sm_abi(), lib.sm_variant().decode()
-    except (OSError, AttributeError) as e: raise KernelError(f"{path.name} cannot be loaded: {e}") from None
-    if (abi, name) != (ABI, variant.name): raise KernelError(f"{path.name} is {name} with surface {abi}, not {variant.name} with {ABI}: build it again")
+    except (OSError, AttributeError) as e:
+        raise KernelError(f"{path.name} cannot be loaded: {e}") from None
+    if (abi, name) != (ABI, variant.name):
+        raise KernelError(f"{path.name} is {name} with surface {abi}, not {variant.name} with {ABI}: build it again")
     return lib
 
+
 def check_library(
-    lib:ctypes.CDLL, # as from `load_library`, of a kind that this processor has
+    lib: ctypes.CDLL,  # as from `load_library`, of a kind that this processor has
 ) -> None:
     "Raise `KernelError` if the build computes something else than plain C"
-    with _testing: code = lib.sm_self_test()
-    if code: raise KernelError(f"fails its self-test: {lib.sm_error(code).decode()}")
+    with _testing:
+        code = lib.sm_self_test()
+    if code:
+        raise KernelError(f"fails its self-test: {lib.sm_error(code).decode()}")
+
 
 def processor(
-    folder=NATIVE, # where the builds are
-) -> int: # SM_CPU_… bits
+    folder=NATIVE,  # where the builds are
+) -> int:  # SM_CPU_… bits
     "What the processor can do, asked of the build that runs on all of its family; raises `KernelError`"
     plain = variants(this_system())[-1]
-    return load_library(Path(folder)/library(plain, this_system()), plain).sm_cpu()
+    return load_library(Path(folder) / library(plain, this_system()), plain).sm_cpu()
+
 
 def choose(
-    variant:str|None=None, # one and no other; default: `$SMOLLM_VARIANT`, else the best that works
-    folder=NATIVE, # where the builds are
+    variant: str | None = None,  # one and no other; default: `$SMOLLM_VARIANT`, else the best that works
+    folder=NATIVE,  # where the builds are
 ) -> Choice:
     "Open the best build for this processor; raises `KernelError`"
     system, passed, asked = this_system(), [], variant or os.environ.get("SMOLLM_VARIANT") or None
     usable, can = variants(system), processor(folder)
-    if asked and asked not in (names := [v.name for v in usable]): raise KernelError(f"variant {asked!r} must be one of {', '.join(names)}")
+    if asked and asked not in (names := [v.name for v in usable]):
+        raise KernelError(f"variant {asked!r} must be one of {', '.join(names)}")
     for v in (v for v in usable if asked in (None, v.name)):
-        path = Path(folder)/library(v, system)
+        path = Path(folder) / library(v, system)
         try:
-            if v.needs & ~can: raise KernelError("this processor does not have it")
+            if v.needs & ~can:
+                raise KernelError("this processor does not have it")
             check_library(lib := load_library(path, v))
             return Choice(lib, v.name, path, "asked for" if asked else "the best that runs here", tuple(passed))
-        except KernelError as e: passed.append((v.name, str(e)))
+        except KernelError as e:
+            passed.append((v.name, str(e)))
     raise KernelError("no build of the kernel runs here: " + "; ".join(f"{n}: {why}" for n, why in passed))

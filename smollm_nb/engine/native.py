@@ -8,37 +8,77 @@ __all__ = ['MAX_PARTS', 'MAX_THREADS', 'MAX_CONTEXT', 'CONTEXT', 'TILE', 'ShapeR
            'release_kernel', 'Engine', 'load', 'survey']
 
 # %% ../../nbs/06_engine/02_native.ipynb #fd3f292d
-import contextlib, ctypes, mmap, os, threading, time, weakref
+import ctypes
+import mmap
+import os
+import threading
+import time
+import weakref
 from pathlib import Path
 
 import numpy as np
 
-from ..core import (InvalidStateError, LlamaConfig, ParameterError, QuantFileError, SharedBackend, SmolLMError,
-                   as_int, as_path, as_text)
-from ..inference.generation import as_history, as_scores, finite_best
+from smollm_nb.core import (
+    InvalidStateError,
+    LlamaConfig,
+    ParameterError,
+    QuantFileError,
+    SharedBackend,
+    SmolLMError,
+    as_int,
+    as_path,
+    as_text,
+)
 from .build import Choice, KernelError, choose, this_system, variants
+from ..inference.generation import as_history, as_scores, finite_best
 from ..quant.q4file import Q4File, read_q4
 
 # %% ../../nbs/06_engine/02_native.ipynb #742cb0ba
 class ShapeRecord(ctypes.Structure):
     "sm_shape: the model's sizes and how to run it"
-    _fields_ = [(n, ctypes.c_int32) for n in ("vocab", "hidden", "mlp", "layers", "heads", "kv_heads", "head_dim", "context", "tied", "threads", "tile")] + \
-               [(n, ctypes.c_float) for n in ("rope_theta", "rms_eps")]
+
+    _fields_ = [
+        (n, ctypes.c_int32)
+        for n in (
+            "vocab",
+            "hidden",
+            "mlp",
+            "layers",
+            "heads",
+            "kv_heads",
+            "head_dim",
+            "context",
+            "tied",
+            "threads",
+            "tile",
+        )
+    ] + [(n, ctypes.c_float) for n in ("rope_theta", "rms_eps")]
+
 
 class PartRecord(ctypes.Structure):
     "sm_part: a range of a tensor's rows, and where its bytes are"
-    _fields_ = [(n, ctypes.c_int32) for n in ("tensor", "layer", "begin", "end", "format", "zero")] + [(n, ctypes.c_uint64) for n in ("offset", "nbytes")]
+
+    _fields_ = [(n, ctypes.c_int32) for n in ("tensor", "layer", "begin", "end", "format", "zero")] + [
+        (n, ctypes.c_uint64) for n in ("offset", "nbytes")
+    ]
+
 
 class SamplingRecord(ctypes.Structure):
     "sm_sampling: how to choose a token"
-    _fields_ = [(n, ctypes.c_double) for n in ("temperature", "top_p", "min_p", "repetition_penalty")] + [("top_k", ctypes.c_int32), ("zero", ctypes.c_int32)]
+
+    _fields_ = [(n, ctypes.c_double) for n in ("temperature", "top_p", "min_p", "repetition_penalty")] + [
+        ("top_k", ctypes.c_int32),
+        ("zero", ctypes.c_int32),
+    ]
+
 
 class RandomState(ctypes.Structure):
     "sm_rng: the state of PCG32"
+
     _fields_ = [("state", ctypes.c_uint64), ("inc", ctypes.c_uint64)]
 
 # %% ../../nbs/06_engine/02_native.ipynb #c8464129
-def _declare(lib:ctypes.CDLL) -> ctypes.CDLL:
+def _declare(lib: ctypes.CDLL) -> ctypes.CDLL:
     "Tell ctypes what the kernel's functions take and give"
     i32, size, ptr, at = ctypes.c_int32, ctypes.c_size_t, ctypes.c_void_p, ctypes.POINTER
     for name, gives, *takes in (
@@ -60,140 +100,204 @@ def _declare(lib:ctypes.CDLL) -> ctypes.CDLL:
     return lib
 
 # %% ../../nbs/06_engine/02_native.ipynb #c3be8008
-class EngineError(SmolLMError): "No build of the kernel runs here, or it could not start"
-class UnsupportedModelError(QuantFileError): "A sound file that the engine does not run; PyTorch does"
+class EngineError(SmolLMError):
+    "No build of the kernel runs here, or it could not start"
 
-_FORMATS = {"f32": 0, "int8-row-f32": 1, "int4-book-g128-log8": 2} # SM_F32 … of smollm.h
-_TENSORS = {"model.embed_tokens.weight": 0, "model.norm.weight": 1, "lm_head.weight": 2, "input_layernorm.weight": 3,
-            "self_attn.q_proj.weight": 4, "self_attn.k_proj.weight": 5, "self_attn.v_proj.weight": 6, "self_attn.o_proj.weight": 7,
-            "post_attention_layernorm.weight": 8, "mlp.gate_proj.weight": 9, "mlp.up_proj.weight": 10, "mlp.down_proj.weight": 11} # SM_EMBED …
-MAX_PARTS = 4 # row ranges of one tensor
-_NO_SCORES = -15 # SM_E_SCORES
+
+class UnsupportedModelError(QuantFileError):
+    "A sound file that the engine does not run; PyTorch does"
+
+
+_FORMATS = {"f32": 0, "int8-row-f32": 1, "int4-book-g128-log8": 2}  # SM_F32 … of smollm.h
+_TENSORS = {
+    "model.embed_tokens.weight": 0,
+    "model.norm.weight": 1,
+    "lm_head.weight": 2,
+    "input_layernorm.weight": 3,
+    "self_attn.q_proj.weight": 4,
+    "self_attn.k_proj.weight": 5,
+    "self_attn.v_proj.weight": 6,
+    "self_attn.o_proj.weight": 7,
+    # SM_EMBED …
+    "post_attention_layernorm.weight": 8,
+    "mlp.gate_proj.weight": 9,
+    "mlp.up_proj.weight": 10,
+    "mlp.down_proj.weight": 11,
+}
+MAX_PARTS = 4  # row ranges of one tensor
+_NO_SCORES = -15  # SM_E_SCORES
 _WAY_OUT = "run it with --backend torch, or quantize again with a recipe such as small or fast"
 
-def _tensor_number(name:str) -> tuple[int, int]: # SM_…, layer
+
+def _tensor_number(name: str) -> tuple[int, int]:  # SM_…, layer
     "The kernel's numbers for a tensor's name"
-    if not name.startswith("model.layers."): return _TENSORS[name], 0
+    if not name.startswith("model.layers."):
+        return _TENSORS[name], 0
     layer, rest = name.removeprefix("model.layers.").split(".", 1)
     return _TENSORS[rest], int(layer)
 
+
 def check_shape(
-    c:LlamaConfig,
-    where:str, # what an error calls the model
+    c: LlamaConfig,
+    where: str,  # what an error calls the model
 ) -> None:
     "Raise `UnsupportedModelError` for sizes that the kernel does not run"
-    limits = dict(head_dim=(c.head_dim, 64, 64, 64), hidden_size=(c.hidden_size, 64, 64, 8192), intermediate_size=(c.intermediate_size, 64, 64, 32768),
-                  attention_width=(c.num_attention_heads*c.head_dim, 64, 64, 8192), num_hidden_layers=(c.num_hidden_layers, 1, 1, 256), vocab_size=(c.vocab_size, 1, 1, 1 << 20))
+    limits = dict(
+        head_dim=(c.head_dim, 64, 64, 64),
+        hidden_size=(c.hidden_size, 64, 64, 8192),
+        intermediate_size=(c.intermediate_size, 64, 64, 32768),
+        attention_width=(c.num_attention_heads * c.head_dim, 64, 64, 8192),
+        num_hidden_layers=(c.num_hidden_layers, 1, 1, 256),
+        vocab_size=(c.vocab_size, 1, 1, 1 << 20),
+    )
     for name, (v, step, low, high) in limits.items():
         if v % step or not low <= v <= high:
-            raise UnsupportedModelError(f"{where}: {name}={v} is not what the engine runs ({f'multiples of {step}, ' if step > 1 else ''}{low}..{high}); run it with --backend torch")
+            raise UnsupportedModelError(
+                f"{where}: {name}={v} is not what the engine runs ({f'multiples of {step}, ' if step > 1 else ''}{low}..{high}); run it with --backend torch"
+            )
+
 
 def _table(
-    file:Q4File,
-) -> ctypes.Array: # of PartRecord
+    file: Q4File,
+) -> ctypes.Array:  # of PartRecord
     "Every part of the file, as the kernel wants to know it; raises `UnsupportedModelError`"
     out = []
     for name in file.names():
         parts = file.parts(name)
-        if len(parts) > MAX_PARTS: raise UnsupportedModelError(f"{file.path}: tensor {name} has {len(parts)} parts, the engine reads at most {MAX_PARTS}; {_WAY_OUT}")
+        if len(parts) > MAX_PARTS:
+            raise UnsupportedModelError(
+                f"{file.path}: tensor {name} has {len(parts)} parts, the engine reads at most {MAX_PARTS}; {_WAY_OUT}"
+            )
         for p in parts:
             if p.format.name not in _FORMATS or (p.format.kind == "float") != (len(file.shape(name)) == 1):
-                raise UnsupportedModelError(f"{file.path}: tensor {name} is held in {p.format.name}, which the engine does not run; {_WAY_OUT}")
-            if p.rows[0] % 16: raise UnsupportedModelError(f"{file.path}: tensor {name} has a part from row {p.rows[0]}, no multiple of 16; {_WAY_OUT}")
+                raise UnsupportedModelError(
+                    f"{file.path}: tensor {name} is held in {p.format.name}, which the engine does not run; {_WAY_OUT}"
+                )
+            if p.rows[0] % 16:
+                raise UnsupportedModelError(
+                    f"{file.path}: tensor {name} has a part from row {p.rows[0]}, no multiple of 16; {_WAY_OUT}"
+                )
             out.append(PartRecord(*_tensor_number(name), *p.rows, _FORMATS[p.format.name], 0, p.offset, p.nbytes))
-    return (PartRecord*len(out))(*out)
+    return (PartRecord * len(out))(*out)
 
 # %% ../../nbs/06_engine/02_native.ipynb #5525750a
 def _cpu_groups(
-    root:Path, # of the file system
-) -> list[Path]: # folders, the process's own groups before those above them
+    root: Path,  # of the file system
+) -> list[Path]:  # folders, the process's own groups before those above them
     "The control groups that may bound this process's processor time, of version 1 and 2"
     own, out = {}, []
-    for line in (root/"proc/self/cgroup").read_text().splitlines(): # such as 4:cpu,cpuacct:/docker/0123
+    for line in (root / "proc/self/cgroup").read_text().splitlines():  # such as 4:cpu,cpuacct:/docker/0123
         _, controllers, path = line.split(":", 2)
-        own |= dict.fromkeys(controllers.split(","), path) # version 2 has no controllers here: ""
-    for line in (root/"proc/self/mountinfo").read_text().splitlines():
-        place, _, kind = line.partition(" - ") # 33 31 0:30 /docker/0123 /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu
+        own |= dict.fromkeys(controllers.split(","), path)  # version 2 has no controllers here: ""
+    for line in (root / "proc/self/mountinfo").read_text().splitlines():
+        # 33 31 0:30 /docker/0123 /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu
+        place, _, kind = line.partition(" - ")
         mounted, point = place.split()[3:5]
         system, _, options = kind.split(" ", 2)
         controller = {"cgroup": "cpu", "cgroup2": ""}.get(system)
-        if controller not in own or system == "cgroup" and "cpu" not in options.split(","): continue
+        if controller not in own or system == "cgroup" and "cpu" not in options.split(","):
+            continue
         inside = Path(own[controller])
         # a container may see the group of the host under a name of its own: then the mount is the group
         steps = inside.relative_to(mounted).parts if inside.is_relative_to(mounted) and ".." not in inside.parts else ()
         out += [root.joinpath(point.lstrip("/"), *steps[:n]) for n in range(len(steps), -1, -1)]
     return out
 
+
 def _group_quota(
-    group:Path, # its folder
-) -> float|None: # processors; None where it has no quota
+    group: Path,  # its folder
+) -> float | None:  # processors; None where it has no quota
     "The CPU quota of one control group"
     try:
-        if (group/"cpu.max").exists(): quota, period = (group/"cpu.max").read_text().split()
-        else: quota, period = ((group/f"cpu.cfs_{x}_us").read_text() for x in ("quota", "period"))
-        return int(quota)/int(period) if int(quota) > 0 else None # "max" and -1 are no quota
-    except (OSError, ValueError, ZeroDivisionError): return None
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{x}_us").read_text() for x in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else None  # "max" and -1 are no quota
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
 
 def _cpu_quota(
-    root:Path=Path("/"), # of the file system
-) -> float|None: # processors; None where nothing bounds it
+    root: Path = Path("/"),  # of the file system
+) -> float | None:  # processors; None where nothing bounds it
     "The smallest CPU quota of this process's control groups"
-    try: groups = _cpu_groups(root)
-    except (OSError, ValueError): return None # no Linux, or a /proc that tells nothing
+    try:
+        groups = _cpu_groups(root)
+    except (OSError, ValueError):
+        return None  # no Linux, or a /proc that tells nothing
     return min((q for g in groups if (q := _group_quota(g)) is not None), default=None)
 
 # %% ../../nbs/06_engine/02_native.ipynb #5525750d
 MAX_THREADS, MAX_CONTEXT, CONTEXT, TILE = 64, 65536, 2048, 64
 
-def _cores() -> int|None: # None where nobody says
+
+def _cores() -> int | None:  # None where nobody says
     "Physical cores of the machine"
-    if siblings := {p.read_bytes() for p in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings_list")}: return len(siblings)
-    import psutil # late: on Linux it would take longer to load than to answer
+    if siblings := {
+        p.read_bytes() for p in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings_list")
+    }:
+        return len(siblings)
+    import psutil  # late: on Linux it would take longer to load than to answer
+
     return psutil.cpu_count(logical=False)
 
-def _thread_limits() -> dict[str, float]: # what → processors
+
+def _thread_limits() -> dict[str, float]:  # what → processors
     "All that bounds how many threads are of use here"
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    known = {"physical cores": _cores(), "processors that this process may use": allowed,
-             "CPU quota of the control group": _cpu_quota(),
-             "most that the engine runs": MAX_THREADS}
+    known = {
+        "physical cores": _cores(),
+        "processors that this process may use": allowed,
+        "CPU quota of the control group": _cpu_quota(),
+        "most that the engine runs": MAX_THREADS,
+    }
     return {what: n for what, n in known.items() if n is not None}
+
 
 def default_threads() -> int:
     "Physical cores that this process may use; with a CPU quota, no more than it pays for; at least 1"
     return max(1, int(min(_thread_limits().values())))
 
-def pick_context(context:int|None, config:LlamaConfig) -> int:
+
+def pick_context(context: int | None, config: LlamaConfig) -> int:
     "Positions of the cache; raises `ParameterError`"
     limit = min(config.max_position_embeddings, MAX_CONTEXT)
     return min(limit, CONTEXT) if context is None else as_int("context", context, 1, limit)
 
 # %% ../../nbs/06_engine/02_native.ipynb #1bc20d5b
 def release_kernel(
-    engine:weakref.ref,
-    pid:int, # of the process that made it
-    close, # stops the kernel's threads
-    held, # objects with a method `close`: what the kernel writes to and reads from
-    getpid=os.getpid, # kept: at the end of a process modules are emptied
+    engine: weakref.ref,
+    pid: int,  # of the process that made it
+    close,  # stops the kernel's threads
+    held,  # objects with a method `close`: what the kernel writes to and reads from
+    getpid=os.getpid,  # kept: at the end of a process modules are emptied
 ) -> None:
     "Stop the kernel's threads, unless they are those of the parent process; unmap memory and file"
     e = engine()
     if e is not None and not e.closed:
         # the process ends, and a daemon thread may still compute: the memory goes with the process
-        for x in held: ctypes.pythonapi.Py_IncRef(ctypes.py_object(x))
+        for x in held:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(x))
         return
-    if getpid() == pid: close()
-    for x in held: x.close()
+    if getpid() == pid:
+        close()
+    for x in held:
+        x.close()
+
 
 class Engine(SharedBackend):
     "A quantized Llama in the native kernel, with one KV cache; a `core.Backend`"
-    name = "native" # of the backend
-    def __init__(self,
-        file:Q4File, # mapped; the engine closes it
-        choice:Choice, # the kernel's build
-        threads:int, # that compute
-        context:int, # positions of the KV cache
-        tile:int=TILE, # tokens that a prefill reads between two chances to cancel
+
+    name = "native"  # of the backend
+
+    def __init__(
+        self,
+        file: Q4File,  # mapped; the engine closes it
+        choice: Choice,  # the kernel's build
+        threads: int,  # that compute
+        context: int,  # positions of the KV cache
+        tile: int = TILE,  # tokens that a prefill reads between two chances to cancel
     ):
         super().__init__(file.config, context)
         self.load_s, self._model, self._file = float("nan"), None, file
@@ -206,29 +310,47 @@ class Engine(SharedBackend):
     def _shape(self) -> ShapeRecord:
         "Sizes as the kernel takes them"
         c = self.config
-        return ShapeRecord(c.vocab_size, c.hidden_size, c.intermediate_size, c.num_hidden_layers, c.num_attention_heads, c.num_key_value_heads, c.head_dim,
-                      self.context, c.tie_word_embeddings, self.threads, self.tile, c.rope_theta, c.rms_norm_eps)
+        return ShapeRecord(
+            c.vocab_size,
+            c.hidden_size,
+            c.intermediate_size,
+            c.num_hidden_layers,
+            c.num_attention_heads,
+            c.num_key_value_heads,
+            c.head_dim,
+            self.context,
+            c.tie_word_embeddings,
+            self.threads,
+            self.tile,
+            c.rope_theta,
+            c.rms_norm_eps,
+        )
 
-    def wasm_arena_bytes(self,
-        threads:int, # there
-    ) -> int: # bytes
+    def wasm_arena_bytes(
+        self,
+        threads: int,  # there
+    ) -> int:  # bytes
         "Memory that the kernel's builds for browsers take beside the weights, in a context as long as this one"
         shape = self._shape()
         shape.threads = threads
         return self._lib.sm_wasm_arena_bytes(shape)
 
-    def _measure(self, size:int, kv:int, parts) -> None:
+    def _measure(self, size: int, kv: int, parts) -> None:
         "Note what the kernel needs; raises `UnsupportedModelError` for what it refuses"
-        if size < 0: raise UnsupportedModelError(f"{self.path}: {self._words(size)}; run it with --backend torch")
-        self.arena_bytes, self.kv_bytes = size, kv # of which the KV cache
-        self.bytes_per_token = sum(p.nbytes for p in parts if self.config.tie_word_embeddings or p.tensor != 0) # an embedding that is no head gives one row
+        if size < 0:
+            raise UnsupportedModelError(f"{self.path}: {self._words(size)}; run it with --backend torch")
+        self.arena_bytes, self.kv_bytes = size, kv  # of which the KV cache
+        # an embedding that is no head gives one row
+        self.bytes_per_token = sum(p.nbytes for p in parts if self.config.tie_word_embeddings or p.tensor != 0)
 
     def _create(self, parts) -> None:
         "Give the kernel its memory and the file"
         lib, shape = self._lib, self._shape()
         self._measure(size := lib.sm_arena_bytes(shape), lib.sm_kv_bytes(shape), parts)
-        try: arena = mmap.mmap(-1, size)
-        except (OSError, ValueError, OverflowError): raise self._no_memory(size) from None
+        try:
+            arena = mmap.mmap(-1, size)
+        except (OSError, ValueError, OverflowError):
+            raise self._no_memory(size) from None
         first, model = self._file.parts(self._file.names()[0])[0], ctypes.c_void_p()
         base = first.data.ctypes.data - first.offset
         at = ctypes.addressof(ctypes.c_char.from_buffer(arena))
@@ -238,16 +360,17 @@ class Engine(SharedBackend):
         close, held = lambda: lib.sm_close(model), (arena, self._file)
         self._free = weakref.finalize(self, release_kernel, weakref.ref(self), self._pid, close, held)
 
-    def _no_memory(self, size:int) -> "EngineError":
+    def _no_memory(self, size: int) -> "EngineError":
         "What to say where the system does not give that many bytes"
-        need = f"{size/1e6:,.0f} MB that the engine needs for a context of {self.context}"
+        need = f"{size / 1e6:,.0f} MB that the engine needs for a context of {self.context}"
         return EngineError(f"{self.path}: the system does not give the {need}: load with a smaller context")
 
-    def _check_start(self, code:int) -> None:
+    def _check_start(self, code: int) -> None:
         "Raise `EngineError` unless the kernel started"
-        if code: raise EngineError(f"{self.path}: the kernel did not start: {self._words(code)}")
+        if code:
+            raise EngineError(f"{self.path}: the kernel did not start: {self._words(code)}")
 
-    def _words(self, code:int) -> str:
+    def _words(self, code: int) -> str:
         "What the kernel says to an error code"
         return self._lib.sm_error(code).decode()
 
@@ -263,54 +386,62 @@ class Engine(SharedBackend):
         limit = min(self.config.max_position_embeddings, MAX_CONTEXT)
         return f", or load with context={limit}" if self.context < limit else ""
 
-    def _read(self, ids:np.ndarray, pos:int, want:int, out) -> None:
+    def _read(self, ids: np.ndarray, pos: int, want: int, out) -> None:
         "One tile through the kernel; the cache is cut to `pos` first"
         self._cut(pos)
         code = self._prefill(ids, pos, want, out)
-        if code: raise EngineError(f"the kernel refused a call: {self._words(code)}")
+        if code:
+            raise EngineError(f"the kernel refused a call: {self._words(code)}")
         self.tokens += ids.tolist()
 
-    def _prefill(self, ids:np.ndarray, pos:int, want:int, out) -> int: # a code
+    def _prefill(self, ids: np.ndarray, pos: int, want: int, out) -> int:  # a code
         "The kernel reads a tile"
-        return self._lib.sm_prefill(self._model, ids.ctypes.data, len(ids), pos, want, None if out is None else out.ctypes.data)
+        return self._lib.sm_prefill(
+            self._model, ids.ctypes.data, len(ids), pos, want, None if out is None else out.ctypes.data
+        )
 
-    def prefill(self, ids, pos=0, on_progress=None): # (n,) → (vocab,) float32
+    def prefill(self, ids, pos=0, on_progress=None):  # (n,) → (vocab,) float32
         "Read a prompt in tiles; logits after its last token"
         out = np.empty(self.config.vocab_size, np.float32)
         with self.lock, self._alone():
             ids = np.array(self._check(ids, pos), np.int32)
             for i in range(0, len(ids), self.tile):
                 last = i + self.tile >= len(ids)
-                self._read(ids[i:i + self.tile], pos + i, int(last), out if last else None)
-                if on_progress: on_progress(min(i + self.tile, len(ids)), len(ids))
+                self._read(ids[i : i + self.tile], pos + i, int(last), out if last else None)
+                if on_progress:
+                    on_progress(min(i + self.tile, len(ids)), len(ids))
         return out
 
-    def decode(self, id, pos): # → (vocab,) float32
+    def decode(self, id, pos):  # → (vocab,) float32
         "Read one token; logits after it"
         out = np.empty(self.config.vocab_size, np.float32)
-        with self.lock, self._alone(): self._read(np.array(self._check([id], pos), np.int32), pos, 1, out)
+        with self.lock, self._alone():
+            self._read(np.array(self._check([id], pos), np.int32), pos, 1, out)
         return out
 
-    def logits(self, ids): # (n,) → (n, vocab) float32
+    def logits(self, ids):  # (n,) → (n, vocab) float32
         "Read ids from an empty cache; logits after each"
         with self.lock, self._alone():
             ids = np.array(self._check(ids, 0), np.int32)
-            try: out = np.empty((len(ids), self.config.vocab_size), np.float32)
+            try:
+                out = np.empty((len(ids), self.config.vocab_size), np.float32)
             except MemoryError:
                 raise EngineError(f"no memory for the scores of {len(ids)} tokens: read fewer at a time") from None
-            for i in range(0, len(ids), self.tile): self._read(ids[i:i + self.tile], i, 2, out[i:])
+            for i in range(0, len(ids), self.tile):
+                self._read(ids[i : i + self.tile], i, 2, out[i:])
         return out
 
-    def sample(self,
-        logits, # (vocab,) float32
-        params, # `generate.SamplingParams`
-        rng, # `generate.PCG32`, advanced by one draw, unless greedy
-        history=(), # ids that the repetition penalty counts
-    ) -> int: # token id
+    def sample(
+        self,
+        logits,  # (vocab,) float32
+        params,  # `generate.SamplingParams`
+        rng,  # `generate.PCG32`, advanced by one draw, unless greedy
+        history=(),  # ids that the repetition penalty counts
+    ) -> int:  # token id
         "Choose a token by the rule of `generate.sample`, in C; raises `NonFiniteError`"
         x = self._scores(logits)
-        if params.temperature == 0 and params.repetition_penalty == 1: # no draw, no copy
-            id = int(x.argmax()) # of the first NaN, where there is one
+        if params.temperature == 0 and params.repetition_penalty == 1:  # no draw, no copy
+            id = int(x.argmax())  # of the first NaN, where there is one
             finite_best(x[id])
             return id
         seen = as_history(() if params.repetition_penalty == 1 else history, len(x))
@@ -319,36 +450,50 @@ class Engine(SharedBackend):
         if rng is None and params.temperature:
             raise ParameterError("a temperature above 0 draws a random number: pass rng=PCG32(seed)")
         r = None if rng is None else RandomState(rng.state, rng.inc)
-        with self.lock, self._alone(): id = self._sample(x, how, r, seen)
-        if id == _NO_SCORES: finite_best(x.max())
-        if id < 0: raise EngineError(f"the kernel refused a call: {self._words(id)}")
-        if r is not None: rng.state = r.state
+        with self.lock, self._alone():
+            id = self._sample(x, how, r, seen)
+        if id == _NO_SCORES:
+            finite_best(x.max())
+        if id < 0:
+            raise EngineError(f"the kernel refused a call: {self._words(id)}")
+        if r is not None:
+            rng.state = r.state
         return id
 
-    def _sample(self, x:np.ndarray, how:SamplingRecord, r:RandomState|None, seen:np.ndarray) -> int: # a token id, or a code
+    def _sample(
+        self, x: np.ndarray, how: SamplingRecord, r: RandomState | None, seen: np.ndarray
+    ) -> int:  # a token id, or a code
         "The kernel chooses a token and moves `r` on"
-        return self._lib.sm_sample(self._model, x.ctypes.data, how, r, seen.ctypes.data if seen.size else None, seen.size)
+        return self._lib.sm_sample(
+            self._model, x.ctypes.data, how, r, seen.ctypes.data if seen.size else None, seen.size
+        )
 
-    def logprob(self,
-        logits, # (vocab,) float32
-        id:int, # of a token
+    def logprob(
+        self,
+        logits,  # (vocab,) float32
+        id: int,  # of a token
     ) -> float:
         "The natural logarithm of a token's probability; what `generate.log_softmax` says, in a tenth of the time"
         x, id = self._scores(logits), as_int("id", id)
-        if id >= len(x): raise ParameterError(f"token id {id} is not in 0..{len(x) - 1}")
-        with self.lock, self._alone(): return self._logprob(x, id)
+        if id >= len(x):
+            raise ParameterError(f"token id {id} is not in 0..{len(x) - 1}")
+        with self.lock, self._alone():
+            return self._logprob(x, id)
 
-    def _logprob(self, x:np.ndarray, id:int) -> float: return self._lib.sm_log_probability(self._model, x.ctypes.data, id)
+    def _logprob(self, x: np.ndarray, id: int) -> float:
+        return self._lib.sm_log_probability(self._model, x.ctypes.data, id)
 
-    def _scores(self, logits) -> np.ndarray: # (vocab,) float32
+    def _scores(self, logits) -> np.ndarray:  # (vocab,) float32
         "Logits as the kernel takes them, or an error that names their shape"
-        with np.errstate(over="ignore"): # a number too large for 32 bits becomes an infinity, which `sample` refuses
+        # a number too large for 32 bits becomes an infinity, which `sample` refuses
+        with np.errstate(over="ignore"):
             return np.ascontiguousarray(as_scores(logits, self.config.vocab_size), np.float32)
 
     def close(self) -> None:
         "Stop the kernel's threads and give its memory back"
-        if self._pid == os.getpid(): super().close()
-        elif not self.closed: # in the child of a fork nobody else uses what it inherited
+        if self._pid == os.getpid():
+            super().close()
+        elif not self.closed:  # in the child of a fork nobody else uses what it inherited
             self.closed, self.tokens = True, []
             self._release()
 
@@ -358,30 +503,45 @@ class Engine(SharedBackend):
 
     def describe(self) -> dict:
         "Facts for `Timings`"
-        return dict(backend=self.name, variant=self.choice.variant, threads=self.threads, load_s=self.load_s, bytes_per_token=self.bytes_per_token, file_sha256=self._file.file_sha256)
+        return dict(
+            backend=self.name,
+            variant=self.choice.variant,
+            threads=self.threads,
+            load_s=self.load_s,
+            bytes_per_token=self.bytes_per_token,
+            file_sha256=self._file.file_sha256,
+        )
 
-    def __enter__(self): return self
-    def __exit__(self, *exc): self.close()
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
     def __repr__(self):
         state = "closed" if self.closed else f"{len(self.tokens)} of {self.context} positions"
         return f"Engine({str(self.path)!r}, {self.choice.variant}, {self.threads} threads, {state})"
 
 # %% ../../nbs/06_engine/02_native.ipynb #70d0e8fb
 def load(
-    path, # a SMOLLM_Q4 file
-    threads:int|None=None, # that compute; default: one for each core
-    context:int|None=None, # positions of the KV cache; default: 2,048, or what the model knows if that is less
-    variant:str|None=None, # of the kernel; default: the best for this processor
-    verify:bool=True, # hash all of the file; False checks the structure alone
-    tile:int=TILE, # tokens that a prefill reads at a time
+    path,  # a SMOLLM_Q4 file
+    threads: int | None = None,  # that compute; default: one for each core
+    context: int | None = None,  # positions of the KV cache; default: 2,048, or what the model knows if that is less
+    variant: str | None = None,  # of the kernel; default: the best for this processor
+    verify: bool = True,  # hash all of the file; False checks the structure alone
+    tile: int = TILE,  # tokens that a prefill reads at a time
 ) -> Engine:
     "Load a quantized file into the native kernel; raises `QuantFileError`, `ParameterError` or `EngineError`"
     start, path, tile = time.perf_counter(), as_path("path", path), as_int("tile", tile, 1, 512)
     threads = default_threads() if threads is None else as_int("threads", threads, 1, MAX_THREADS)
-    if context is not None: as_int("context", context, 1, MAX_CONTEXT) # before the file is read
-    if variant is not None: as_text("variant", variant)
-    try: choice = choose(variant)
-    except KernelError as e: raise EngineError(f"the native engine is not usable here: {e}") from None
+    if context is not None:
+        as_int("context", context, 1, MAX_CONTEXT)  # before the file is read
+    if variant is not None:
+        as_text("variant", variant)
+    try:
+        choice = choose(variant)
+    except KernelError as e:
+        raise EngineError(f"the native engine is not usable here: {e}") from None
     file = read_q4(path, verify)
     try:
         check_shape(file.config, str(path))
@@ -395,21 +555,38 @@ def load(
 # %% ../../nbs/06_engine/02_native.ipynb #10aef40d
 _SHAPE_135M = ShapeRecord(49152, 576, 1536, 30, 9, 3, 64, CONTEXT, 1, 1, TILE, 1e4, 1e-5)
 
-def _state(name:str) -> str:
+
+def _state(name: str) -> str:
     "Whether a variant works here"
-    try: choose(name)
-    except KernelError as e: return str(e).removeprefix("no build of the kernel runs here: ").removeprefix(f"{name}: ")
+    try:
+        choose(name)
+    except KernelError as e:
+        return str(e).removeprefix("no build of the kernel runs here: ").removeprefix(f"{name}: ")
     return "works"
+
 
 def survey() -> dict:
     "The engine on this machine, as plain JSON"
     limits = _thread_limits()
     tightest = min(limits, key=limits.get)
-    out = dict(variant=None, why="", library=None, variants={}, threads=default_threads(),
-               threads_why=f"{limits[tightest]:g} {tightest}", kv_bytes_2048=None)
+    out = dict(
+        variant=None,
+        why="",
+        library=None,
+        variants={},
+        threads=default_threads(),
+        threads_why=f"{limits[tightest]:g} {tightest}",
+        kv_bytes_2048=None,
+    )
     try:
         c = choose()
-        out |= dict(variant=c.variant, why=c.why, library=c.path.name, variants={v.name: _state(v.name) for v in variants(this_system())})
+        out |= dict(
+            variant=c.variant,
+            why=c.why,
+            library=c.path.name,
+            variants={v.name: _state(v.name) for v in variants(this_system())},
+        )
         out["kv_bytes_2048"] = _declare(c.library).sm_kv_bytes(_SHAPE_135M)
-    except KernelError as e: out["why"] = str(e)
+    except KernelError as e:
+        out["why"] = str(e)
     return out

@@ -6,128 +6,203 @@
 __all__ = ['PAGE', 'Host', 'choose', 'WasmEngine', 'load']
 
 # %% ../../nbs/06_engine/03_wasm.ipynb #80ef004d
-import ctypes, functools, time, weakref
+import ctypes
+import functools
+import time
+import weakref
 from pathlib import Path
 
 import numpy as np
 
 from ..core import SmolLMError, as_int, as_path, as_text
-from .native import (MAX_CONTEXT, TILE, Engine, EngineError, UnsupportedModelError, release_kernel, pick_context,
-                     RandomState, SamplingRecord, ShapeRecord, check_shape)
 from .build import NATIVE, Choice, KernelError, library, variants
+from smollm_nb.engine.native import (
+    MAX_CONTEXT,
+    TILE,
+    Engine,
+    EngineError,
+    RandomState,
+    SamplingRecord,
+    ShapeRecord,
+    UnsupportedModelError,
+    check_shape,
+    pick_context,
+    release_kernel,
+)
 from ..quant.q4file import read_q4
 
 # %% ../../nbs/06_engine/03_wasm.ipynb #68047982
-PAGE = 65536 # bytes of a page of WebAssembly's memory
+PAGE = 65536  # bytes of a page of WebAssembly's memory
+
 
 class Host:
     "A build of the kernel with a memory of so many bytes; its exports are called as methods, with addresses for pointers"
-    def __init__(self,
-        compiled:tuple, # a `wasmtime.Engine` and its `wasmtime.Module`
-        nbytes:int,
+
+    def __init__(
+        self,
+        compiled: tuple,  # a `wasmtime.Engine` and its `wasmtime.Module`
+        nbytes: int,
     ):
         import wasmtime as w
-        (engine, module), pages = compiled, -(-nbytes//PAGE)
+
+        (engine, module), pages = compiled, -(-nbytes // PAGE)
         self.store = w.Store(engine)
-        try: memory = w.Memory(self.store, w.MemoryType(w.Limits(pages, pages)))
+        try:
+            memory = w.Memory(self.store, w.MemoryType(w.Limits(pages, pages)))
         except w.WasmtimeError:
-            raise KernelError(f"the system gives WebAssembly no {pages*PAGE/1e6:,.0f} MB of memory") from None
+            raise KernelError(f"the system gives WebAssembly no {pages * PAGE / 1e6:,.0f} MB of memory") from None
         self._exports = w.Instance(self.store, module, [memory]).exports(self.store)
-        self.base = -(-self._exports["__heap_base"].value(self.store)//64)*64 # where the host may begin
-        self.bytes = np.ctypeslib.as_array(memory.data_ptr(self.store), (pages*PAGE,)) # (pages·PAGE,) uint8
+        self.base = -(-self._exports["__heap_base"].value(self.store) // 64) * 64  # where the host may begin
+        self.bytes = np.ctypeslib.as_array(memory.data_ptr(self.store), (pages * PAGE,))  # (pages·PAGE,) uint8
         self._memory = memory
-    def __getattr__(self, name): return functools.partial(self._exports[name], self.store)
-    def put(self, at:int, data) -> int: # the address
+
+    def __getattr__(self, name):
+        return functools.partial(self._exports[name], self.store)
+
+    def put(self, at: int, data) -> int:  # the address
         "Copy an array or a ctypes structure to an address"
         raw = np.frombuffer(data, np.uint8)
-        self.bytes[at:at + len(raw)] = raw
+        self.bytes[at : at + len(raw)] = raw
         return at
-    def close(self) -> None: "Nothing: the memory goes with the last reference"
-    def text(self, at:int) -> str:
-        "The C string at an address"
-        return bytes(self.bytes[at:at + 200]).split(b"\0")[0].decode()
 
-def _compiled(path:Path) -> tuple: # as `Host` takes it
+    def close(self) -> None:
+        "Nothing: the memory goes with the last reference"
+
+    def text(self, at: int) -> str:
+        "The C string at an address"
+        return bytes(self.bytes[at : at + 200]).split(b"\0")[0].decode()
+
+
+def _compiled(path: Path) -> tuple:  # as `Host` takes it
     "A compiled module; raises `KernelError`"
-    try: import wasmtime
-    except ImportError: raise KernelError("WebAssembly under Python needs the package wasmtime: pip install wasmtime") from None
-    if not path.is_file(): raise KernelError(f"{path.name} was not built")
+    try:
+        import wasmtime
+    except ImportError:
+        raise KernelError("WebAssembly under Python needs the package wasmtime: pip install wasmtime") from None
+    if not path.is_file():
+        raise KernelError(f"{path.name} was not built")
     engine = wasmtime.Engine()
     return engine, wasmtime.Module.from_file(engine, str(path))
 
+
 def choose(
-    variant:str|None=None, # "relaxed" or "simd128"; default: the first
-    folder=NATIVE, # where the builds are
-) -> Choice: # its library is what `Host` takes
+    variant: str | None = None,  # "relaxed" or "simd128"; default: the first
+    folder=NATIVE,  # where the builds are
+) -> Choice:  # its library is what `Host` takes
     "Compile a build for one thread and test it; raises `KernelError`"
     usable = {v.name: v for v in variants("wasm32") if not v.name.endswith("-threads")}
     name = variant or next(iter(usable))
-    if name not in usable: raise KernelError(f"variant {name!r} must be one of {', '.join(usable)}")
-    compiled = _compiled(path := Path(folder)/library(usable[name], "wasm32"))
-    if code := (host := Host(compiled, 64*PAGE)).sm_self_test(): raise KernelError(f"{path.name} fails its self-test: {host.text(host.sm_error(code))}")
+    if name not in usable:
+        raise KernelError(f"variant {name!r} must be one of {', '.join(usable)}")
+    compiled = _compiled(path := Path(folder) / library(usable[name], "wasm32"))
+    if code := (host := Host(compiled, 64 * PAGE)).sm_self_test():
+        raise KernelError(f"{path.name} fails its self-test: {host.text(host.sm_error(code))}")
     return Choice(compiled, name, path, "asked for" if variant else "the best that runs here", ())
 
 # %% ../../nbs/06_engine/03_wasm.ipynb #c179c271
 class WasmEngine(Engine):
     "A quantized Llama in the kernel's WebAssembly build; a `core.Backend`"
+
     name = "wasm"
-    _bind = staticmethod(lambda compiled: Host(compiled, 64*PAGE)) # enough to ask how much is needed
+    _bind = staticmethod(lambda compiled: Host(compiled, 64 * PAGE))  # enough to ask how much is needed
 
     def _create(self, parts) -> None:
         "Lay out the memory and give it the file"
         host, shape, c = self._lib, self._shape(), self.config
         where = host.put(host.base, shape)
         self._measure(arena := host.sm_arena_bytes(where), host.sm_kv_bytes(where), parts)
-        sizes = dict(weights=self._file.bytes, shape=ctypes.sizeof(ShapeRecord), parts=ctypes.sizeof(parts), how=ctypes.sizeof(SamplingRecord), rng=ctypes.sizeof(RandomState), model=4,
-                     ids=4*self.tile, seen=4*self.context, logits=4*c.vocab_size*self.tile, arena=arena)
+        sizes = dict(
+            weights=self._file.bytes,
+            shape=ctypes.sizeof(ShapeRecord),
+            parts=ctypes.sizeof(parts),
+            how=ctypes.sizeof(SamplingRecord),
+            rng=ctypes.sizeof(RandomState),
+            model=4,
+            ids=4 * self.tile,
+            seen=4 * self.context,
+            logits=4 * c.vocab_size * self.tile,
+            arena=arena,
+        )
         self._at, end = {}, host.base
-        for name, n in sizes.items(): self._at[name], end = end, end + -(-n//64)*64
-        if end >= 1 << 32: raise UnsupportedModelError(f"{self.path}: {end/1e9:.1f} GB do not fit a memory of 32-bit addresses; run it with --backend native")
-        try: self._lib, at = Host(self.choice.library, end), self._at
-        except KernelError: raise self._no_memory(end) from None
+        for name, n in sizes.items():
+            self._at[name], end = end, end + -(-n // 64) * 64
+        if end >= 1 << 32:
+            raise UnsupportedModelError(
+                f"{self.path}: {end / 1e9:.1f} GB do not fit a memory of 32-bit addresses; run it with --backend native"
+            )
+        try:
+            self._lib, at = Host(self.choice.library, end), self._at
+        except KernelError:
+            raise self._no_memory(end) from None
         first = self._file.parts(self._file.names()[0])[0]
-        self._lib.put(at["weights"], (ctypes.c_char*self._file.bytes).from_address(first.data.ctypes.data - first.offset))
-        for name, data in (("shape", shape), ("parts", parts)): self._lib.put(at[name], data)
-        self._check_start(self._lib.sm_create(at["shape"], at["parts"], len(parts), at["weights"], self._file.bytes, at["arena"], arena, at["model"]))
-        self._model = int(self._lib.bytes[at["model"]:][:4].view(np.uint32)[0])
+        self._lib.put(
+            at["weights"], (ctypes.c_char * self._file.bytes).from_address(first.data.ctypes.data - first.offset)
+        )
+        for name, data in (("shape", shape), ("parts", parts)):
+            self._lib.put(at[name], data)
+        self._check_start(
+            self._lib.sm_create(
+                at["shape"], at["parts"], len(parts), at["weights"], self._file.bytes, at["arena"], arena, at["model"]
+            )
+        )
+        self._model = int(self._lib.bytes[at["model"] :][:4].view(np.uint32)[0])
         held = (self._lib, self._file)
         self._free = weakref.finalize(self, release_kernel, weakref.ref(self), self._pid, lambda: None, held)
 
-    def _words(self, code:int) -> str: return self._lib.text(self._lib.sm_error(code))
+    def _words(self, code: int) -> str:
+        return self._lib.text(self._lib.sm_error(code))
 
     def _prefill(self, ids, pos, want, out) -> int:
-        code = self._lib.sm_prefill(self._model, self._lib.put(self._at["ids"], ids), len(ids), pos, want, self._at["logits"] if want else 0)
+        code = self._lib.sm_prefill(
+            self._model, self._lib.put(self._at["ids"], ids), len(ids), pos, want, self._at["logits"] if want else 0
+        )
         if out is not None and not code:
             rows = len(ids) if want == 2 else 1
-            out.reshape(-1)[:rows*self.config.vocab_size] = self._lib.bytes[self._at["logits"]:][:4*rows*self.config.vocab_size].view(np.float32)
+            out.reshape(-1)[: rows * self.config.vocab_size] = self._lib.bytes[self._at["logits"] :][
+                : 4 * rows * self.config.vocab_size
+            ].view(np.float32)
         return code
 
     def _sample(self, x, how, r, seen) -> int:
         at, put = self._at, self._lib.put
-        seen = seen[-self.context:] # no more can be there
-        code = self._lib.sm_sample(self._model, put(at["logits"], x), put(at["how"], how), put(at["rng"], r) if r is not None else 0, put(at["seen"], seen) if seen.size else 0, seen.size)
-        if r is not None: ctypes.memmove(ctypes.byref(r), bytes(self._lib.bytes[at["rng"]:][:ctypes.sizeof(r)]), ctypes.sizeof(r))
+        seen = seen[-self.context :]  # no more can be there
+        code = self._lib.sm_sample(
+            self._model,
+            put(at["logits"], x),
+            put(at["how"], how),
+            put(at["rng"], r) if r is not None else 0,
+            put(at["seen"], seen) if seen.size else 0,
+            seen.size,
+        )
+        if r is not None:
+            ctypes.memmove(ctypes.byref(r), bytes(self._lib.bytes[at["rng"] :][: ctypes.sizeof(r)]), ctypes.sizeof(r))
         return code
 
-    def _logprob(self, x, id) -> float: return self._lib.sm_log_probability(self._model, self._lib.put(self._at["logits"], x), id)
+    def _logprob(self, x, id) -> float:
+        return self._lib.sm_log_probability(self._model, self._lib.put(self._at["logits"], x), id)
 
     def _release(self) -> None:
         super()._release()
         self._lib = None
 
+
 def load(
-    path, # a SMOLLM_Q4 file
-    context:int|None=None, # positions of the KV cache; default: 2,048, or what the model knows if that is less
-    variant:str|None=None, # "relaxed" or "simd128"; default: the first
-    verify:bool=True, # hash all of the file; False checks the structure alone
-    tile:int=TILE, # tokens that a prefill reads at a time
+    path,  # a SMOLLM_Q4 file
+    context: int | None = None,  # positions of the KV cache; default: 2,048, or what the model knows if that is less
+    variant: str | None = None,  # "relaxed" or "simd128"; default: the first
+    verify: bool = True,  # hash all of the file; False checks the structure alone
+    tile: int = TILE,  # tokens that a prefill reads at a time
 ) -> WasmEngine:
     "Load a quantized file into the kernel's WebAssembly build; raises `QuantFileError`, `ParameterError` or `EngineError`"
     start, path, tile = time.perf_counter(), as_path("path", path), as_int("tile", tile, 1, 512)
-    if context is not None: as_int("context", context, 1, MAX_CONTEXT) # before the file is read
-    if variant is not None: as_text("variant", variant)
-    try: choice = choose(variant)
-    except KernelError as e: raise EngineError(f"the engine cannot run as WebAssembly here: {e}") from None
+    if context is not None:
+        as_int("context", context, 1, MAX_CONTEXT)  # before the file is read
+    if variant is not None:
+        as_text("variant", variant)
+    try:
+        choice = choose(variant)
+    except KernelError as e:
+        raise EngineError(f"the engine cannot run as WebAssembly here: {e}") from None
     file = read_q4(path, verify)
     try:
         check_shape(file.config, str(path))

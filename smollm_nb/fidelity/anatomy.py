@@ -17,119 +17,162 @@ from ..core import NonFiniteError, ParameterError, as_int
 from ..inference.llama import KVCache, Llama, TorchBackend, rope_table
 
 # %% ../../nbs/04_fidelity/02_anatomy.ipynb #0ac71b68
-WARMUP, EVERY = 8, 2 # the first tokens of a text are not scored, and of the rest every second
+WARMUP, EVERY = 8, 2  # the first tokens of a text are not scored, and of the rest every second
+
 
 def _check_finite(
-    values, # one number, or an array of them
-    what:str, # whose they are, for the message
+    values,  # one number, or an array of them
+    what: str,  # whose they are, for the message
 ) -> None:
     "Raise `NonFiniteError` for NaN and the infinities"
-    if np.isfinite(values).all(): return
+    if np.isfinite(values).all():
+        return
     raise NonFiniteError(f"{what} are not finite numbers: weights are damaged, or overflow their number format")
 
+
 def token_kl(
-    right:Tensor, # logits, (texts, n, vocab)
-    got:Tensor, # the same shape
-) -> np.ndarray: # (texts, n) float64, nats
+    right: Tensor,  # logits, (texts, n, vocab)
+    got: Tensor,  # the same shape
+) -> np.ndarray:  # (texts, n) float64, nats
     "KL(right‖got) of each token, good for small differences too; raises `ParameterError` or `NonFiniteError`"
     if right.ndim != 3 or right.shape != got.shape:
         raise ParameterError(f"logits, {tuple(right.shape)} and {tuple(got.shape)}, must both be (texts, n, vocab)")
     out = []
-    for r, g in zip(right, got): # one text at a time, for memory
+    for r, g in zip(right, got):  # one text at a time, for memory
         d, log_p = g - r, r.log_softmax(-1)
-        out.append((torch.logsumexp(log_p + d, -1) - (log_p.exp()*d).sum(-1)).double().cpu().numpy())
+        out.append((torch.logsumexp(log_p + d, -1) - (log_p.exp() * d).sum(-1)).double().cpu().numpy())
     _check_finite(out, "the scores of one of the two models")
     return np.maximum(out, 0)
 
+
 @contextlib.contextmanager
 def holding(
-    model:Llama,
-    weights:dict[str, Tensor], # name → what the tensor is within the block
+    model: Llama,
+    weights: dict[str, Tensor],  # name → what the tensor is within the block
 ):
     "Some tensors exchanged for a while; raises `ParameterError` for a name or a shape that the model does not have"
     have = dict(model.named_parameters())
     for name, w in weights.items():
-        if name not in have: raise ParameterError(f"{name!r} is no tensor of this model")
+        if name not in have:
+            raise ParameterError(f"{name!r} is no tensor of this model")
         if w.shape != have[name].shape:
             raise ParameterError(f"{name} is {tuple(have[name].shape)}, not {tuple(w.shape)}")
     slots = [(have[n], w) for n, w in weights.items()]
     own = [p.data for p, _ in slots]
     try:
-        for p, w in slots: p.data = w.to(p)
+        for p, w in slots:
+            p.data = w.to(p)
         yield
     finally:
-        for (p, _), data in zip(slots, own): p.data = data
+        for (p, _), data in zip(slots, own):
+            p.data = data
+
 
 class Reader:
     "A model that reads a few texts, from any layer on"
-    def __init__(self,
-        model:Llama,
-        ids:np.ndarray, # (texts, span) token ids
+
+    def __init__(
+        self,
+        model: Llama,
+        ids: np.ndarray,  # (texts, span) token ids
     ):
         c, w, (texts, span) = model.config, model.model.embed_tokens.weight, ids.shape
         self.model, self.ids = model, torch.from_numpy(ids).long().to(w.device)
         self.rope = [t.to(w.device, w.dtype) for t in rope_table(c, span)]
         self.cache = KVCache(c, span, w.device, w.dtype, (texts,))
         self.right = self.logits(self.start())
-    def start(self) -> Tensor: # (texts, span, hidden)
+
+    def start(self) -> Tensor:  # (texts, span, hidden)
         "What the first layer hears"
         return self.model.model.embed_tokens(self.ids)
-    def layer(self, x:Tensor, i:int) -> Tensor: # (texts, span, hidden) → the same
+
+    def layer(self, x: Tensor, i: int) -> Tensor:  # (texts, span, hidden) → the same
         "One layer"
         return self.model.model.layers[i](x, self.rope, self.cache, i, 0)
-    def logits(self, x:Tensor, i:int=0) -> Tensor: # (texts, scored, vocab)
+
+    def logits(self, x: Tensor, i: int = 0) -> Tensor:  # (texts, scored, vocab)
         "All layers from `i` on, and the head"
-        for j in range(i, self.model.config.num_hidden_layers): x = self.layer(x, j)
-        return self.model.head(self.model.model.norm(x[:, min(WARMUP, x.shape[1] - 1)::EVERY]))
-    def kl(self, x:Tensor, i:int=0) -> np.ndarray: # (texts, scored) nats
+        for j in range(i, self.model.config.num_hidden_layers):
+            x = self.layer(x, j)
+        return self.model.head(self.model.model.norm(x[:, min(WARMUP, x.shape[1] - 1) :: EVERY]))
+
+    def kl(self, x: Tensor, i: int = 0) -> np.ndarray:  # (texts, scored) nats
         "How far each prediction is from that of the exact model"
         return token_kl(self.right, self.logits(x, i))
 
 # %% ../../nbs/04_fidelity/02_anatomy.ipynb #8e5ae033
-MATRICES = dict(q="self_attn.q_proj", k="self_attn.k_proj", v="self_attn.v_proj", o="self_attn.o_proj", gate="mlp.gate_proj", up="mlp.up_proj", down="mlp.down_proj")
+MATRICES = dict(
+    q="self_attn.q_proj",
+    k="self_attn.k_proj",
+    v="self_attn.v_proj",
+    o="self_attn.o_proj",
+    gate="mlp.gate_proj",
+    up="mlp.up_proj",
+    down="mlp.down_proj",
+)
+
 
 class Trail(NamedTuple):
     "How far a candidate strays from its reference, layer by layer"
-    weights:np.ndarray # (layers, 7) squared error over squared weights of each of `MATRICES`
-    activations:np.ndarray # (layers,) root mean square error of the hidden states after each layer, relative
-    kl:np.ndarray # (layers,) nats a token, with embedding and layers up to here the candidate's, the rest the reference's
+
+    weights: np.ndarray  # (layers, 7) squared error over squared weights of each of `MATRICES`
+    activations: np.ndarray  # (layers,) root mean square error of the hidden states after each layer, relative
+    # (layers,) nats a token, with embedding and layers up to here the candidate's, the rest the reference's
+    kl: np.ndarray
+
 
 def _same_shape(reference, candidate) -> None:
     "Raise `ParameterError` unless both are PyTorch models of one shape"
-    if not all(isinstance(b, TorchBackend) for b in (reference, candidate)): raise ParameterError("weights are compared: both backends must be loaded PyTorch models (model.load, quantize.load_quantized)")
-    if reference.config.tensor_shapes() != candidate.config.tensor_shapes(): raise ParameterError("weights are compared: both models must have the same shape")
+    if not all(isinstance(b, TorchBackend) for b in (reference, candidate)):
+        raise ParameterError(
+            "weights are compared: both backends must be loaded PyTorch models (model.load, quantize.load_quantized)"
+        )
+    if reference.config.tensor_shapes() != candidate.config.tensor_shapes():
+        raise ParameterError("weights are compared: both models must have the same shape")
 
-def _texts(ids, vocab:int) -> np.ndarray: # (texts, span)
+
+def _texts(ids, vocab: int) -> np.ndarray:  # (texts, span)
     "Texts of one length as an array of ids; raises `ParameterError`"
-    try: out = np.asarray(ids)
-    except ValueError: out = np.empty(0) # lists of different lengths
+    try:
+        out = np.asarray(ids)
+    except ValueError:
+        out = np.empty(0)  # lists of different lengths
     if out.ndim != 2 or not len(out) or out.shape[1] <= WARMUP or out.dtype.kind not in "iu":
-        raise ParameterError(f"ids must be (texts, span) token ids, texts of one length and more than {WARMUP} tokens, "
-                             f"not {out.dtype} of shape {out.shape}")
+        raise ParameterError(
+            f"ids must be (texts, span) token ids, texts of one length and more than {WARMUP} tokens, "
+            f"not {out.dtype} of shape {out.shape}"
+        )
     low, high = out.min(), out.max()
-    if low < 0 or high >= vocab: raise ParameterError(f"ids must be in 0..{vocab - 1}; these are in {low}..{high}")
+    if low < 0 or high >= vocab:
+        raise ParameterError(f"ids must be in 0..{vocab - 1}; these are in {low}..{high}")
     return out
+
 
 @torch.inference_mode()
 def matrix_errors(
-    reference:TorchBackend,
-    candidate:TorchBackend,
-) -> np.ndarray: # (layers, 7) squared error over squared weights; NaN for a matrix of zeros
+    reference: TorchBackend,
+    candidate: TorchBackend,
+) -> np.ndarray:  # (layers, 7) squared error over squared weights; NaN for a matrix of zeros
     "How wrong each matrix of each layer is; raises `ParameterError` or `NonFiniteError`"
     _same_shape(reference, candidate)
+
     def error(i, place):
         a, b = (m.model.get_parameter(f"model.layers.{i}.{place}.weight").float() for m in (reference, candidate))
         wrong, all_of_it = float((a - b).square().sum()), float(a.square().sum())
         _check_finite([wrong, all_of_it], f"the weights of layer {i}, {place}")
-        return wrong/all_of_it if all_of_it else np.nan
-    return np.array([[error(i, place) for place in MATRICES.values()] for i in range(reference.config.num_hidden_layers)])
+        return wrong / all_of_it if all_of_it else np.nan
+
+    return np.array(
+        [[error(i, place) for place in MATRICES.values()] for i in range(reference.config.num_hidden_layers)]
+    )
+
 
 @torch.inference_mode()
 def follow(
-    reference:TorchBackend,
-    candidate:TorchBackend,
-    ids, # (texts, span) token ids, span more than `WARMUP`
-    on_progress=None, # called with (layers done, layers); may raise `Cancelled`
+    reference: TorchBackend,
+    candidate: TorchBackend,
+    ids,  # (texts, span) token ids, span more than `WARMUP`
+    on_progress=None,  # called with (layers done, layers); may raise `Cancelled`
 ) -> Trail:
     "Follow the error from the weights to the predictions; raises `ParameterError` or `NonFiniteError`"
     _same_shape(reference, candidate)
@@ -139,24 +182,28 @@ def follow(
     x, y = right.start(), other.start()
     for i in range(len(weights)):
         x, y = right.layer(x, i), other.layer(y, i)
-        a, b = x[:, WARMUP:].double(), y[:, WARMUP:].double() # the first token of a text has states so large that they would hide all others
-        activations.append(float(((a - b).square().sum()/a.square().sum()).sqrt()))
+        # the first token of a text has states so large that they would hide all others
+        a, b = x[:, WARMUP:].double(), y[:, WARMUP:].double()
+        activations.append(float(((a - b).square().sum() / a.square().sum()).sqrt()))
         _check_finite(activations[-1], f"the hidden states after layer {i}")
         kl.append(right.kl(y.to(x), i + 1).mean())
-        if on_progress: on_progress(i + 1, len(weights))
+        if on_progress:
+            on_progress(i + 1, len(weights))
     return Trail(weights, np.array(activations), np.array(kl))
 
 # %% ../../nbs/04_fidelity/02_anatomy.ipynb #23d11f71
 def worst_group(
-    w, # (rows, cols) weights
-    got, # (rows, cols), what they became
-    group:int=128, # columns of a group
-) -> tuple[int, slice]: # its row and columns
+    w,  # (rows, cols) weights
+    got,  # (rows, cols), what they became
+    group: int = 128,  # columns of a group
+) -> tuple[int, slice]:  # its row and columns
     "The group with the largest squared error; raises `ParameterError` or `NonFiniteError`"
     group = as_int("group", group, 1)
     a, b = (np.asarray(m, np.float64) for m in (w, got))
-    if a.ndim != 2 or a.shape != b.shape or not a.size: raise ParameterError(f"two matrices of one shape are needed, not {a.shape} and {b.shape}")
-    for m in (a, b): _check_finite(m, "the weights")
-    error = np.add.reduceat((a - b)**2, np.arange(0, a.shape[1], group), axis=1)
+    if a.ndim != 2 or a.shape != b.shape or not a.size:
+        raise ParameterError(f"two matrices of one shape are needed, not {a.shape} and {b.shape}")
+    for m in (a, b):
+        _check_finite(m, "the weights")
+    error = np.add.reduceat((a - b) ** 2, np.arange(0, a.shape[1], group), axis=1)
     row, g = np.unravel_index(error.argmax(), error.shape)
-    return int(row), slice(int(g)*group, min(int(g + 1)*group, a.shape[1]))
+    return int(row), slice(int(g) * group, min(int(g + 1) * group, a.shape[1]))

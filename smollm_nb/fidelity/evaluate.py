@@ -8,137 +8,175 @@ __all__ = ['ROWS', 'WINDOW', 'WARMUP', 'PERCENTILES', 'GRAM', 'LONGEST_SHARED', 
            'check_overlap', 'origin_note', 'Divergence', 'diverge', 'parts', 'swapped', 'Effect', 'Blame', 'blame']
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #90a30270
-import contextlib, dataclasses, hashlib, math, platform, re, time
+import contextlib
+import dataclasses
+import hashlib
+import math
+import platform
+import re
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ..core import NonFiniteError, ParameterError, as_ids, as_int, as_number, as_path, as_text, finite, markdown_table
-from ..core import percentile
+from smollm_nb.core import (
+    NonFiniteError,
+    ParameterError,
+    as_ids,
+    as_int,
+    as_number,
+    as_path,
+    as_text,
+    finite,
+    markdown_table,
+    percentile,
+)
 from ..inference.generation import as_prompt, end_ids, fit_context, log_softmax
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #b4d04346
-ROWS = 8 # rows of logits widened to float64 at a time: 3 MB each for 49,152 words
+ROWS = 8  # rows of logits widened to float64 at a time: 3 MB each for 49,152 words
+
 
 def _check_finite(
-    scores, # logits, (vocab,) or (n, vocab)
-    who:str, # whose, for the message
+    scores,  # logits, (vocab,) or (n, vocab)
+    who: str,  # whose, for the message
 ) -> None:
     "Raise `NonFiniteError` for logits that hold NaN or an infinity"
-    if np.isfinite(scores).all(): return
-    raise NonFiniteError(f"the {who} gives scores that are not finite numbers: its weights are damaged, "
-                         "or overflow its number format (float32 has the widest)")
+    if np.isfinite(scores).all():
+        return
+    raise NonFiniteError(
+        f"the {who} gives scores that are not finite numbers: its weights are damaged, "
+        "or overflow its number format (float32 has the widest)"
+    )
+
 
 def compare_rows(
-    r, # logits of the reference, (n, vocab)
-    c, # logits of the candidate, (n, vocab)
-    next_ids, # the tokens that follow, (n,)
-) -> np.ndarray: # (4, n) float64: KL in nats, same first choice (0 or 1), log-probability of the next token under each
+    r,  # logits of the reference, (n, vocab)
+    c,  # logits of the candidate, (n, vocab)
+    next_ids,  # the tokens that follow, (n,)
+) -> np.ndarray:  # (4, n) float64: KL in nats, same first choice (0 or 1), log-probability of the next token under each
     "Compare two predictions at each of n positions; raises `NonFiniteError` for logits that are not finite"
     r, c, next_ids = np.asarray(r), np.asarray(c), as_ids("next_ids", next_ids)
     if r.ndim != 2 or r.shape != c.shape or len(next_ids) != len(r) or not all(0 <= i < r.shape[1] for i in next_ids):
         raise ParameterError(f"logits of shapes {r.shape}, {c.shape} and {len(next_ids)} next_ids do not fit together")
-    for scores, who in ((r, "reference"), (c, "candidate")): _check_finite(scores, who)
+    for scores, who in ((r, "reference"), (c, "candidate")):
+        _check_finite(scores, who)
     same, at = r.argmax(-1) == c.argmax(-1), (np.arange(len(r)), next_ids)
     r, c = (x.astype(np.float64) - x.max(-1, keepdims=True) for x in (r, c))
     p = np.exp(r)
     z = p.sum(-1, keepdims=True)
     r -= np.log(z)
     c -= np.log(np.exp(c).sum(-1, keepdims=True))
-    kl = (p*(r - c)).sum(-1)/z[:, 0]
-    return np.stack([np.maximum(kl, 0), same, r[at], c[at]]) # rounding may leave -1e-17
+    kl = (p * (r - c)).sum(-1) / z[:, 0]
+    return np.stack([np.maximum(kl, 0), same, r[at], c[at]])  # rounding may leave -1e-17
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #409da73e
 def student_t(
-    dof:int, # degrees of freedom
-    level:float=0.95,
+    dof: int,  # degrees of freedom
+    level: float = 0.95,
 ) -> float:
     "How many standard errors make a two-sided interval"
     dof, level = as_int("dof", dof, 1), as_number("level", level, 0, 1)
-    edges = np.linspace(0, math.pi/2, 20_001) # t = √dof·tan(angle), whose density is cos(angle)^(dof - 1)
-    mass = np.cumsum(np.cos((edges[1:] + edges[:-1])/2)**(dof - 1))
-    return math.sqrt(dof)*math.tan(np.interp(level, mass/mass[-1], edges[1:]))
+    edges = np.linspace(0, math.pi / 2, 20_001)  # t = √dof·tan(angle), whose density is cos(angle)^(dof - 1)
+    mass = np.cumsum(np.cos((edges[1:] + edges[:-1]) / 2) ** (dof - 1))
+    return math.sqrt(dof) * math.tan(np.interp(level, mass / mass[-1], edges[1:]))
+
 
 def mean_error(
-    x, # a figure for each token, (n,)
-    window, # which window each token is from, 0..W - 1, (n,)
-) -> tuple[float, float, float]: # mean, standard error, half width of the 95 % interval; NaN for one window
+    x,  # a figure for each token, (n,)
+    window,  # which window each token is from, 0..W - 1, (n,)
+) -> tuple[float, float, float]:  # mean, standard error, half width of the 95 % interval; NaN for one window
     "The mean over tokens and its error, windows taken as the units that vary"
     x, window = np.asarray(x, np.float64), np.asarray(window)
     if x.ndim != 1 or x.shape != window.shape or not len(x):
         raise ParameterError(f"x and window, {x.shape} and {window.shape}, must be one figure and one window a token")
     mean, count = float(np.mean(x)), int(np.max(window)) + 1
-    if count < 2: return mean, math.nan, math.nan
+    if count < 2:
+        return mean, math.nan, math.nan
     sums = np.bincount(window, x - mean)
-    se = math.sqrt(count/(count - 1)*(sums**2).sum())/len(x)
-    return mean, se, student_t(count - 1)*se
+    se = math.sqrt(count / (count - 1) * (sums**2).sum()) / len(x)
+    return mean, se, student_t(count - 1) * se
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #03c0c2ed
-WINDOW = 256 # tokens read from an empty cache
-WARMUP = 16 # first predictions of a window that are not scored
+WINDOW = 256  # tokens read from an empty cache
+WARMUP = 16  # first predictions of a window that are not scored
+
 
 def _windows(
-    ids, # token ids
-    window:int|None, # tokens; default: WINDOW, or what both backends can hold
-    warmup:int,
-    backends, # both
-) -> list[list[int]]: # those long enough to be scored
+    ids,  # token ids
+    window: int | None,  # tokens; default: WINDOW, or what both backends can hold
+    warmup: int,
+    backends,  # both
+) -> list[list[int]]:  # those long enough to be scored
     "Cut the text; raises `ParameterError` where nothing can be scored"
     ids, warmup = as_ids("ids", ids), as_int("warmup", warmup)
-    if window is not None: window = as_int("window", window, 1)
+    if window is not None:
+        window = as_int("window", window, 1)
     limit = min([WINDOW if window is None else window] + [getattr(b, "context", math.inf) for b in backends])
-    if window is not None and limit < window: raise ParameterError(f"window={window} must fit both contexts, the smaller of which is {limit}")
+    if window is not None and limit < window:
+        raise ParameterError(f"window={window} must fit both contexts, the smaller of which is {limit}")
     if warmup >= limit - 1:
         raise ParameterError(f"warmup={warmup} must leave something of a window of {limit} to score")
-    cut = [ids[i:i + limit] for i in range(0, len(ids), limit)]
-    if len(ids) < warmup + 2: raise ParameterError(f"{len(ids)} tokens are too few: {warmup + 2} are needed; give a longer text")
+    cut = [ids[i : i + limit] for i in range(0, len(ids), limit)]
+    if len(ids) < warmup + 2:
+        raise ParameterError(f"{len(ids)} tokens are too few: {warmup + 2} are needed; give a longer text")
     return [w for w in cut if len(w) >= warmup + 2]
 
-def _check_vocabulary(r, c) -> None: # logits (…, vocab) of both
-    "Raise `ParameterError` for models that choose from different numbers of tokens"
-    if r.shape == c.shape: return
-    raise ParameterError(f"the reference scores {r.shape[-1]} words, the candidate {c.shape[-1]}; "
-                         "compare models with one vocabulary")
 
-def _score_window(reference, candidate, ids:list[int], warmup:int) -> np.ndarray: # (4, n) as from `compare_rows`
+def _check_vocabulary(r, c) -> None:  # logits (…, vocab) of both
+    "Raise `ParameterError` for models that choose from different numbers of tokens"
+    if r.shape == c.shape:
+        return
+    raise ParameterError(
+        f"the reference scores {r.shape[-1]} words, the candidate {c.shape[-1]}; compare models with one vocabulary"
+    )
+
+
+def _score_window(reference, candidate, ids: list[int], warmup: int) -> np.ndarray:  # (4, n) as from `compare_rows`
     "Compare two backends on one window"
     r, c = reference.logits(ids), candidate.logits(ids)
     _check_vocabulary(r, c)
     last = len(ids) - 1
     cuts = [slice(i, min(i + ROWS, last)) for i in range(warmup, last, ROWS)]
-    return np.concatenate([compare_rows(r[s], c[s], ids[s.start + 1:s.stop + 1]) for s in cuts], 1)
+    return np.concatenate([compare_rows(r[s], c[s], ids[s.start + 1 : s.stop + 1]) for s in cuts], 1)
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #8cc8721f
 PERCENTILES = (50, 90, 95, 99)
 
+
 @dataclass
 class Evaluation:
     "How a candidate compares with its reference on one text; intervals are 95 %"
-    tokens:int # scored
-    windows:int # read, each from an empty cache
-    window:int # tokens of the longest
-    warmup:int # first predictions of each window, not scored
-    kl_mean:float # KL(reference‖candidate), nats a token
-    kl_se:float # standard error of `kl_mean`, by windows
-    kl_percentiles:dict[str, float] # "50", "90", "95", "99" and "max"
-    top1:float # share of tokens with the same first choice, 0..1
-    top1_interval:tuple[float, float]
-    ppl_reference:float # perplexity: exp of the mean surprise
-    ppl_candidate:float
-    ppl_ratio:float # candidate to reference
-    ppl_ratio_interval:tuple[float, float]
-    text_name:str = ""
-    text_sha256:str = "" # of the text as UTF-8
-    notes:tuple[str, ...] = () # what to keep in mind with these figures
-    reference:dict = field(default_factory=dict) # `Backend.describe()`
-    candidate:dict = field(default_factory=dict)
-    seconds:float = math.nan
-    per_token:dict[str, np.ndarray] = field(default_factory=dict, repr=False) # "kl", "same", "logprob_reference", "logprob_candidate", "window"; each (tokens,)
 
-    def __str__(self) -> str: return "\n".join(f"{name:18}{value}" for name, value in self.rows())
-    def _repr_markdown_(self) -> str: return markdown_table(self.rows())
+    tokens: int  # scored
+    windows: int  # read, each from an empty cache
+    window: int  # tokens of the longest
+    warmup: int  # first predictions of each window, not scored
+    kl_mean: float  # KL(reference‖candidate), nats a token
+    kl_se: float  # standard error of `kl_mean`, by windows
+    kl_percentiles: dict[str, float]  # "50", "90", "95", "99" and "max"
+    top1: float  # share of tokens with the same first choice, 0..1
+    top1_interval: tuple[float, float]
+    ppl_reference: float  # perplexity: exp of the mean surprise
+    ppl_candidate: float
+    ppl_ratio: float  # candidate to reference
+    ppl_ratio_interval: tuple[float, float]
+    text_name: str = ""
+    text_sha256: str = ""  # of the text as UTF-8
+    notes: tuple[str, ...] = ()  # what to keep in mind with these figures
+    reference: dict = field(default_factory=dict)  # `Backend.describe()`
+    candidate: dict = field(default_factory=dict)
+    seconds: float = math.nan
+    # "kl", "same", "logprob_reference", "logprob_candidate", "window"; each (tokens,)
+    per_token: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:18}{value}" for name, value in self.rows())
+
+    def _repr_markdown_(self) -> str:
+        return markdown_table(self.rows())
 
     def to_dict(self) -> dict:
         "As JSON: what is not known and what is infinite become null, the arrays are left out"
@@ -146,163 +184,218 @@ class Evaluation:
 
     def rows(self) -> list[tuple[str, str]]:
         "The figures as lines of a table: name, value"
-        several = self.windows > 1 # one window alone has no spread
-        interval = lambda ab, x, unit="": f", 95 %: {ab[0]*x:.4g} … {ab[1]*x:.4g}{unit}"*several
-        error = f", standard error {self.kl_se:.5f}"*several
+        several = self.windows > 1  # one window alone has no spread
+        interval = lambda ab, x, unit="": f", 95 %: {ab[0] * x:.4g} … {ab[1] * x:.4g}{unit}" * several
+        error = f", standard error {self.kl_se:.5f}" * several
         windows = f"{self.windows} windows" if several else "one window, too few for an error"
-        return [("KL, mean", f"{self.kl_mean:.5f} nats{error}"),
-                ("KL, percentiles", ", ".join(f"{k}: {v:.3g}" for k, v in self.kl_percentiles.items())),
-                ("same first choice", f"{100*self.top1:.2f} %{interval(self.top1_interval, 100, ' %')}"),
-                ("perplexity", f"{self.ppl_candidate:.3f}, reference {self.ppl_reference:.3f}"),
-                ("perplexity ratio", f"{self.ppl_ratio:.4f}{interval(self.ppl_ratio_interval, 1)}"),
-                ("tokens scored", f"{self.tokens:,} in {windows}, {self.seconds:.1f} s"),
-                *[("text", f"{self.text_name}, SHA-256 {self.text_sha256[:12]}…")]*bool(self.text_sha256), *(("note", n) for n in self.notes)]
+        return [
+            ("KL, mean", f"{self.kl_mean:.5f} nats{error}"),
+            ("KL, percentiles", ", ".join(f"{k}: {v:.3g}" for k, v in self.kl_percentiles.items())),
+            ("same first choice", f"{100 * self.top1:.2f} %{interval(self.top1_interval, 100, ' %')}"),
+            ("perplexity", f"{self.ppl_candidate:.3f}, reference {self.ppl_reference:.3f}"),
+            ("perplexity ratio", f"{self.ppl_ratio:.4f}{interval(self.ppl_ratio_interval, 1)}"),
+            ("tokens scored", f"{self.tokens:,} in {windows}, {self.seconds:.1f} s"),
+            *[("text", f"{self.text_name}, SHA-256 {self.text_sha256[:12]}…")] * bool(self.text_sha256),
+            *(("note", n) for n in self.notes),
+        ]
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #0272df53
-def _inside(share:float, half:float) -> tuple[float, float]: # NaN where the width is
+def _inside(share: float, half: float) -> tuple[float, float]:  # NaN where the width is
     "An interval of a share, which stays within 0..1"
     return (math.nan, math.nan) if math.isnan(half) else (max(share - half, 0.0), min(share + half, 1.0))
 
-def _exp(x:float) -> float:
+
+def _exp(x: float) -> float:
     "e^x; infinity where no float is as large"
-    with np.errstate(over="ignore"): return float(np.exp(x))
+    with np.errstate(over="ignore"):
+        return float(np.exp(x))
+
 
 def _overflow_note(
-    x:np.ndarray, # (4, n) as from `compare_rows`
-    window:np.ndarray, # which each token is from, (n,)
-) -> str: # empty where all is well
+    x: np.ndarray,  # (4, n) as from `compare_rows`
+    window: np.ndarray,  # which each token is from, (n,)
+) -> str:  # empty where all is well
     "What a reader of an infinite perplexity should know"
     ratio, _, half = mean_error(x[2] - x[3], window)
-    surprise = { # nats
-        "reference": -x[2].mean(), "candidate": -x[3].mean(), "ratio": ratio, "its upper limit": ratio + half}
+    surprise = {  # nats
+        "reference": -x[2].mean(),
+        "candidate": -x[3].mean(),
+        "ratio": ratio,
+        "its upper limit": ratio + half,
+    }
     beyond = [f"{who} e^{nats:.4g}" for who, nats in surprise.items() if math.isinf(_exp(nats))]
-    if not beyond: return ""
+    if not beyond:
+        return ""
     return f"perplexity beyond the largest floating-point number: {', '.join(beyond)}; infinity here, null in JSON"
 
-def _figures(x:np.ndarray, window:np.ndarray) -> dict: # x (4, n) as from `compare_rows`
+
+def _figures(x: np.ndarray, window: np.ndarray) -> dict:  # x (4, n) as from `compare_rows`
     "The figures of an `Evaluation` from those of its tokens"
     kl, same, lp_r, lp_c = x
     kl_mean, kl_se, _ = mean_error(kl, window)
     top1, _, half = mean_error(same, window)
     d, _, d_half = mean_error(lp_r - lp_c, window)
-    return dict(tokens=len(kl), kl_mean=kl_mean, kl_se=kl_se,
+    return dict(
+        tokens=len(kl),
+        kl_mean=kl_mean,
+        kl_se=kl_se,
         kl_percentiles={str(q): float(percentile(kl, q)) for q in PERCENTILES} | dict(max=float(kl.max())),
-        top1=top1, top1_interval=_inside(top1, half),
-        ppl_reference=_exp(-lp_r.mean()), ppl_candidate=_exp(-lp_c.mean()),
-        ppl_ratio=_exp(d), ppl_ratio_interval=(_exp(d - d_half), _exp(d + d_half)),
-        per_token=dict(kl=kl, same=same.astype(bool), logprob_reference=lp_r, logprob_candidate=lp_c, window=window))
+        top1=top1,
+        top1_interval=_inside(top1, half),
+        ppl_reference=_exp(-lp_r.mean()),
+        ppl_candidate=_exp(-lp_c.mean()),
+        ppl_ratio=_exp(d),
+        ppl_ratio_interval=(_exp(d - d_half), _exp(d + d_half)),
+        per_token=dict(kl=kl, same=same.astype(bool), logprob_reference=lp_r, logprob_candidate=lp_c, window=window),
+    )
+
 
 def evaluate(
-    reference, # a `core.Backend`: what is right
-    candidate, # a `core.Backend`: what is asked about
-    ids, # token ids, (n,), as from `text_ids`
-    window:int|None=None, # tokens read from an empty cache; default: 256, or what both backends can hold
-    warmup:int=WARMUP, # first predictions of each window that are not scored
-    text:str="", # that `ids` come from, for its hash
-    text_name:str="",
-    notes=(), # what to keep in mind with the figures, such as `origin_note`
-    on_progress=None, # called with (tokens scored, tokens to score) after each window; may raise `Cancelled`
+    reference,  # a `core.Backend`: what is right
+    candidate,  # a `core.Backend`: what is asked about
+    ids,  # token ids, (n,), as from `text_ids`
+    window: int | None = None,  # tokens read from an empty cache; default: 256, or what both backends can hold
+    warmup: int = WARMUP,  # first predictions of each window that are not scored
+    text: str = "",  # that `ids` come from, for its hash
+    text_name: str = "",
+    notes=(),  # what to keep in mind with the figures, such as `origin_note`
+    on_progress=None,  # called with (tokens scored, tokens to score) after each window; may raise `Cancelled`
 ) -> Evaluation:
     "Compare two backends on one text, window by window; raises `ParameterError` or `NonFiniteError`"
     start, parts, done = time.perf_counter(), [], 0
-    for name, value in dict(text=text, text_name=text_name).items(): as_text(name, value)
+    for name, value in dict(text=text, text_name=text_name).items():
+        as_text(name, value)
     cut = _windows(ids, window, warmup, (reference, candidate))
     total = sum(len(w) - 1 - warmup for w in cut)
     for w in cut:
         parts.append(_score_window(reference, candidate, w, warmup))
         done += parts[-1].shape[1]
-        if on_progress: on_progress(done, total)
+        if on_progress:
+            on_progress(done, total)
     which = np.repeat(np.arange(len(parts)), [p.shape[1] for p in parts])
-    facts = {k: b.describe() if hasattr(b, "describe") else {} for k, b in (("reference", reference), ("candidate", candidate))}
+    facts = {
+        k: b.describe() if hasattr(b, "describe") else {}
+        for k, b in (("reference", reference), ("candidate", candidate))
+    }
     x = np.concatenate(parts, 1)
-    return Evaluation(**_figures(x, which), **facts, windows=len(cut), window=max(map(len, cut)), warmup=warmup,
+    return Evaluation(
+        **_figures(x, which),
+        **facts,
+        windows=len(cut),
+        window=max(map(len, cut)),
+        warmup=warmup,
         text_name=text_name,
         text_sha256=hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() if text else "",
-        notes=tuple(n for n in (*notes, _overflow_note(x, which)) if n), seconds=time.perf_counter() - start)
+        notes=tuple(n for n in (*notes, _overflow_note(x, which)) if n),
+        seconds=time.perf_counter() - start,
+    )
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #a0973429
-_UNDERLINE = re.compile(r"^[*=~^#+|-]{3}", re.M) # a heading or a table
+_UNDERLINE = re.compile(r"^[*=~^#+|-]{3}", re.M)  # a heading or a table
 _CODE = re.compile(r">>>|::=|^ *\.\.\. |\|  ", re.M)
 _BULLET = re.compile(r"^(?:[*+-]|\d+[.)]|\[\d+\]) +")
 _SENTENCE = re.compile(r"""["“*(]?[A-Z].*[.:?!]["”)\]]*(?: \[\d+\])?""")
 _COMMON = set(" .,;:'\"’“”-_()*")
 
-def _prose(paragraph:str) -> str: # empty for what is no prose
-    "A paragraph of reST as one line of prose"
-    if _UNDERLINE.search(paragraph.replace(" ", "")) or _CODE.search(paragraph): return ""
-    line = _BULLET.sub("", re.sub(r"(?<=\w-) (?=\w)", "", " ".join(paragraph.split()))) # words are broken at hyphens
-    letters = sum(c.isalnum() or c in _COMMON for c in line)
-    return line if len(line.split()) >= 8 and _SENTENCE.fullmatch(line) and letters >= 0.96*len(line) else ""
 
-def builtin_text() -> tuple[str, str]: # text, its name
+def _prose(paragraph: str) -> str:  # empty for what is no prose
+    "A paragraph of reST as one line of prose"
+    if _UNDERLINE.search(paragraph.replace(" ", "")) or _CODE.search(paragraph):
+        return ""
+    # words are broken at hyphens
+    line = _BULLET.sub("", re.sub(r"(?<=\w-) (?=\w)", "", " ".join(paragraph.split())))
+    letters = sum(c.isalnum() or c in _COMMON for c in line)
+    return line if len(line.split()) >= 8 and _SENTENCE.fullmatch(line) and letters >= 0.96 * len(line) else ""
+
+
+def builtin_text() -> tuple[str, str]:  # text, its name
     "English prose that comes with Python; raises `ParameterError` where a Python was stripped of it"
-    try: from pydoc_data.topics import topics
-    except ImportError: raise ParameterError("this Python has no pydoc_data, where the built-in text comes from; give a text file instead") from None
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        raise ParameterError(
+            "this Python has no pydoc_data, where the built-in text comes from; give a text file instead"
+        ) from None
     paragraphs = (_prose(p) for name in sorted(topics) for p in re.split(r"\n\s*\n", topics[name]))
     text = "\n\n".join(p for p in dict.fromkeys(paragraphs) if p)
     return text, f"pydoc_data.topics of Python {platform.python_version()}, prose only"
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #d23dc9f9
 def read_text(
-    path, # a UTF-8 file
-) -> tuple[str, str]: # text, its name
+    path,  # a UTF-8 file
+) -> tuple[str, str]:  # text, its name
     "A text to evaluate on; raises `ParameterError` naming the file"
     path = as_path("text file", path)
     if path.exists() and not (path.is_file() or path.is_fifo() or path.is_dir()):
         raise ParameterError(f"{path} is a device, which may never end; give a text file")
-    try: text = path.read_bytes().decode("utf-8")
-    except OSError as e: raise ParameterError(f"{path} cannot be read: {e.strerror}") from None
-    except UnicodeDecodeError as e: raise ParameterError(f"{path} is not UTF-8: byte {e.start} is 0x{e.object[e.start]:02x}; save it as UTF-8") from None
-    if not text.strip(): raise ParameterError(f"{path} holds no text; give a file with some prose in it")
-    return text.removeprefix("\ufeff"), path.name # some editors put a byte-order mark first
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as e:
+        raise ParameterError(f"{path} cannot be read: {e.strerror}") from None
+    except UnicodeDecodeError as e:
+        raise ParameterError(
+            f"{path} is not UTF-8: byte {e.start} is 0x{e.object[e.start]:02x}; save it as UTF-8"
+        ) from None
+    if not text.strip():
+        raise ParameterError(f"{path} holds no text; give a file with some prose in it")
+    return text.removeprefix("\ufeff"), path.name  # some editors put a byte-order mark first
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #186c3da7
 def text_ids(
-    tokenizer, # a `SmolLMTokenizer`
-    text:str,
-    tokens:int|None=None, # how many; default: all
-    window:int=WINDOW, # tokens that stay together
-) -> list[int]: # (tokens,)
+    tokenizer,  # a `SmolLMTokenizer`
+    text: str,
+    tokens: int | None = None,  # how many; default: all
+    window: int = WINDOW,  # tokens that stay together
+) -> list[int]:  # (tokens,)
     "Token ids of a text: all, or windows at even distances over it; raises `ParameterError` where it is too short"
     ids, window = tokenizer.encode(as_text("text", text)), as_int("window", window, 1)
-    if tokens is None: return ids
+    if tokens is None:
+        return ids
     if not 1 <= as_int("tokens", tokens) <= len(ids):
-        raise ParameterError(f"tokens={tokens} must be in 1..{len(ids)}, what the text has; "
-                             "ask for fewer or give a longer text")
-    count, spare = -(-tokens//window), len(ids) - tokens
-    starts = [i*window + spare*i//count for i in range(count)]
-    return [t for i, s in enumerate(starts) for t in ids[s:s + min(window, tokens - i*window)]]
+        raise ParameterError(
+            f"tokens={tokens} must be in 1..{len(ids)}, what the text has; ask for fewer or give a longer text"
+        )
+    count, spare = -(-tokens // window), len(ids) - tokens
+    starts = [i * window + spare * i // count for i in range(count)]
+    return [t for i, s in enumerate(starts) for t in ids[s : s + min(window, tokens - i * window)]]
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #bddc82b9
 def check_tokenizers(
-    reference, # a `SmolLMTokenizer`
-    candidate, # a `SmolLMTokenizer`
-    text:str, # that both are to read
-    names:tuple[str, str]=("the reference", "the candidate"), # what the message calls the two models
+    reference,  # a `SmolLMTokenizer`
+    candidate,  # a `SmolLMTokenizer`
+    text: str,  # that both are to read
+    names: tuple[str, str] = ("the reference", "the candidate"),  # what the message calls the two models
 ) -> None:
     "Raise `ParameterError` where two tokenizers make different ids of a text"
     r, c = (tokenizer.encode(as_text("text", text)) for tokenizer in (reference, candidate))
-    if r == c: return
+    if r == c:
+        return
     i = next((i for i, (a, b) in enumerate(zip(r, c)) if a != b), min(len(r), len(c)))
-    shown = [f"{ids[i]} ({tokenizer.pieces(ids[i:i + 1])[0]!r})" if i < len(ids) else "none"
-             for ids, tokenizer in ((r, reference), (c, candidate))]
-    raise ParameterError(f"{names[1]} has another tokenizer than {names[0]}: token {i} of the text is {shown[1]}, "
-                         f"not {shown[0]}; compare models that number their tokens alike")
+    shown = [
+        f"{ids[i]} ({tokenizer.pieces(ids[i : i + 1])[0]!r})" if i < len(ids) else "none"
+        for ids, tokenizer in ((r, reference), (c, candidate))
+    ]
+    raise ParameterError(
+        f"{names[1]} has another tokenizer than {names[0]}: token {i} of the text is {shown[1]}, "
+        f"not {shown[0]}; compare models that number their tokens alike"
+    )
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #ca4a8673
-GRAM = 8 # words a run
-LONGEST_SHARED = 50 # words in a row
-MOST_SHARED = 0.1 # of all runs
+GRAM = 8  # words a run
+LONGEST_SHARED = 50  # words in a row
+MOST_SHARED = 0.1  # of all runs
 
-def _grams(text:str) -> tuple[list[str], list[tuple[str, ...]]]: # words; every run of `GRAM` of them
+
+def _grams(text: str) -> tuple[list[str], list[tuple[str, ...]]]:  # words; every run of `GRAM` of them
     "The runs of words of a text, case and punctuation put aside"
     words = re.findall(r"\w+", text.casefold())
     return words, list(zip(*(words[i:] for i in range(GRAM))))
 
+
 def check_overlap(
-    calibration_text:str, # what a recipe has seen
-    evaluation_text:str, # what it is to be judged on
-) -> float: # share of the evaluation text's runs of words that are in the other, 0..1
+    calibration_text: str,  # what a recipe has seen
+    evaluation_text: str,  # what it is to be judged on
+) -> float:  # share of the evaluation text's runs of words that are in the other, 0..1
     "Raise `ParameterError` where the texts share long passages"
     known = set(_grams(as_text("calibration_text", calibration_text))[1])
     words, runs = _grams(as_text("evaluation_text", evaluation_text))
@@ -311,69 +404,87 @@ def check_overlap(
         row = row + 1 if run in known else 0
         shared += row > 0
         if row + GRAM - 1 >= LONGEST_SHARED:
-            raise ParameterError(f"calibration and evaluation text share {LONGEST_SHARED} words in a row, “{' '.join(words[i - row + 1:i - row + 9])} …”; evaluate on another text")
-    share = shared/max(len(runs), 1)
-    if share > MOST_SHARED: raise ParameterError(f"{100*share:.0f} % of the evaluation text's runs of {GRAM} words are in the calibration text; evaluate on another text")
+            raise ParameterError(
+                f"calibration and evaluation text share {LONGEST_SHARED} words in a row, “{' '.join(words[i - row + 1 : i - row + 9])} …”; evaluate on another text"
+            )
+    share = shared / max(len(runs), 1)
+    if share > MOST_SHARED:
+        raise ParameterError(
+            f"{100 * share:.0f} % of the evaluation text's runs of {GRAM} words are in the calibration text; evaluate on another text"
+        )
     return share
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #4006ef06
 def origin_note(
-    provenance:dict, # as from `checkpoint.read_provenance`
-) -> str: # empty where the reference was never quantized
+    provenance: dict,  # as from `checkpoint.read_provenance`
+) -> str:  # empty where the reference was never quantized
     "What a reader of figures against a dequantized reference should know"
     if not isinstance(provenance, dict):
         raise ParameterError(f"provenance={provenance!r} must be a record, as from read_provenance")
     found = re.search(r"dequantized from ([\w ]+)", str(provenance.get("note", "")))
-    if not found: return ""
-    return (f"the reference was itself dequantized from {found[1].strip()}: a format on the same grid (for Q4_1: asymmetric, groups of 32) reproduces it, "
-            "so its KL of 0.0000 says nothing; groups of 64 and more are not flattered")
+    if not found:
+        return ""
+    return (
+        f"the reference was itself dequantized from {found[1].strip()}: a format on the same grid (for Q4_1: asymmetric, groups of 32) reproduces it, "
+        "so its KL of 0.0000 says nothing; groups of 64 and more are not flattered"
+    )
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #f29a5c13
 @dataclass
 class Divergence:
     "A greedy answer of the reference, and what the candidate would have chosen at each step of it"
-    prompt_ids:list[int]
-    answer_ids:list[int] # the reference's choices, (steps,)
-    choice_ids:list[int] # the candidate's choices after the same tokens, (steps,)
-    answer_pieces:list[str] # text of each of `answer_ids`
-    choice_pieces:list[str]
-    p_reference:np.ndarray # (steps, 2): the reference's probability of its own and of the candidate's choice
-    p_candidate:np.ndarray # (steps, 2): the candidate's probability of the same two tokens
-    kl:np.ndarray # (steps,), nats
+
+    prompt_ids: list[int]
+    answer_ids: list[int]  # the reference's choices, (steps,)
+    choice_ids: list[int]  # the candidate's choices after the same tokens, (steps,)
+    answer_pieces: list[str]  # text of each of `answer_ids`
+    choice_pieces: list[str]
+    p_reference: np.ndarray  # (steps, 2): the reference's probability of its own and of the candidate's choice
+    p_candidate: np.ndarray  # (steps, 2): the candidate's probability of the same two tokens
+    kl: np.ndarray  # (steps,), nats
 
     @property
     def ids(self) -> list[int]:
         "Prompt and answer"
         return self.prompt_ids + self.answer_ids
+
     @property
-    def flip(self) -> int|None:
+    def flip(self) -> int | None:
         "The first step at which the choices differ; None where they never do"
         return next((i for i, (a, b) in enumerate(zip(self.answer_ids, self.choice_ids)) if a != b), None)
+
     @property
-    def position(self) -> int|None:
+    def position(self) -> int | None:
         "The place of the flip in `ids`; the flip is decided by `ids[:position]`"
         return None if self.flip is None else len(self.prompt_ids) + self.flip
 
     def rows(self) -> list[tuple]:
         "A line a step: step, reference's token, candidate's token, p_reference of both, p_candidate of both, KL"
-        return [(i, a, b, *map(float, p), *map(float, q), float(k)) for i, (a, b, p, q, k) in
-                enumerate(zip(self.answer_pieces, self.choice_pieces, self.p_reference, self.p_candidate, self.kl))]
+        return [
+            (i, a, b, *map(float, p), *map(float, q), float(k))
+            for i, (a, b, p, q, k) in enumerate(
+                zip(self.answer_pieces, self.choice_pieces, self.p_reference, self.p_candidate, self.kl)
+            )
+        ]
 
-def _step(r, c) -> tuple: # logits (vocab,) of both → both choices, both tokens' probabilities under each (2,), KL
+
+def _step(r, c) -> tuple:  # logits (vocab,) of both → both choices, both tokens' probabilities under each (2,), KL
     "Compare two predictions at one step"
     _check_vocabulary(r, c)
-    for scores, who in ((r, "reference"), (c, "candidate")): _check_finite(scores, who)
+    for scores, who in ((r, "reference"), (c, "candidate")):
+        _check_finite(scores, who)
     lr, lc = (log_softmax(x.astype(np.float64)) for x in (r, c))
     pair = [int(lr.argmax()), int(lc.argmax())]
-    return *pair, np.exp(lr[pair]), np.exp(lc[pair]), max(0.0, float((np.exp(lr)*(lr - lc)).sum()))
+    return *pair, np.exp(lr[pair]), np.exp(lc[pair]), max(0.0, float((np.exp(lr) * (lr - lc)).sum()))
+
 
 def diverge(
-    reference, # a `core.Backend`, which leads
-    candidate, # a `core.Backend`, which is led
-    tokenizer, # a `SmolLMTokenizer`
-    prompt, # text, or token ids
-    max_tokens:int=64, # of the answer
-    special:bool=False, # read special tokens in a text prompt as tokens
+    reference,  # a `core.Backend`, which leads
+    candidate,  # a `core.Backend`, which is led
+    tokenizer,  # a `SmolLMTokenizer`
+    prompt,  # text, or token ids
+    max_tokens: int = 64,  # of the answer
+    special: bool = False,  # read special tokens in a text prompt as tokens
 ) -> Divergence:
     """Lead a candidate along the reference's greedy answer;
     raises `ParameterError`, `NonFiniteError` or `ContextOverflowError`"""
@@ -385,24 +496,28 @@ def diverge(
     while True:
         steps.append(_step(r, c))
         token, pos = steps[-1][0], len(ids) + len(steps) - 1
-        if len(steps) == max_tokens or token in ends: break
+        if len(steps) == max_tokens or token in ends:
+            break
         r, c = reference.decode(token, pos), candidate.decode(token, pos)
     own, other, p, q, kl = map(list, zip(*steps))
-    return Divergence(ids, own, other, tokenizer.pieces(own), tokenizer.pieces(other), np.array(p), np.array(q), np.array(kl))
+    return Divergence(
+        ids, own, other, tokenizer.pieces(own), tokenizer.pieces(other), np.array(p), np.array(q), np.array(kl)
+    )
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #b0ef407e
 def parts(
-    model, # a `model.Llama`
+    model,  # a `model.Llama`
 ) -> list[str]:
     "What is exchanged as one, by its name in the checkpoint: embedding, each layer, last norm, and a head of its own where there is one"
     layers = [f"model.layers.{i}" for i in range(model.config.num_hidden_layers)]
-    return ["model.embed_tokens", *layers, "model.norm"] + ["lm_head"]*(not model.config.tie_word_embeddings)
+    return ["model.embed_tokens", *layers, "model.norm"] + ["lm_head"] * (not model.config.tie_word_embeddings)
+
 
 @contextlib.contextmanager
 def swapped(
-    reference, # a `model.TorchBackend`, which lends
-    candidate, # a `model.TorchBackend`, which borrows
-    names, # of `parts`
+    reference,  # a `model.TorchBackend`, which lends
+    candidate,  # a `model.TorchBackend`, which borrows
+    names,  # of `parts`
 ):
     "Within the block the candidate has the reference's weights of some parts, in its own number format"
     if odd := [n for n in names if n not in parts(candidate.model)]:
@@ -412,65 +527,90 @@ def swapped(
     own = [p.data for p, _ in pairs]
     candidate.reset()
     try:
-        for p, lent in pairs: p.data = lent.data.to(p) # no copy where device and dtype agree
+        for p, lent in pairs:
+            p.data = lent.data.to(p)  # no copy where device and dtype agree
         yield
     finally:
-        for (p, _), data in zip(pairs, own): p.data = data
+        for (p, _), data in zip(pairs, own):
+            p.data = data
         candidate.reset()
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #d20fba84
 class Effect(NamedTuple):
     "What putting one part back does to the margin at a flip"
-    name:str # as in `parts`
-    effect:float # logits by which the margin moves towards the reference's choice
-    undone:bool # the candidate chooses the reference's token again
+
+    name: str  # as in `parts`
+    effect: float  # logits by which the margin moves towards the reference's choice
+    undone: bool  # the candidate chooses the reference's token again
+
 
 @dataclass
 class Blame:
     "Which parts of a candidate make it choose another token"
-    tokens:tuple[int, int] # the reference's choice, the candidate's
-    margin_reference:float # logit of the one less that of the other, under the reference: positive
-    margin_candidate:float # under the candidate: negative
-    effects:list[Effect] # one for each part, the largest first
-    together:list[str] # parts that together undo the flip; empty where even all do not (other arithmetic, not other weights)
 
-def _smallest(undone, names:list[str]) -> list[str]:
+    tokens: tuple[int, int]  # the reference's choice, the candidate's
+    margin_reference: float  # logit of the one less that of the other, under the reference: positive
+    margin_candidate: float  # under the candidate: negative
+    effects: list[Effect]  # one for each part, the largest first
+    # parts that together undo the flip; empty where even all do not (other arithmetic, not other weights)
+    together: list[str]
+
+
+def _smallest(undone, names: list[str]) -> list[str]:
     "The first few names that are enough for `undone(names)`, without those that are not needed; none where all are not enough"
     chosen = next((names[:n] for n in range(1, len(names) + 1) if undone(names[:n])), [])
     without = lambda name: [n for n in chosen if n != name]
-    while smaller := next((without(n) for n in reversed(chosen) if len(chosen) > 1 and undone(without(n))), None): chosen = smaller
+    while smaller := next((without(n) for n in reversed(chosen) if len(chosen) > 1 and undone(without(n))), None):
+        chosen = smaller
     return chosen
 
-def _check_flip(reference, candidate, ids, flip) -> list[int]: # the ids before the flip
+
+def _check_flip(reference, candidate, ids, flip) -> list[int]:  # the ids before the flip
     "Refuse what `blame` cannot look into"
     models = [getattr(b, "model", None) for b in (reference, candidate)]
-    if None in models: raise ParameterError("blame exchanges weights: both backends must be loaded PyTorch models (model.load)")
-    if reference.config.tensor_shapes() != candidate.config.tensor_shapes(): raise ParameterError("blame exchanges weights: both models must have the same shape")
+    if None in models:
+        raise ParameterError("blame exchanges weights: both backends must be loaded PyTorch models (model.load)")
+    if reference.config.tensor_shapes() != candidate.config.tensor_shapes():
+        raise ParameterError("blame exchanges weights: both models must have the same shape")
     ids = as_ids("ids", ids)
     if flip is None or not 0 < as_int("flip", flip) <= len(ids):
-        raise ParameterError(f"flip={flip} must be a position in 1..{len(ids)}, as in Divergence.position; "
-                             "where two answers never part, nothing is to blame")
+        raise ParameterError(
+            f"flip={flip} must be a position in 1..{len(ids)}, as in Divergence.position; "
+            "where two answers never part, nothing is to blame"
+        )
     return ids[:flip]
 
+
 def blame(
-    reference, # a `model.TorchBackend`
-    candidate, # a `model.TorchBackend` of the same shape
-    ids, # prompt and answer, as in `Divergence.ids`
-    flip:int, # a position in `ids` at which the first choices differ, as in `Divergence.position`
+    reference,  # a `model.TorchBackend`
+    candidate,  # a `model.TorchBackend` of the same shape
+    ids,  # prompt and answer, as in `Divergence.ids`
+    flip: int,  # a position in `ids` at which the first choices differ, as in `Divergence.position`
 ) -> Blame:
     """Put the reference's weights back, part by part, and see what each does to a flip;
     raises `ParameterError` or `NonFiniteError`"""
     read = _check_flip(reference, candidate, ids, flip)
     r, c = reference.prefill(read), candidate.prefill(read)
-    for scores, who in ((r, "reference"), (c, "candidate")): _check_finite(scores, who)
+    for scores, who in ((r, "reference"), (c, "candidate")):
+        _check_finite(scores, who)
     a, b = int(r.argmax()), int(c.argmax())
-    if a == b: raise ParameterError(f"at position {flip} both choose token {a}; give a position at which they differ")
-    def with_back(names): # → margin, flip undone
-        with swapped(reference, candidate, names): x = candidate.prefill(read)
+    if a == b:
+        raise ParameterError(f"at position {flip} both choose token {a}; give a position at which they differ")
+
+    def with_back(names):  # → margin, flip undone
+        with swapped(reference, candidate, names):
+            x = candidate.prefill(read)
         _check_finite(x, f"candidate with the reference's {', '.join(names)}")
         return float(x[a] - x[b]), int(x.argmax()) == a
+
     start = float(c[a] - c[b])
     tried = [(n, *with_back([n])) for n in parts(candidate.model)]
     effects = sorted((Effect(n, m - start, u) for n, m, u in tried), key=lambda e: -e.effect)
     alone = [[e.name] for e in effects if e.undone]
-    return Blame((a, b), float(r[a] - r[b]), start, effects, alone[0] if alone else _smallest(lambda names: with_back(names)[1], [e.name for e in effects]))
+    return Blame(
+        (a, b),
+        float(r[a] - r[b]),
+        start,
+        effects,
+        alone[0] if alone else _smallest(lambda names: with_back(names)[1], [e.name for e in effects]),
+    )

@@ -8,49 +8,71 @@ __all__ = ['OVERFLOW', 'IDLE', 'SLICE', 'PCG32', 'SamplingParams', 'candidates',
            'fit_context', 'Turn', 'log_softmax', 'shared_prefix', 'Generation', 'generate', 'as_prompt']
 
 # %% ../../nbs/03_inference/02_generation.ipynb #e6018db2
-import math, threading, time, weakref
+import math
+import threading
+import time
+import weakref
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..core import (
-    Backend, Cancelled, ContextOverflowError, NonFiniteError, ParameterError, Timings, TokenizerError, as_ids, as_int, as_number,
-    checked_names, machine, markdown_table, peak_rss_bytes)
+from smollm_nb.core import (
+    Backend,
+    Cancelled,
+    ContextOverflowError,
+    NonFiniteError,
+    ParameterError,
+    Timings,
+    TokenizerError,
+    as_ids,
+    as_int,
+    as_number,
+    checked_names,
+    machine,
+    markdown_table,
+    peak_rss_bytes,
+)
 
 # %% ../../nbs/03_inference/02_generation.ipynb #10f131cf
 class PCG32:
     "The PCG-XSH-RR 64/32 generator; `state` and `inc` are all there is to it"
-    def __init__(self,
-        seed:int, # 0..2⁶⁴ - 1
-        stream:int=54, # which of 2⁶³ sequences
+
+    def __init__(
+        self,
+        seed: int,  # 0..2⁶⁴ - 1
+        stream: int = 54,  # which of 2⁶³ sequences
     ):
         seed, stream = as_int("seed", seed, 0, (1 << 64) - 1), as_int("stream", stream, 0, (1 << 63) - 1)
         self.state, self.inc = 0, stream << 1 | 1
         self.next()
         self.state = (self.state + seed) & (1 << 64) - 1
         self.next()
+
     def next(self) -> int:
         "32 random bits"
         s = self.state
-        self.state = (s*6364136223846793005 + self.inc) & (1 << 64) - 1
-        x, turn = ((s >> 18 ^ s) >> 27) & 0xffffffff, s >> 59
-        return (x >> turn | x << (-turn & 31)) & 0xffffffff
+        self.state = (s * 6364136223846793005 + self.inc) & (1 << 64) - 1
+        x, turn = ((s >> 18 ^ s) >> 27) & 0xFFFFFFFF, s >> 59
+        return (x >> turn | x << (-turn & 31)) & 0xFFFFFFFF
+
     def uniform(self) -> float:
         "A number in [0, 1): 32 random bits over 2³²"
-        return self.next()/2**32
+        return self.next() / 2**32
 
 # %% ../../nbs/03_inference/02_generation.ipynb #17dfe2d7
 @dataclass(frozen=True)
 class SamplingParams:
     "How to choose a token; the defaults choose the likeliest"
-    temperature:float = 0.0 # 0 is greedy
-    top_k:int = 0 # 0 is off
-    top_p:float = 1.0 # 1 is off
-    min_p:float = 0.0 # 0 is off
-    repetition_penalty:float = 1.0 # 1 is off
-    seed:int = 0
+
+    temperature: float = 0.0  # 0 is greedy
+    top_k: int = 0  # 0 is off
+    top_p: float = 1.0  # 1 is off
+    min_p: float = 0.0  # 0 is off
+    repetition_penalty: float = 1.0  # 1 is off
+    seed: int = 0
+
     def __post_init__(self):
-        put = lambda name, value: object.__setattr__(self, name, value) # numbers of numpy become Python's
+        put = lambda name, value: object.__setattr__(self, name, value)  # numbers of numpy become Python's
         limits = dict(temperature=(0, 100), top_p=(0, 1), min_p=(0, 1), repetition_penalty=(0.01, 100))
         for name, (low, high) in limits.items():
             put(name, as_number(name, getattr(self, name), low, high))
@@ -59,149 +81,176 @@ class SamplingParams:
 
 # %% ../../nbs/03_inference/02_generation.ipynb #48449f04
 def _largest(
-    x:np.ndarray, # (n,)
-    k:int, # 1..n
-) -> np.ndarray: # (k,) indices, largest first, the lower index first among equals
+    x: np.ndarray,  # (n,)
+    k: int,  # 1..n
+) -> np.ndarray:  # (k,) indices, largest first, the lower index first among equals
     "The k largest numbers in a fixed order"
-    if k >= len(x): return np.argsort(-x, kind="stable")
-    some = x[:len(x)//64*64].reshape(64, -1).max(0) if 64*k < len(x) else x # the maxima of columns: as many as k numbers reach the k-th of them
-    keep = np.flatnonzero(x >= np.partition(some, len(some) - k)[len(some) - k]) # more than k where several equal the limit, or share a column
+    if k >= len(x):
+        return np.argsort(-x, kind="stable")
+    # the maxima of columns: as many as k numbers reach the k-th of them
+    some = x[: len(x) // 64 * 64].reshape(64, -1).max(0) if 64 * k < len(x) else x
+    # more than k where several equal the limit, or share a column
+    keep = np.flatnonzero(x >= np.partition(some, len(some) - k)[len(some) - k])
     return keep[np.argsort(-x[keep], kind="stable")][:k]
 
+
 def _top_p(
-    p:np.ndarray, # (n,) probabilities or anything proportional
-    top_p:float,
-) -> np.ndarray: # indices
+    p: np.ndarray,  # (n,) probabilities or anything proportional
+    top_p: float,
+) -> np.ndarray:  # indices
     "The likeliest tokens that together reach `top_p` of the sum"
-    need, k = top_p*p.sum(), 64
+    need, k = top_p * p.sum(), 64
     while True:
         order = _largest(p, min(k, len(p)))
         enough = np.flatnonzero(np.cumsum(p[order]) >= need)
-        if len(enough): return order[:enough[0] + 1]
-        if k >= len(p): return order # rounding left the sum a hair below
+        if len(enough):
+            return order[: enough[0] + 1]
+        if k >= len(p):
+            return order  # rounding left the sum a hair below
         k *= 8
 
 # %% ../../nbs/03_inference/02_generation.ipynb #d094f66b
 def candidates(
-    logits:np.ndarray, # (vocab,) float32
-    params:SamplingParams, # temperature above 0
-    history=(), # ids that the repetition penalty counts
-) -> tuple[np.ndarray, np.ndarray]: # ids in rising order, their probabilities
+    logits: np.ndarray,  # (vocab,) float32
+    params: SamplingParams,  # temperature above 0
+    history=(),  # ids that the repetition penalty counts
+) -> tuple[np.ndarray, np.ndarray]:  # ids in rising order, their probabilities
     "The tokens that may be chosen, by steps 1 to 6 of the rule; raises `NonFiniteError`"
-    if params.temperature == 0: raise ParameterError("temperature=0 takes the largest score and has no candidates")
+    if params.temperature == 0:
+        raise ParameterError("temperature=0 takes the largest score and has no candidates")
     x = penalize(logits, params.repetition_penalty, history)
     best = finite_best(x.max())
     ids = np.sort(_largest(x, params.top_k)) if 0 < params.top_k < len(x) else np.arange(len(x))
-    with np.errstate(over="ignore"): # a tiny temperature leaves the best alone: the others become exp(-inf)
-        p = np.exp((x[ids].astype(np.float64) - best)/params.temperature)
+    with np.errstate(over="ignore"):  # a tiny temperature leaves the best alone: the others become exp(-inf)
+        p = np.exp((x[ids].astype(np.float64) - best) / params.temperature)
     if params.min_p:
-        keep = p >= params.min_p*p.max()
+        keep = p >= params.min_p * p.max()
         ids, p = ids[keep], p[keep]
     if params.top_p < 1:
         keep = np.sort(_top_p(p, params.top_p))
         ids, p = ids[keep], p[keep]
-    return ids, p/p.sum()
+    return ids, p / p.sum()
+
 
 def penalize(
-    logits:np.ndarray, # (vocab,)
-    penalty:float, # 1 changes nothing
-    history, # ids
-) -> np.ndarray: # (vocab,) float64; the logits themselves where nothing changes
+    logits: np.ndarray,  # (vocab,)
+    penalty: float,  # 1 changes nothing
+    history,  # ids
+) -> np.ndarray:  # (vocab,) float64; the logits themselves where nothing changes
     "Step 1 of the rule: scores with the repetition penalty"
     logits = as_scores(logits)
-    if penalty == 1: return logits
+    if penalty == 1:
+        return logits
     x, seen = np.array(logits, np.float64), np.unique(as_history(history, len(logits)))
-    x[seen] = np.where(x[seen] > 0, x[seen]/penalty, x[seen]*penalty)
+    x[seen] = np.where(x[seen] > 0, x[seen] / penalty, x[seen] * penalty)
     return x
 
+
 def as_scores(
-    logits, # (vocab,) numbers
-    vocab:int|None=None, # tokens of the model, where that is known
-) -> np.ndarray: # (vocab,)
+    logits,  # (vocab,) numbers
+    vocab: int | None = None,  # tokens of the model, where that is known
+) -> np.ndarray:  # (vocab,)
     "Scores as an array; raises `ParameterError` for another shape and for what is no number"
-    try: x = np.asarray(logits)
-    except ValueError: x = np.empty((0, 0)) # lists of different lengths
+    try:
+        x = np.asarray(logits)
+    except ValueError:
+        x = np.empty((0, 0))  # lists of different lengths
     if x.ndim != 1 or x.dtype.kind not in "fiu" or not x.size or vocab not in (None, x.size):
         raise ParameterError(f"logits must be numbers of shape ({vocab or 'vocab'},), not {x.dtype} of shape {x.shape}")
     return x
 
+
 def as_history(
-    history, # ids that the repetition penalty counts, (n,)
-    vocab:int, # tokens of the model
-) -> np.ndarray: # (n,) int32
+    history,  # ids that the repetition penalty counts, (n,)
+    vocab: int,  # tokens of the model
+) -> np.ndarray:  # (n,) int32
     "A history as an array; raises `ParameterError` for what is no token id of the model"
-    try: ids = np.asarray(history)
-    except ValueError: ids = np.empty((0, 0)) # lists of different lengths
-    if ids.shape == (0,): return np.empty(0, np.int32)
+    try:
+        ids = np.asarray(history)
+    except ValueError:
+        ids = np.empty((0, 0))  # lists of different lengths
+    if ids.shape == (0,):
+        return np.empty(0, np.int32)
     if ids.ndim != 1 or ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= vocab:
         raise ParameterError(f"history must be a flat list of token ids in 0..{vocab - 1}")
     return ids.astype(np.int32)
 
+
 def finite_best(
-    best, # the largest score
+    best,  # the largest score
 ) -> float:
     "The largest score; raises `NonFiniteError` where the scores hold NaN or +infinity, or nothing but -infinity"
     if not math.isfinite(best):
         raise NonFiniteError(f"the largest of the model's scores is {best}, so no token can be chosen")
     return float(best)
 
+
 def sample(
-    logits:np.ndarray, # (vocab,) float32
-    params:SamplingParams,
-    rng:PCG32, # advanced by one draw, unless greedy
-    history=(), # ids that the repetition penalty counts
-) -> int: # token id
+    logits: np.ndarray,  # (vocab,) float32
+    params: SamplingParams,
+    rng: PCG32,  # advanced by one draw, unless greedy
+    history=(),  # ids that the repetition penalty counts
+) -> int:  # token id
     "Choose a token by the written rule; raises `NonFiniteError`"
     if params.temperature == 0:
         x = penalize(logits, params.repetition_penalty, history)
-        id = int(x.argmax()) # of the first NaN, where there is one
+        id = int(x.argmax())  # of the first NaN, where there is one
         finite_best(x[id])
         return id
-    if rng is None: raise ParameterError("a temperature above 0 draws a random number: pass rng=PCG32(seed)")
+    if rng is None:
+        raise ParameterError("a temperature above 0 draws a random number: pass rng=PCG32(seed)")
     ids, p = candidates(logits, params, history)
     total = np.cumsum(p)
-    return int(ids[np.searchsorted(total, rng.uniform()*total[-1], side="right").clip(max=len(ids) - 1)])
+    return int(ids[np.searchsorted(total, rng.uniform() * total[-1], side="right").clip(max=len(ids) - 1)])
 
 # %% ../../nbs/03_inference/02_generation.ipynb #f51e748d
 class StopStrings:
     "Pass text through until one of several strings appears; special tokens are seen, and not passed through"
-    def __init__(self,
-        stops, # a string or several; the earliest match wins
-        special=(), # texts of special tokens; a stop string with one of them is looked for in the text with all of them
+
+    def __init__(
+        self,
+        stops,  # a string or several; the earliest match wins
+        special=(),  # texts of special tokens; a stop string with one of them is looked for in the text with all of them
     ):
         stops = (stops,) if isinstance(stops, str) else () if stops is None else stops
         if not isinstance(stops, (list, tuple, set, frozenset)) or not all(isinstance(s, str) and s for s in stops):
             raise ParameterError(f"stop={stops!r} must be text with at least one character, or a list of such texts")
         self.stops, self.found = tuple(stops), None
         self._with_special = {s for s in self.stops if any(t in s for t in special)}
-        self._held = "" # text that may be the beginning of a stop string
-        self._shown:list[bool] = [] # which of its characters are shown
+        self._held = ""  # text that may be the beginning of a stop string
+        self._shown: list[bool] = []  # which of its characters are shown
 
-    def push(self,
-        text:str, # the next piece
-        special:bool=False, # it is a special token
+    def push(
+        self,
+        text: str,  # the next piece
+        special: bool = False,  # it is a special token
     ) -> str:
         "The text that is certain; sets `found` when a stop string is complete"
-        if self.found: return ""
-        if not self.stops: return "" if special else text
+        if self.found:
+            return ""
+        if not self.stops:
+            return "" if special else text
         self._held += text
-        self._shown += [not special]*len(text)
+        self._shown += [not special] * len(text)
         places = [i for i, shown in enumerate(self._shown) if shown]
         plain = "".join(self._held[i] for i in places)
         found, cut = [], len(self._held)
         for s in self.stops:
             seen, at = (self._held, range(len(self._held))) if s in self._with_special else (plain, places)
-            if s in seen: found.append((at[seen.find(s)], -len(s), s))
+            if s in seen:
+                found.append((at[seen.find(s)], -len(s), s))
             # the longest end of the text that is a beginning of the stop string
             n = next((n for n in range(min(len(s) - 1, len(seen)), 0, -1) if seen.endswith(s[:n])), 0)
-            if n: cut = min(cut, at[len(seen) - n])
-        if not found: return self._pass_on(cut)
+            if n:
+                cut = min(cut, at[len(seen) - n])
+        if not found:
+            return self._pass_on(cut)
         cut, _, self.found = min(found)
         out = self._pass_on(cut)
         self._held, self._shown = "", []
         return out
 
-    def _pass_on(self, n:int) -> str:
+    def _pass_on(self, n: int) -> str:
         "Let go of the first n characters that are held, and show what is to be shown of them"
         out = "".join(c for c, shown in zip(self._held[:n], self._shown) if shown)
         self._held, self._shown = self._held[n:], self._shown[n:]
@@ -212,56 +261,71 @@ class StopStrings:
         return self._pass_on(len(self._held))
 
 # %% ../../nbs/03_inference/02_generation.ipynb #e0d50002
-_TURN_ENDS = weakref.WeakKeyDictionary() # tokenizer → its template, what ends a turn
+_TURN_ENDS = weakref.WeakKeyDictionary()  # tokenizer → its template, what ends a turn
+
 
 def turn_end(
-    tokenizer, # a `SmolLMTokenizer`
-) -> int|None: # token id; None where no special token does, and where there is no template
+    tokenizer,  # a `SmolLMTokenizer`
+) -> int | None:  # token id; None where no special token does, and where there is no template
     "The special token that closes an assistant's message in the chat template"
-    from smollm_nb.text.chat import encode_chat # late: few answers ask for it, and it brings the evaluator of templates
+    # late: few answers ask for it, and it brings the evaluator of templates
+    from smollm_nb.text.chat import encode_chat
+
     template, end = tokenizer.chat_template, None
-    if tokenizer in _TURN_ENDS and _TURN_ENDS[tokenizer][0] == template: return _TURN_ENDS[tokenizer][1]
+    if tokenizer in _TURN_ENDS and _TURN_ENDS[tokenizer][0] == template:
+        return _TURN_ENDS[tokenizer][1]
     said, hello = "forty-two", dict(role="user", content="hello")
     messages = [hello, dict(role="assistant", content=said), hello]
-    try: ids = encode_chat(tokenizer, messages, add_generation_prompt=False)
-    except TokenizerError: ids = [] # no template, or one that does not like this talk
+    try:
+        ids = encode_chat(tokenizer, messages, add_generation_prompt=False)
+    except TokenizerError:
+        ids = []  # no template, or one that does not like this talk
     special, words = set(tokenizer.special_ids.values()), []
     for id in ids:
-        if id not in special: words.append(id)
+        if id not in special:
+            words.append(id)
         elif said in tokenizer.decode(words).casefold():
             end = id
             break
-        else: words = []
+        else:
+            words = []
     _TURN_ENDS[tokenizer] = template, end
     return end
 
+
 def end_token(
-    tokenizer, # a `SmolLMTokenizer`
-) -> int|None: # token id
+    tokenizer,  # a `SmolLMTokenizer`
+) -> int | None:  # token id
     "The tokenizer's own end-of-sequence token, where it has one"
-    if not tokenizer.eos_token: return None
-    if tokenizer.eos_token in tokenizer.special_ids: return tokenizer.special_ids[tokenizer.eos_token]
+    if not tokenizer.eos_token:
+        return None
+    if tokenizer.eos_token in tokenizer.special_ids:
+        return tokenizer.special_ids[tokenizer.eos_token]
     ids = tokenizer.encode(tokenizer.eos_token, special=True)
     return ids[0] if len(ids) == 1 else None
 
+
 def end_ids(
-    tokenizer, # a `SmolLMTokenizer`
-    config, # a `LlamaConfig`
-) -> tuple[int, ...]: # token ids
+    tokenizer,  # a `SmolLMTokenizer`
+    config,  # a `LlamaConfig`
+) -> tuple[int, ...]:  # token ids
     "Every token that ends an answer: the config's, the tokenizer's and the chat template's"
     ids = (*config.eos_token_ids, end_token(tokenizer), turn_end(tokenizer))
     return tuple(i for i in dict.fromkeys(ids) if i is not None and i < config.vocab_size)
 
 # %% ../../nbs/03_inference/02_generation.ipynb #e0d50005
-_MISSING = weakref.WeakKeyDictionary() # tokenizer → rows of an embedding → what `missing_rows` says
+_MISSING = weakref.WeakKeyDictionary()  # tokenizer → rows of an embedding → what `missing_rows` says
+
 
 def missing_rows(
-    tokenizer, # a `SmolLMTokenizer`
-    vocab_size:int, # rows of the model's embedding
-) -> np.ndarray|None: # (vocab_size,) bool; None where every row has a token
+    tokenizer,  # a `SmolLMTokenizer`
+    vocab_size: int,  # rows of the model's embedding
+) -> np.ndarray | None:  # (vocab_size,) bool; None where every row has a token
     "Which rows of the embedding have no token; raises `TokenizerError` where a token has no row"
     library = tokenizer._tok
-    if library.get_vocab_size(True) == vocab_size: return None # at once: a list of all tokens takes a tenth of a second
+    # at once: a list of all tokens takes a tenth of a second
+    if library.get_vocab_size(True) == vocab_size:
+        return None
     known = _MISSING.setdefault(tokenizer, {})
     if vocab_size not in known:
         # a name such as `pad_token` in the config alone becomes a token behind all others, which need not have a row
@@ -278,90 +342,116 @@ def missing_rows(
 # %% ../../nbs/03_inference/02_generation.ipynb #2d4a368f
 OVERFLOW = ("error", "stop", "drop_oldest")
 
+
 @dataclass(frozen=True)
 class Event:
     "One token of an answer"
-    index:int # 0 for the first
-    id:int
-    text:str # what became certain with this token; may be empty
-    logprob:float # natural logarithm of the probability that the model gave it
-    alternatives:tuple[tuple[int, float], ...] # the likeliest ids and their log-probabilities
-    elapsed_s:float # since the call
+
+    index: int  # 0 for the first
+    id: int
+    text: str  # what became certain with this token; may be empty
+    logprob: float  # natural logarithm of the probability that the model gave it
+    alternatives: tuple[tuple[int, float], ...]  # the likeliest ids and their log-probabilities
+    elapsed_s: float  # since the call
+
 
 def fit_context(
-    ids:list[int], # the prompt
-    max_tokens:int,
-    context:int, # positions there are
-    overflow:str, # one of `OVERFLOW`
-) -> tuple[list[int], int, bool]: # prompt, tokens to make, whether anything was cut
+    ids: list[int],  # the prompt
+    max_tokens: int,
+    context: int,  # positions there are
+    overflow: str,  # one of `OVERFLOW`
+) -> tuple[list[int], int, bool]:  # prompt, tokens to make, whether anything was cut
     "Make prompt and answer fit the context, or raise `ContextOverflowError`"
     if not isinstance(overflow, str) or overflow not in OVERFLOW:
         raise ParameterError(f"overflow={overflow!r} must be one of {', '.join(OVERFLOW)}")
     max_tokens, context = as_int("max_tokens", max_tokens), as_int("context", context, 1)
     total = len(ids) + max_tokens
-    if total <= context: return ids, max_tokens, False
-    if overflow == "drop_oldest" and max_tokens < context: return ids[total - context:], max_tokens, True
-    if overflow == "stop" and len(ids) < context: return ids, context - len(ids), True
-    raise ContextOverflowError(f"a prompt of {len(ids)} tokens and an answer of {max_tokens} do not fit a context of {context}: "
-        "shorten the prompt, lower max_tokens, or choose overflow='stop' or 'drop_oldest'")
+    if total <= context:
+        return ids, max_tokens, False
+    if overflow == "drop_oldest" and max_tokens < context:
+        return ids[total - context :], max_tokens, True
+    if overflow == "stop" and len(ids) < context:
+        return ids, context - len(ids), True
+    raise ContextOverflowError(
+        f"a prompt of {len(ids)} tokens and an answer of {max_tokens} do not fit a context of {context}: "
+        "shorten the prompt, lower max_tokens, or choose overflow='stop' or 'drop_oldest'"
+    )
 
 # %% ../../nbs/03_inference/02_generation.ipynb #e0d50008
-IDLE, SLICE = 0.05, 0.5 # seconds: without a step, after which a backend is free; that an answer may go on, at least
+# seconds: without a step, after which a backend is free; that an answer may go on, at least
+IDLE, SLICE = 0.05, 0.5
+
 
 class Turn:
     "One answer's time with a backend, while other threads wait to read theirs"
-    def __init__(self): self.thread, self.taken, self.last, self.until = 0, 0.0, 0.0, 0.0
+
+    def __init__(self):
+        self.thread, self.taken, self.last, self.until = 0, 0.0, 0.0, 0.0
+
     def waits(self, backend) -> bool:
         "Whether another thread's answer should go on first; the caller holds the backend's lock"
         now, other = time.perf_counter(), getattr(backend, "reader", None)
-        if other in (None, self) or other.thread == threading.get_ident(): return False
+        if other in (None, self) or other.thread == threading.get_ident():
+            return False
         return now < min(other.until, other.last + IDLE)
+
     def begin(self, backend) -> None:
         "A step begins"
         self.thread, now = threading.get_ident(), time.perf_counter()
-        if getattr(backend, "reader", self) is not self: backend.reader, self.taken, self.until = self, now, 0.0
+        if getattr(backend, "reader", self) is not self:
+            backend.reader, self.taken, self.until = self, now, 0.0
+
     def end(self, backend) -> None:
         "The step is done; behind the first one, which may have read a long text again, a slice of time begins"
         self.last = time.perf_counter()
-        if not self.until: self.until = self.last + max(SLICE, self.last - self.taken)
+        if not self.until:
+            self.until = self.last + max(SLICE, self.last - self.taken)
+
     def give_back(self, backend) -> None:
         "The answer is done"
-        if getattr(backend, "reader", None) is self: backend.reader = None
+        if getattr(backend, "reader", None) is self:
+            backend.reader = None
 
 # %% ../../nbs/03_inference/02_generation.ipynb #e14d8774
 def log_softmax(
-    logits:np.ndarray, # (vocab,)
-) -> np.ndarray: # (vocab,) float32
+    logits: np.ndarray,  # (vocab,)
+) -> np.ndarray:  # (vocab,) float32
     "Natural logarithms of the probabilities"
     x = logits - logits.max()
     return x - math.log(np.exp(x).sum(dtype=np.float64))
 
+
 def shared_prefix(
-    a, # token ids
-    b, # token ids
+    a,  # token ids
+    b,  # token ids
 ) -> int:
     "How many tokens two sequences share from the start"
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
+
 @dataclass(eq=False)
 class Generation:
     "An answer while it grows (iterate over it) and when it is done; any thread may read it, in turns with others"
-    backend:object # a `core.Backend`
-    tokenizer:object # a `SmolLMTokenizer`
-    prompt_ids:list[int] # as given
-    params:SamplingParams = SamplingParams()
-    max_tokens:int = 128
-    stop:object = () # a string or several
-    n_alternatives:int = 0 # likeliest tokens that each event lists
-    overflow:str = "error" # what to do when it does not fit: one of `OVERFLOW`
-    ids:list[int] = field(default_factory=list) # every token chosen, a closing end-of-sequence token included
-    text:str = "" # without special tokens and stop string
-    finish_reason:str|None = None # "eos", "stop", "length", "cancelled"; None while it can be read on
-    truncated:bool = False # the context was too short: the prompt lost its beginning, or the answer may lack its end
-    timings:Timings = field(default_factory=Timings)
+
+    backend: object  # a `core.Backend`
+    tokenizer: object  # a `SmolLMTokenizer`
+    prompt_ids: list[int]  # as given
+    params: SamplingParams = SamplingParams()
+    max_tokens: int = 128
+    stop: object = ()  # a string or several
+    n_alternatives: int = 0  # likeliest tokens that each event lists
+    overflow: str = "error"  # what to do when it does not fit: one of `OVERFLOW`
+    ids: list[int] = field(default_factory=list)  # every token chosen, a closing end-of-sequence token included
+    text: str = ""  # without special tokens and stop string
+    finish_reason: str | None = None  # "eos", "stop", "length", "cancelled"; None while it can be read on
+    # the context was too short: the prompt lost its beginning, or the answer may lack its end
+    truncated: bool = False
+    timings: Timings = field(default_factory=Timings)
 
     def __post_init__(self):
-        from smollm_nb.text.tokenizer import StreamDecoder # late: who only samples or runs the engine needs no tokenizer
+        # late: who only samples or runs the engine needs no tokenizer
+        from smollm_nb.text.tokenizer import StreamDecoder
+
         if not hasattr(self.backend, "prefill"):
             raise ParameterError("backend must be what `model.load` or `engine.load` gives")
         if not isinstance(self.params, SamplingParams):
@@ -378,25 +468,31 @@ class Generation:
         self._ends = {*self.backend.config.eos_token_ids, end_token(self.tokenizer)}
         self._missing = missing_rows(self.tokenizer, self.backend.config.vocab_size)
         self._rng, self._cancel = PCG32(self.params.seed), threading.Event()
-        self._start = self._last = None # when it was first asked for a token, and chose the last one
-        self._writes = None # the backend's count of changes after the last step
+        self._start = self._last = None  # when it was first asked for a token, and chose the last one
+        self._writes = None  # the backend's count of changes after the last step
         self._passes, self._turn, self._own_lock = [], Turn(), threading.RLock()
 
-    def __iter__(self): return self
+    def __iter__(self):
+        return self
 
     def __next__(self) -> Event:
-        if self._start is None: self._start = time.perf_counter()
-        if self.finish_reason is None and not self._budget: self._end("length")
+        if self._start is None:
+            self._start = time.perf_counter()
+        if self.finish_reason is None and not self._budget:
+            self._end("length")
         try:
             while self.finish_reason is None:
                 with getattr(self.backend, "lock", self._own_lock):
-                    if self.finish_reason is not None: break # another thread read the last token
-                    if not self._turn.waits(self.backend): return self._step()
+                    if self.finish_reason is not None:
+                        break  # another thread read the last token
+                    if not self._turn.waits(self.backend):
+                        return self._step()
                 self._check_cancel()
                 time.sleep(0.002)
         except (Cancelled, KeyboardInterrupt) as e:
             self._end("cancelled")
-            if not isinstance(e, Cancelled): raise
+            if not isinstance(e, Cancelled):
+                raise
         raise StopIteration
 
     def cancel(self) -> None:
@@ -405,13 +501,20 @@ class Generation:
 
     def finish(self) -> "Generation":
         "Run to the end"
-        for _ in self: pass
+        for _ in self:
+            pass
         return self
 
     def to_dict(self) -> dict:
         "As JSON"
-        return dict(text=self.text, prompt_ids=self.prompt_ids, ids=self.ids, finish_reason=self.finish_reason,
-                    truncated=self.truncated, timings=self.timings.to_dict())
+        return dict(
+            text=self.text,
+            prompt_ids=self.prompt_ids,
+            ids=self.ids,
+            finish_reason=self.finish_reason,
+            truncated=self.truncated,
+            timings=self.timings.to_dict(),
+        )
 
     def __str__(self) -> str:
         "The text; an answer that nobody has begun to read is read to its end"
@@ -422,7 +525,7 @@ class Generation:
         text = "\n".join("> " + line for line in str(self).split("\n"))
         return f"{text}\n\n{markdown_table(self.timings.rows())}"
 
-    def _check_prompt(self, ids:list[int]) -> list[int]: # the ids; for an empty prompt the beginning of a text
+    def _check_prompt(self, ids: list[int]) -> list[int]:  # the ids; for an empty prompt the beginning of a text
         "Refuse what the model cannot read"
         bos, last = self.backend.config.bos_token_id, self.backend.config.vocab_size - 1
         if not ids and bos is None:
@@ -432,12 +535,14 @@ class Generation:
         return ids or [bos]
 
     def _check_cancel(self, *_):
-        if self._cancel.is_set(): raise Cancelled("generation cancelled")
+        if self._cancel.is_set():
+            raise Cancelled("generation cancelled")
 
     def _step(self) -> Event:
         "Read, choose, show"
         logits = self._read()
-        if self._missing is not None: logits = np.where(self._missing, -np.inf, logits).astype(np.float32)
+        if self._missing is not None:
+            logits = np.where(self._missing, -np.inf, logits).astype(np.float32)
         id = self._choose(logits)
         text, reason = self._text_after(id)
         now = time.perf_counter() - self._start
@@ -445,42 +550,54 @@ class Generation:
         self.ids.append(id)
         self.text += text
         self._clock(now)
-        if reason: self._end(reason)
+        if reason:
+            self._end(reason)
         return Event(len(self.ids) - 1, id, text, *chances, now)
 
-    def _end(self, reason:str) -> None:
+    def _end(self, reason: str) -> None:
         "Note how it ended, and what with"
-        if self.finish_reason is not None: return
-        if reason == "cancelled": self.text += self._stops.push(self._utf8.flush()) + self._stops.flush()
-        if reason == "length": self.truncated = self.truncated or self._cut_answer
+        if self.finish_reason is not None:
+            return
+        if reason == "cancelled":
+            self.text += self._stops.push(self._utf8.flush()) + self._stops.flush()
+        if reason == "length":
+            self.truncated = self.truncated or self._cut_answer
         self._turn.give_back(self.backend)
-        for k, v in self.backend.describe().items(): setattr(self.timings, k, v)
+        for k, v in self.backend.describe().items():
+            setattr(self.timings, k, v)
         self.timings.peak_rss_bytes, self.timings.machine = peak_rss_bytes(), machine()
         self.finish_reason = reason
 
-    def _read(self) -> np.ndarray: # (vocab,)
+    def _read(self) -> np.ndarray:  # (vocab,)
         "Scores for the next token; may be cancelled"
         self._check_cancel()
-        if not hasattr(self.backend, "between"): return self._scores()
-        self.backend.between = self._check_cancel # a token in PyTorch may take a tenth of a second
-        try: return self._scores()
-        finally: self.backend.between = None
+        if not hasattr(self.backend, "between"):
+            return self._scores()
+        self.backend.between = self._check_cancel  # a token in PyTorch may take a tenth of a second
+        try:
+            return self._scores()
+        finally:
+            self.backend.between = None
 
-    def _scores(self) -> np.ndarray: # (vocab,)
+    def _scores(self) -> np.ndarray:  # (vocab,)
         "Read what the cache lacks of prompt and answer: one token, unless somebody else used the backend since"
         backend, last = self.backend, len(self._prompt) + len(self.ids) - 1
-        count = lambda: getattr(backend, "writes", 0) # a backend that does not count has to be left to one answer
+        # a backend that does not count has to be left to one answer
+        count = lambda: getattr(backend, "writes", 0)
         self._turn.begin(backend)
-        if self._writes is None: logits = self._read_prompt()
-        elif self._writes != count(): logits = self._read_again(self._prompt + self.ids)
+        if self._writes is None:
+            logits = self._read_prompt()
+        elif self._writes != count():
+            logits = self._read_again(self._prompt + self.ids)
         else:
             logits = backend.decode(self.ids[-1], last)
-            if self._passes: self._passes.append((last, 1))
+            if self._passes:
+                self._passes.append((last, 1))
         self._writes = count()
         self._turn.end(backend)
         return logits
 
-    def _read_prompt(self) -> np.ndarray: # (vocab,)
+    def _read_prompt(self) -> np.ndarray:  # (vocab,)
         "Read the prompt, but for what the cache holds of it"
         backend, t, begin = self.backend, self.timings, time.perf_counter()
         shared = min(shared_prefix(backend.tokens, self._prompt), len(self._prompt) - 1)
@@ -489,9 +606,9 @@ class Generation:
         self._passes = list(getattr(backend, "passes", ()))
         return logits
 
-    def _read_again(self, ids:list[int]) -> np.ndarray: # (vocab,)
+    def _read_again(self, ids: list[int]) -> np.ndarray:  # (vocab,)
         "Read prompt and answer, but for what the cache still holds of them; to the bit as they were read before"
-        if not self._passes: # any way of reading gives the same bits
+        if not self._passes:  # any way of reading gives the same bits
             shared = min(shared_prefix(self.backend.tokens, ids), len(ids) - 1)
             return self.backend.prefill(ids[shared:], shared, self._check_cancel)
         passes = [*self._passes, (len(ids) - 1, 1)]
@@ -499,79 +616,91 @@ class Generation:
         self._passes = passes
         return logits
 
-    def _choose(self, logits:np.ndarray) -> int: # token id
+    def _choose(self, logits: np.ndarray) -> int:  # token id
         "Choose by the written rule"
         history = () if self.params.repetition_penalty == 1 else self._prompt + self.ids
-        try: return getattr(self.backend, "sample", sample)(logits, self.params, self._rng, history)
-        except NonFiniteError as e: raise NonFiniteError(f"{e}; {self._way_out()}") from None
+        try:
+            return getattr(self.backend, "sample", sample)(logits, self.params, self._rng, history)
+        except NonFiniteError as e:
+            raise NonFiniteError(f"{e}; {self._way_out()}") from None
 
     def _way_out(self) -> str:
         "What to do about scores that are no numbers"
-        if "float16" in self.backend.describe().get("variant", "").split(): # a device and a dtype
+        if "float16" in self.backend.describe().get("variant", "").split():  # a device and a dtype
             return "this model is too much for float16: load it with dtype float32 or bfloat16"
         return "the weights are damaged or too large: validate the model, or load another one"
 
-    def _text_after(self, id:int) -> tuple[str, str|None]: # text, why the answer ends here
+    def _text_after(self, id: int) -> tuple[str, str | None]:  # text, why the answer ends here
         "The text that one more token makes certain"
         special = self._special.get(id)
         text = self._stops.push(self._utf8.push(id))
-        if special: text += self._stops.push(special, special=True)
-        if self._stops.found: return text, "stop"
+        if special:
+            text += self._stops.push(special, special=True)
+        if self._stops.found:
+            return text, "stop"
         ends = id in self._ends or special and id == turn_end(self.tokenizer)
         reason = "eos" if ends else "length" if len(self.ids) + 1 == self._budget else None
-        if reason: text += self._stops.push(self._utf8.flush()) + self._stops.flush()
+        if reason:
+            text += self._stops.push(self._utf8.flush()) + self._stops.flush()
         return text, reason
 
-    def _clock(self, now:float) -> None:
+    def _clock(self, now: float) -> None:
         "Note when a token was chosen, seconds since the call"
         t = self.timings
         t.new_tokens += 1
-        if self._last is None: t.ttft_s = now
-        else: t.itl_s.append(now - self._last)
+        if self._last is None:
+            t.ttft_s = now
+        else:
+            t.itl_s.append(now - self._last)
         self._last = now
 
-    def _probabilities(self, logits, id:int) -> tuple[float, tuple]:
+    def _probabilities(self, logits, id: int) -> tuple[float, tuple]:
         "The log-probability of a token, and the likeliest ones"
         quick = getattr(self.backend, "logprob", None)
         own = quick(logits, id) if quick else float(log_softmax(logits)[id])
-        if not self.n_alternatives: return own, ()
-        total = float(logits[id]) - own # log of the sum
+        if not self.n_alternatives:
+            return own, ()
+        total = float(logits[id]) - own  # log of the sum
         likeliest = _largest(logits, min(self.n_alternatives, len(logits)))
         return own, tuple((int(i), float(logits[i]) - total) for i in likeliest if logits[i] > -np.inf)
 
 # %% ../../nbs/03_inference/02_generation.ipynb #01be7d2b
 @checked_names
 def generate(
-    backend:Backend,
-    tokenizer, # a `SmolLMTokenizer`
-    prompt, # text, or token ids
-    max_tokens:int=128,
-    stop=(), # a string or several at which the answer ends
-    n_alternatives:int=0, # likeliest tokens that each event lists
-    overflow:str="error", # "error", "stop" or "drop_oldest" when prompt and answer do not fit the context
-    special:bool=False, # read special tokens in a text prompt as tokens
-    temperature:float=0.0, # 0 is greedy
-    top_k:int=0, # likeliest tokens to choose from; 0 is all
-    top_p:float=1.0, # choose from the likeliest tokens that together have this probability
-    min_p:float=0.0, # leave out tokens less likely than this share of the likeliest one's probability
-    repetition_penalty:float=1.0, # divides the scores of tokens that have come before; 1 is off
-    seed:int=0, # of the random numbers
-) -> Generation: # iterate for events; `finish()` runs it through
+    backend: Backend,
+    tokenizer,  # a `SmolLMTokenizer`
+    prompt,  # text, or token ids
+    max_tokens: int = 128,
+    stop=(),  # a string or several at which the answer ends
+    n_alternatives: int = 0,  # likeliest tokens that each event lists
+    overflow: str = "error",  # "error", "stop" or "drop_oldest" when prompt and answer do not fit the context
+    special: bool = False,  # read special tokens in a text prompt as tokens
+    temperature: float = 0.0,  # 0 is greedy
+    top_k: int = 0,  # likeliest tokens to choose from; 0 is all
+    top_p: float = 1.0,  # choose from the likeliest tokens that together have this probability
+    min_p: float = 0.0,  # leave out tokens less likely than this share of the likeliest one's probability
+    repetition_penalty: float = 1.0,  # divides the scores of tokens that have come before; 1 is off
+    seed: int = 0,  # of the random numbers
+) -> Generation:  # iterate for events; `finish()` runs it through
     "Continue a prompt; raises `ParameterError`, `TokenizerError` or `ContextOverflowError` before anything runs"
     params = SamplingParams(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     ids = as_prompt(tokenizer, prompt, special)
     return Generation(backend, tokenizer, ids, params, max_tokens, stop, n_alternatives, overflow)
 
+
 def as_prompt(
-    tokenizer, # a `SmolLMTokenizer`
-    prompt, # text, or token ids
-    special:bool=False, # read special tokens in a text prompt as tokens
+    tokenizer,  # a `SmolLMTokenizer`
+    prompt,  # text, or token ids
+    special: bool = False,  # read special tokens in a text prompt as tokens
 ) -> list[int]:
     "The ids of a prompt; raises `ParameterError` or `TokenizerError`"
-    if isinstance(prompt, str): return tokenizer.prompt_ids(prompt, special)
+    if isinstance(prompt, str):
+        return tokenizer.prompt_ids(prompt, special)
     if isinstance(prompt, (bytes, bytearray)) or not hasattr(prompt, "__iter__"):
         raise ParameterError(f"prompt={prompt!r} must be text or token ids")
     first = prompt[0] if isinstance(prompt, (list, tuple)) and prompt else None
-    if isinstance(first, dict): raise ParameterError("the prompt is a list of messages: pass it to `chat`")
-    if isinstance(first, str): raise ParameterError("the prompt is a list of texts: ask for one after the other")
+    if isinstance(first, dict):
+        raise ParameterError("the prompt is a list of messages: pass it to `chat`")
+    if isinstance(first, str):
+        raise ParameterError("the prompt is a list of texts: ask for one after the other")
     return as_ids("prompt", prompt)

@@ -7,60 +7,71 @@ __all__ = ['DTYPES', 'PREFILL_TILE', 'RMSNorm', 'rope_table', 'rotate', 'KVCache
            'Layer', 'Llama', 'pick_device', 'read_weights', 'read_model', 'return_memory', 'TorchBackend', 'load']
 
 # %% ../../nbs/03_inference/01_llama.ipynb #7594303f
-import ctypes, gc, sys, time, warnings
+import ctypes
+import gc
+import sys
+import time
+import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..models.checkpoint import read_provenance, unused_tensors, validate, weight_files
 from ..core import LlamaConfig, ParameterError, SharedBackend, as_int, as_path
+from ..models.checkpoint import read_provenance, unused_tensors, validate, weight_files
 
 # %% ../../nbs/03_inference/01_llama.ipynb #0c924124
 class RMSNorm(nn.Module):
     "Scale to unit root mean square, then by a weight a channel"
-    def __init__(self, n:int, eps:float):
+
+    def __init__(self, n: int, eps: float):
         super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(n)), eps # (n,)
-    def forward(self, x:Tensor) -> Tensor: # (…, n) → (…, n)
+        self.weight, self.eps = nn.Parameter(torch.ones(n)), eps  # (n,)
+
+    def forward(self, x: Tensor) -> Tensor:  # (…, n) → (…, n)
         y = x.float()
-        y = y*torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight*y.to(x.dtype)
+        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * y.to(x.dtype)
 
 # %% ../../nbs/03_inference/01_llama.ipynb #bba5b05b
 def rope_table(
-    config:LlamaConfig,
-    positions:int, # 0..positions - 1
-) -> tuple[Tensor, Tensor]: # cos and sin, each (positions, head_dim), float32
+    config: LlamaConfig,
+    positions: int,  # 0..positions - 1
+) -> tuple[Tensor, Tensor]:  # cos and sin, each (positions, head_dim), float32
     "The angles of the rotary embedding"
     i = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
-    angle = torch.arange(positions, dtype=torch.float32)[:, None]/config.rope_theta**(i/config.head_dim) # (positions, head_dim/2)
+    # (positions, head_dim/2)
+    angle = torch.arange(positions, dtype=torch.float32)[:, None] / config.rope_theta ** (i / config.head_dim)
     angle = torch.cat([angle, angle], -1)
     return angle.cos(), angle.sin()
 
+
 def rotate(
-    x:Tensor, # (…, heads, n, head_dim)
-    cos:Tensor, # (n, head_dim)
-    sin:Tensor, # (n, head_dim)
-) -> Tensor: # (…, heads, n, head_dim)
+    x: Tensor,  # (…, heads, n, head_dim)
+    cos: Tensor,  # (n, head_dim)
+    sin: Tensor,  # (n, head_dim)
+) -> Tensor:  # (…, heads, n, head_dim)
     "Turn each pair of channels by its position's angle"
     a, b = x.chunk(2, -1)
-    return x*cos + torch.cat([-b, a], -1)*sin
+    return x * cos + torch.cat([-b, a], -1) * sin
 
 # %% ../../nbs/03_inference/01_llama.ipynb #e131787c
 class KVCache:
     "Keys and values of every layer for the positions read so far"
-    def __init__(self, config:LlamaConfig, positions:int, device, dtype, batch:tuple[int, ...]=()):
+
+    def __init__(self, config: LlamaConfig, positions: int, device, dtype, batch: tuple[int, ...] = ()):
         shape = (config.num_hidden_layers, *batch, config.num_key_value_heads, positions, config.head_dim)
         self.k = torch.empty(shape, device=device, dtype=dtype)
         self.v = torch.empty(shape, device=device, dtype=dtype)
-    def update(self,
-        layer:int,
-        pos:int, # of the first new token
-        k:Tensor, # (…, kv_heads, n, head_dim)
-        v:Tensor, # (…, kv_heads, n, head_dim)
-    ) -> tuple[Tensor, Tensor]: # all keys and values so far, each (…, kv_heads, pos + n, head_dim)
+
+    def update(
+        self,
+        layer: int,
+        pos: int,  # of the first new token
+        k: Tensor,  # (…, kv_heads, n, head_dim)
+        v: Tensor,  # (…, kv_heads, n, head_dim)
+    ) -> tuple[Tensor, Tensor]:  # all keys and values so far, each (…, kv_heads, pos + n, head_dim)
         "Write new keys and values behind the old ones, and return both together"
         end = pos + k.shape[-2]
         self.k[layer, ..., pos:end, :], self.v[layer, ..., pos:end, :] = k, v
@@ -68,22 +79,25 @@ class KVCache:
 
 # %% ../../nbs/03_inference/01_llama.ipynb #a0b0b868
 def attend(
-    q:Tensor, # (…, heads, n, head_dim)
-    k:Tensor, # (…, kv_heads, t, head_dim), t ≥ n
-    v:Tensor, # (…, kv_heads, t, head_dim)
-) -> Tensor: # (…, heads, n, head_dim)
+    q: Tensor,  # (…, heads, n, head_dim)
+    k: Tensor,  # (…, kv_heads, t, head_dim), t ≥ n
+    v: Tensor,  # (…, kv_heads, t, head_dim)
+) -> Tensor:  # (…, heads, n, head_dim)
     "Causal attention of the last n of t positions, query heads sharing key/value heads"
     *_, kv, t, d = k.shape
     *_, heads, n, _ = q.shape
-    if n == t > 1: return _attend_whole(q, k, v)
-    grouped = q.unflatten(-3, (kv, -1)).flatten(-3, -2) # (…, kv_heads, group*n, head_dim): query heads of a group lie one after another
-    scores = (grouped @ k.transpose(-1, -2)).float()*d**-0.5 # (…, kv_heads, group*n, t)
+    if n == t > 1:
+        return _attend_whole(q, k, v)
+    # (…, kv_heads, group*n, head_dim): query heads of a group lie one after another
+    grouped = q.unflatten(-3, (kv, -1)).flatten(-3, -2)
+    scores = (grouped @ k.transpose(-1, -2)).float() * d**-0.5  # (…, kv_heads, group*n, t)
     if n > 1:
         future = torch.ones(n, t, dtype=torch.bool, device=q.device).triu(t - n + 1)
         scores = scores.unflatten(-2, (-1, n)).masked_fill(future, -torch.inf).flatten(-3, -2)
     return (scores.softmax(-1).to(v.dtype) @ v).unflatten(-2, (-1, n)).flatten(-4, -3)
 
-def _attend_whole(q:Tensor, k:Tensor, v:Tensor) -> Tensor:
+
+def _attend_whole(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     "The same where nothing came before: PyTorch's fused kernel, which never holds all scores, is nearly twice as fast"
     flat = lambda x: x.reshape(-1, *x.shape[-3:])
     return F.scaled_dot_product_attention(flat(q), flat(k), flat(v), is_causal=True, enable_gqa=True).view(q.shape)
@@ -91,18 +105,25 @@ def _attend_whole(q:Tensor, k:Tensor, v:Tensor) -> Tensor:
 # %% ../../nbs/03_inference/01_llama.ipynb #9fd88a0f
 class Linear(nn.Linear):
     "Weights as they are stored, arithmetic in the number format of what comes in"
-    def forward(self, x:Tensor) -> Tensor: return F.linear(x, self.weight.to(x.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
 
 class Attention(nn.Module):
     "Grouped-query attention with rotary positions and a KV cache"
-    def __init__(self, c:LlamaConfig):
+
+    def __init__(self, c: LlamaConfig):
         super().__init__()
-        q, kv = c.num_attention_heads*c.head_dim, c.num_key_value_heads*c.head_dim
+        q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
         self.head_dim = c.head_dim
         self.q_proj, self.k_proj, self.v_proj = (Linear(c.hidden_size, n, bias=False) for n in (q, kv, kv))
         self.o_proj = Linear(q, c.hidden_size, bias=False)
-    def forward(self, x:Tensor, rope, cache:KVCache, layer:int, pos:int) -> Tensor: # (…, n, hidden) → (…, n, hidden)
-        heads = lambda y: y.unflatten(-1, (-1, self.head_dim)).transpose(-3, -2) # (…, heads, n, head_dim)
+
+    def forward(
+        self, x: Tensor, rope, cache: KVCache, layer: int, pos: int
+    ) -> Tensor:  # (…, n, hidden) → (…, n, hidden)
+        heads = lambda y: y.unflatten(-1, (-1, self.head_dim)).transpose(-3, -2)  # (…, heads, n, head_dim)
         q, k = rotate(heads(self.q_proj(x)), *rope), rotate(heads(self.k_proj(x)), *rope)
         k, v = cache.update(layer, pos, k, heads(self.v_proj(x)))
         return self.o_proj(attend(q, k, v).transpose(-3, -2).flatten(-2))
@@ -110,48 +131,59 @@ class Attention(nn.Module):
 # %% ../../nbs/03_inference/01_llama.ipynb #d913f9a5
 class MLP(nn.Module):
     "SwiGLU: down(silu(gate(x)) · up(x))"
-    def __init__(self, c:LlamaConfig):
+
+    def __init__(self, c: LlamaConfig):
         super().__init__()
         self.gate_proj, self.up_proj = (Linear(c.hidden_size, c.intermediate_size, bias=False) for _ in range(2))
         self.down_proj = Linear(c.intermediate_size, c.hidden_size, bias=False)
-    def forward(self, x:Tensor) -> Tensor: # (…, n, hidden) → (…, n, hidden)
-        return self.down_proj(F.silu(self.gate_proj(x))*self.up_proj(x))
+
+    def forward(self, x: Tensor) -> Tensor:  # (…, n, hidden) → (…, n, hidden)
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 # %% ../../nbs/03_inference/01_llama.ipynb #3819f6f4
 class Layer(nn.Module):
     "Attention and MLP, each after a norm and added to the stream"
-    def __init__(self, c:LlamaConfig):
+
+    def __init__(self, c: LlamaConfig):
         super().__init__()
         self.input_layernorm, self.post_attention_layernorm = (RMSNorm(c.hidden_size, c.rms_norm_eps) for _ in range(2))
         self.self_attn, self.mlp = Attention(c), MLP(c)
-    def forward(self, x:Tensor, *where) -> Tensor: # (…, n, hidden) → (…, n, hidden)
+
+    def forward(self, x: Tensor, *where) -> Tensor:  # (…, n, hidden) → (…, n, hidden)
         x = x + self.self_attn(self.input_layernorm(x), *where)
         return x + self.mlp(self.post_attention_layernorm(x))
 
+
 class Llama(nn.Module):
     "Token ids to hidden states, hidden states to logits"
-    def __init__(self, config:LlamaConfig):
+
+    def __init__(self, config: LlamaConfig):
         super().__init__()
         self.config = c = config
         self.model = nn.Module()
         self.model.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
         self.model.layers = nn.ModuleList(Layer(c) for _ in range(c.num_hidden_layers))
         self.model.norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
-        if not c.tie_word_embeddings: self.lm_head = Linear(c.hidden_size, c.vocab_size, bias=False)
-    def forward(self,
-        ids:Tensor, # (…, n) int64
-        rope, # cos and sin of these positions, each (n, head_dim)
-        cache:KVCache,
-        pos:int, # of the first id
-        between=None, # called before each layer; may raise
-    ) -> Tensor: # (…, n, hidden), after the last norm
+        if not c.tie_word_embeddings:
+            self.lm_head = Linear(c.hidden_size, c.vocab_size, bias=False)
+
+    def forward(
+        self,
+        ids: Tensor,  # (…, n) int64
+        rope,  # cos and sin of these positions, each (n, head_dim)
+        cache: KVCache,
+        pos: int,  # of the first id
+        between=None,  # called before each layer; may raise
+    ) -> Tensor:  # (…, n, hidden), after the last norm
         "Read ids into the cache"
         x = self.model.embed_tokens(ids).to(cache.k.dtype)
         for i, layer in enumerate(self.model.layers):
-            if between: between()
+            if between:
+                between()
             x = layer(x, rope, cache, i, pos)
         return self.model.norm(x)
-    def head(self, x:Tensor) -> Tensor: # (…, hidden) → (…, vocab), float32
+
+    def head(self, x: Tensor) -> Tensor:  # (…, hidden) → (…, vocab), float32
         "Score every word of the vocabulary"
         w = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
         return F.linear(x, w.to(x.dtype)).float()
@@ -159,43 +191,52 @@ class Llama(nn.Module):
 # %% ../../nbs/03_inference/01_llama.ipynb #f5e07194
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
 
+
 def pick_device(
-    device:str="auto", # "auto", or anything PyTorch knows: "cpu", "cuda", "cuda:1", "mps"
+    device: str = "auto",  # "auto", or anything PyTorch knows: "cpu", "cuda", "cuda:1", "mps"
 ) -> torch.device:
     "The best device there is, or the one asked for; raises `ParameterError`"
-    if not isinstance(device, (str, torch.device)) or str(device) == "meta": # which has shapes and no numbers
+    if not isinstance(device, (str, torch.device)) or str(device) == "meta":  # which has shapes and no numbers
         raise ParameterError(f"device={device!r} must be text such as 'auto', 'cpu' or 'cuda:1'")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try: return torch.empty(0, device=device).device
+    try:
+        return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as e:
-        raise ParameterError(f"device {device!r} is not usable here ({str(e).splitlines()[0]}); try 'auto' or 'cpu'") from None
+        raise ParameterError(
+            f"device {device!r} is not usable here ({str(e).splitlines()[0]}); try 'auto' or 'cpu'"
+        ) from None
+
 
 def read_weights(
-    folder, # a valid checkpoint folder
+    folder,  # a valid checkpoint folder
     device="cpu",
-    dtype:torch.dtype|None=None, # default: as stored
+    dtype: torch.dtype | None = None,  # default: as stored
 ) -> dict[str, Tensor]:
     "Every tensor of a checkpoint, mapped from the file where device and dtype allow"
     from safetensors import safe_open
+
     out = {}
     for path in weight_files(as_path("folder", folder)):
         with safe_open(path, framework="pt", device=str(device)) as f:
             out |= {k: t if dtype is None else t.to(dtype) for k in f.keys() for t in (f.get_tensor(k),)}
     return out
 
+
 def read_model(
-    folder, # a valid checkpoint folder
+    folder,  # a valid checkpoint folder
     device="cpu",
-    dtype:torch.dtype|None=None, # of the weights; default: as stored
+    dtype: torch.dtype | None = None,  # of the weights; default: as stored
 ) -> Llama:
     "A checkpoint as a module, mapped from the file where device and dtype allow"
     folder = as_path("folder", folder)
     config, weights = LlamaConfig.from_folder(folder), read_weights(folder, device, dtype)
-    if unused := [n for n in unused_tensors(weights, config) if n != "lm_head.weight"]: # a head of its own is refused
+    # a head of its own is refused
+    if unused := [n for n in unused_tensors(weights, config) if n != "lm_head.weight"]:
         more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
         warnings.warn(f"{folder}: the model does not use {', '.join(unused[:5])}{more}", stacklevel=2)
-    with torch.device("meta"): model = Llama(config)
+    with torch.device("meta"):
+        model = Llama(config)
     model.load_state_dict({k: weights[k] for k in config.tensor_shapes()}, assign=True)
     return model.eval().requires_grad_(False)
 
@@ -203,104 +244,129 @@ def read_model(
 def return_memory() -> None:
     "Hand freed memory back: the C library keeps it otherwise, as much as the whole model"
     gc.collect()
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"): libc.malloc_trim(0)
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
-PREFILL_TILE = 64 # tokens between two chances to cancel a prefill
+
+PREFILL_TILE = 64  # tokens between two chances to cancel a prefill
+
 
 class TorchBackend(SharedBackend):
     "A Llama in PyTorch with one KV cache"
-    between = None # called before each layer; may raise `Cancelled`, which leaves the cache as it was before those ids
-    def __init__(self,
-        model:Llama, # on its device, with its dtype
-        context:int|None=None, # positions of the cache; default: all that the model knows
-        load_s:float=float("nan"), # what loading took, seconds
-        file_sha256:str="", # of the weights, where known
+
+    # called before each layer; may raise `Cancelled`, which leaves the cache as it was before those ids
+    between = None
+
+    def __init__(
+        self,
+        model: Llama,  # on its device, with its dtype
+        context: int | None = None,  # positions of the cache; default: all that the model knows
+        load_s: float = float("nan"),  # what loading took, seconds
+        file_sha256: str = "",  # of the weights, where known
     ):
         limit, w = model.config.max_position_embeddings, model.model.embed_tokens.weight
         super().__init__(model.config, limit if context is None else as_int("context", context, 1, limit))
         self.model = model.eval().requires_grad_(False)
         self.device, self.dtype, self.load_s, self.file_sha256 = w.device, w.dtype, load_s, file_sha256
-        self.passes:list[tuple[int, int]] = [] # for each token the pass that read it: first position, number of tokens
-        try: self._cache = KVCache(self.config, self.context, w.device, w.dtype)
-        except (RuntimeError, MemoryError): # PyTorch raises the first, for a device too
-            size = self.config.kv_bytes(self.context, w.dtype.itemsize)/1e6
-            raise ParameterError(f"context={self.context} takes a KV cache of {size:,.0f} MB, "
-                                 f"which {w.device} does not give: load with a smaller context") from None
+        # for each token the pass that read it: first position, number of tokens
+        self.passes: list[tuple[int, int]] = []
+        try:
+            self._cache = KVCache(self.config, self.context, w.device, w.dtype)
+        except (RuntimeError, MemoryError):  # PyTorch raises the first, for a device too
+            size = self.config.kv_bytes(self.context, w.dtype.itemsize) / 1e6
+            raise ParameterError(
+                f"context={self.context} takes a KV cache of {size:,.0f} MB, "
+                f"which {w.device} does not give: load with a smaller context"
+            ) from None
         self._rope = [t.to(w.device, w.dtype) for t in rope_table(self.config, self.context)]
 
-    def prefill(self, ids, pos=0, on_progress=None): # (n,) → (vocab,) float32 numpy
+    def prefill(self, ids, pos=0, on_progress=None):  # (n,) → (vocab,) float32 numpy
         "Read a prompt in tiles; logits after its last token"
         with self.lock, self._alone():
             ids = self._check(ids, pos)
             for i in range(0, len(ids), PREFILL_TILE):
-                x = self._forward(ids[i:i + PREFILL_TILE], pos + i)
-                if on_progress: on_progress(min(i + PREFILL_TILE, len(ids)), len(ids))
+                x = self._forward(ids[i : i + PREFILL_TILE], pos + i)
+                if on_progress:
+                    on_progress(min(i + PREFILL_TILE, len(ids)), len(ids))
             return self._head(x[-1])
 
-    def decode(self, id, pos): # → (vocab,) float32 numpy
+    def decode(self, id, pos):  # → (vocab,) float32 numpy
         "Read one token; logits after it"
-        with self.lock, self._alone(): return self._head(self._forward(self._check([id], pos), pos)[-1])
+        with self.lock, self._alone():
+            return self._head(self._forward(self._check([id], pos), pos)[-1])
 
-    def logits(self, ids): # (n,) → (n, vocab) float32 numpy
+    def logits(self, ids):  # (n,) → (n, vocab) float32 numpy
         "Read ids from an empty cache; logits after each"
-        with self.lock, self._alone(): return self._head(self._forward(self._check(ids, 0), 0))
+        with self.lock, self._alone():
+            return self._head(self._forward(self._check(ids, 0), 0))
 
-    def repeat(self,
-        ids, # (n,) all tokens that the cache is to hold
-        passes, # (n,) for each the pass that reads it, as in the backend's `passes`
-        on_progress=None, # called with (tokens read, of all) after each pass; may raise `Cancelled`
-    ): # → (vocab,) float32 numpy
+    def repeat(
+        self,
+        ids,  # (n,) all tokens that the cache is to hold
+        passes,  # (n,) for each the pass that reads it, as in the backend's `passes`
+        on_progress=None,  # called with (tokens read, of all) after each pass; may raise `Cancelled`
+    ):  # → (vocab,) float32 numpy
         "Read ids in given passes, but for those that the cache holds from just these; logits after the last to the bit"
         with self.lock, self._alone():
             ids, at = self._check(ids, 0), 0
-            most = min(len(ids) - 1, len(self.tokens)) # the last one is read in any case: its scores are wanted
-            while at < most and (self.tokens[at], self.passes[at]) == (ids[at], passes[at]): at += 1
+            most = min(len(ids) - 1, len(self.tokens))  # the last one is read in any case: its scores are wanted
+            while at < most and (self.tokens[at], self.passes[at]) == (ids[at], passes[at]):
+                at += 1
             while at < len(ids):
                 start, count = passes[at]
-                row = ids[start:start + count]
-                row += row[-1:]*(count - len(row)) # whatever stood here was cut off later
+                row = ids[start : start + count]
+                row += row[-1:] * (count - len(row))  # whatever stood here was cut off later
                 x = self._forward(row, start)
-                while at < len(ids) and passes[at] == (start, count): at += 1
-                if on_progress: on_progress(at, len(ids))
+                while at < len(ids) and passes[at] == (start, count):
+                    at += 1
+                if on_progress:
+                    on_progress(at, len(ids))
             del self.tokens[at:], self.passes[at:]
             return self._head(x[at - 1 - start])
 
     def describe(self) -> dict:
         "Facts for `Timings`"
-        size = self.config.n_params*self.dtype.itemsize
+        size = self.config.n_params * self.dtype.itemsize
         variant = f"{self.device} {str(self.dtype).removeprefix('torch.')}"
-        return dict(backend="torch", variant=variant, threads=torch.get_num_threads(), load_s=self.load_s, bytes_per_token=size, file_sha256=self.file_sha256)
+        return dict(
+            backend="torch",
+            variant=variant,
+            threads=torch.get_num_threads(),
+            load_s=self.load_s,
+            bytes_per_token=size,
+            file_sha256=self.file_sha256,
+        )
 
     def _release(self) -> None:
         "Let go of weights and cache; the memory returns to the system"
         self.model = self._cache = self._rope = None
         return_memory()
 
-    def _cut(self, pos:int) -> None:
+    def _cut(self, pos: int) -> None:
         super()._cut(pos)
         del self.passes[pos:]
 
     @torch.inference_mode()
-    def _forward(self, ids:list[int], pos:int) -> Tensor: # → (n, hidden)
+    def _forward(self, ids: list[int], pos: int) -> Tensor:  # → (n, hidden)
         "Read checked ids; the cache is cut to `pos` first"
         self._cut(pos)
-        rope = [t[pos:pos + len(ids)] for t in self._rope]
+        rope = [t[pos : pos + len(ids)] for t in self._rope]
         x = self.model(torch.tensor(ids, device=self.device), rope, self._cache, pos, self.between)
         self.tokens += ids
-        self.passes += [(pos, len(ids))]*len(ids)
+        self.passes += [(pos, len(ids))] * len(ids)
         return x
 
     @torch.inference_mode()
-    def _head(self, x:Tensor): # (…, hidden) → (…, vocab) float32 numpy
+    def _head(self, x: Tensor):  # (…, hidden) → (…, vocab) float32 numpy
         "Logits, off the device"
         return self.model.head(x).cpu().numpy()
 
 # %% ../../nbs/03_inference/01_llama.ipynb #7ce09acc
 def load(
-    folder, # a checkpoint folder
-    device:str="auto", # "auto" takes cuda, then mps, then cpu
-    dtype:str="float32", # "float32", "bfloat16" or "float16"
-    context:int|None=None, # positions of the KV cache; default: all that the model knows
+    folder,  # a checkpoint folder
+    device: str = "auto",  # "auto" takes cuda, then mps, then cpu
+    dtype: str = "float32",  # "float32", "bfloat16" or "float16"
+    context: int | None = None,  # positions of the KV cache; default: all that the model knows
 ) -> TorchBackend:
     "Load a checkpoint, checked first; raises `CheckpointError`, `ConfigError` or `ParameterError`"
     start = time.perf_counter()
@@ -310,4 +376,6 @@ def load(
     validate(folder, changed_only=True)
     model = read_model(folder, pick_device(device), DTYPES[dtype])
     files = read_provenance(folder).get("files", {})
-    return TorchBackend(model, context, time.perf_counter() - start, files.get("model.safetensors", {}).get("sha256", ""))
+    return TorchBackend(
+        model, context, time.perf_counter() - start, files.get("model.safetensors", {}).get("sha256", "")
+    )

@@ -7,173 +7,248 @@ __all__ = ['RUNNERS', 'WAYS', 'QUIET_S', 'ROUNDS', 'offered', 'Plan', 'drawings'
            'views_of', 'run_label', 'BenchBox', 'bench_controls', 'BenchDashboard']
 
 # %% ../../nbs/14_lab/08_bench_dashboard.ipynb #af7e46d0
-import tempfile, time
+import tempfile
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ipywidgets as W
 import traitlets as T
 
-from ..bench.bench import losses, run as run_bench
-from ..plots.bench import (latencies, memory_by_context, memory_over_time, side_by_side, speed_by_context,
-                                   speed_by_prompt, versus)
+from ..bench.bench import losses
+from ..bench.bench import run as run_bench
 from ..bench.browsers import BROWSERS, installed
-from ..core import Cancelled, InvalidStateError, ParameterError, as_choice, as_flag, as_int, as_text
-from ..engine.native import default_threads
-from ..models.hub import fetch
-from .jobs import CHOICES, Job, choices, module, prepared
+from smollm_nb.bench.history import (
+    about,
+    against,
+    compared,
+    earlier,
+    history_file,
+    markdown,
+    open_history,
+    read_history,
+    rows,
+    table,
+)
+from ..bench.memory import Watch
 from ..bench.subjects import bundle_for, own_subjects, page_subjects
 from ..bench.suite import note_run
-from ..plots.base import Picture
-from ..bench.history import (
-    about, against, compared, earlier, history_file, markdown, open_history, read_history, rows, table)
+from ..core import Cancelled, InvalidStateError, ParameterError, as_choice, as_flag, as_int, as_text
+from ..engine.native import default_threads
+from .jobs import CHOICES, Job, choices, module, prepared
 from .view import Box, View, as_name, button, control, grid, row
-from ..bench.memory import Watch
+from ..models.hub import fetch
+from ..plots.base import Picture
+from smollm_nb.plots.bench import (
+    latencies,
+    memory_by_context,
+    memory_over_time,
+    side_by_side,
+    speed_by_context,
+    speed_by_prompt,
+    versus,
+)
 
 # %% ../../nbs/14_lab/08_bench_dashboard.ipynb #96c9fdac
-RUNNERS = {"native int4": "native", "native int8": "native int8", "torch fp32": "torch", "torch bf16": "torch bf16"} # choice → name in a run
-WAYS = (*CHOICES, *BROWSERS) # all that can be ticked
+# choice → name in a run
+RUNNERS = {"native int4": "native", "native int8": "native int8", "torch fp32": "torch", "torch bf16": "torch bf16"}
+WAYS = (*CHOICES, *BROWSERS)  # all that can be ticked
+
 
 def offered(
-    model:str, # a name as `api.Model` takes it
-) -> tuple[str, ...]: # of `WAYS`
+    model: str,  # a name as `api.Model` takes it
+) -> tuple[str, ...]:  # of `WAYS`
     "What can be measured here of a model"
     return (*choices(model), *installed())
+
 
 @dataclass(frozen=True)
 class Plan:
     "What is to be measured, and how thoroughly"
-    model:str # a name as `api.Model` takes it
-    chosen:tuple[str, ...] # of `offered(model)`
-    threads:int|None = None # default: one, then one for each core
-    quick:bool = True # only what the project makes promises about
-    only:str = "" # a word that the names of the cases must hold
-    rounds:int|None = None # samples of each figure; default: 5 where quick, else 7
 
-    def subjects(self,
-        place, # a folder for what browsers are given, kept until the run is over
-        job:Job|None=None, # that may be stopped
-        on_progress=None, # called with (stage, done, total)
-    ) -> tuple[list, Path|None]: # subjects of `bench.run`, and the first quantized file among them
+    model: str  # a name as `api.Model` takes it
+    chosen: tuple[str, ...]  # of `offered(model)`
+    threads: int | None = None  # default: one, then one for each core
+    quick: bool = True  # only what the project makes promises about
+    only: str = ""  # a word that the names of the cases must hold
+    rounds: int | None = None  # samples of each figure; default: 5 where quick, else 7
+
+    def subjects(
+        self,
+        place,  # a folder for what browsers are given, kept until the run is over
+        job: Job | None = None,  # that may be stopped
+        on_progress=None,  # called with (stage, done, total)
+    ) -> tuple[list, Path | None]:  # subjects of `bench.run`, and the first quantized file among them
         "Fetch the model, make the files that are missing; raises `ParameterError` and what that raises"
         from smollm_nb.api import quantized_file
-        if not self.chosen: raise ParameterError("nothing is chosen: tick at least one of " + ", ".join(offered(self.model)))
-        if odd := [c for c in self.chosen if c not in offered(self.model)]: raise ParameterError(f"{odd[0]!r} cannot be measured of {self.model} here: choose among {', '.join(offered(self.model))}")
+
+        if not self.chosen:
+            raise ParameterError("nothing is chosen: tick at least one of " + ", ".join(offered(self.model)))
+        if odd := [c for c in self.chosen if c not in offered(self.model)]:
+            raise ParameterError(
+                f"{odd[0]!r} cannot be measured of {self.model} here: choose among {', '.join(offered(self.model))}"
+            )
         given, out, files = quantized_file(self.model), [], []
         folder = None if given else fetch(self.model, quiet=True)
         for choice in (c for c in self.chosen if c in CHOICES):
             backend, how = CHOICES[choice]
             path = given or (prepared(folder, how, job, on_progress) if backend == "native" else folder)
-            if path.is_file(): files.append(path)
+            if path.is_file():
+                files.append(path)
             kind = dict(dtype=how) if backend == "torch" else {}
-            out += [replace(s, name=RUNNERS[choice], options=s.options | kind) for s in own_subjects(path, backend, self.threads)]
+            out += [
+                replace(s, name=RUNNERS[choice], options=s.options | kind)
+                for s in own_subjects(path, backend, self.threads)
+            ]
         if pages := [c for c in self.chosen if c in BROWSERS]:
             files.append(given or prepared(folder, "fast", job, on_progress))
-            out += page_subjects(own_subjects(files[-1], "native", self.threads), bundle_for(files[-1], Path(place)/"bundle", on_progress), pages)
+            out += page_subjects(
+                own_subjects(files[-1], "native", self.threads),
+                bundle_for(files[-1], Path(place) / "bundle", on_progress),
+                pages,
+            )
         return out, next(iter(files), None)
 
 # %% ../../nbs/14_lab/08_bench_dashboard.ipynb #ed612e99
 def drawings(
-    record:dict, # of a run
-) -> dict: # name → a function that draws it; it raises `ParameterError` where the run does not hold what it needs
+    record: dict,  # of a run
+) -> dict:  # name → a function that draws it; it raises `ParameterError` where the run does not hold what it needs
     "The pictures that a run may give, by the names of their tabs"
     counts = sorted({x["threads"] for x in record["latencies"]}, reverse=True)
-    spread = {"latencies" if i == 0 else f"latencies, {n} thread{'s'*(n > 1)}": lambda r, n=n: latencies(r, n) for i, n in enumerate(counts)}
-    return {"side by side": side_by_side, **spread, "against context": speed_by_context, "against prompt": speed_by_prompt,
-            "memory over time": memory_over_time, "memory by context": memory_by_context, "beside peers": versus}
+    spread = {
+        "latencies" if i == 0 else f"latencies, {n} thread{'s' * (n > 1)}": lambda r, n=n: latencies(r, n)
+        for i, n in enumerate(counts)
+    }
+    return {
+        "side by side": side_by_side,
+        **spread,
+        "against context": speed_by_context,
+        "against prompt": speed_by_prompt,
+        "memory over time": memory_over_time,
+        "memory by context": memory_by_context,
+        "beside peers": versus,
+    }
+
 
 def pictures(
-    record:dict, # of a run
+    record: dict,  # of a run
 ) -> dict[str, Picture]:
     "All that the run has enough figures for"
     out = {}
     for name, draw in drawings(record).items():
-        try: out[name] = draw(record)
-        except ParameterError: pass # not measured
+        try:
+            out[name] = draw(record)
+        except ParameterError:
+            pass  # not measured
     return out
 
-def picture_view(name:str, fig:Picture) -> dict:
+
+def picture_view(name: str, fig: Picture) -> dict:
     "A picture for `BenchBox.views`; what it says is its text for screen readers"
     return dict(name=name, note=" ".join(f"{fig.get_suptitle()}. {fig.get_supxlabel()}".split()), png=fig._repr_png_())
 
-def table_view(name:str, lines:list[list[str]], note:str) -> dict:
+
+def table_view(name: str, lines: list[list[str]], note: str) -> dict:
     "A table for `BenchBox.views`"
     return dict(name=name, note=note, head=lines[0], rows=lines[1:])
 
+
 def views_of(
-    record:dict, # of a run
-    before:dict|None=None, # another one, to compare with
-) -> list[dict]: # as `BenchBox.views`
+    record: dict,  # of a run
+    before: dict | None = None,  # another one, to compare with
+) -> list[dict]:  # as `BenchBox.views`
     "Everything that is seen of a run"
     out = [picture_view(*x) for x in pictures(record).items()]
-    if before: out.append(table_view("compared", compared(record, before), f"{against(record, before)}; a verdict stands only where the ranges do not touch. Now: {about(record)}. Then: {about(before)}"))
+    if before:
+        out.append(
+            table_view(
+                "compared",
+                compared(record, before),
+                f"{against(record, before)}; a verdict stands only where the ranges do not touch. Now: {about(record)}. Then: {about(before)}",
+            )
+        )
     return [*out, table_view("every figure", rows(record), about(record))]
 
-def run_label(record:dict) -> str:
+
+def run_label(record: dict) -> str:
     "A run in a list"
     who = ", ".join(dict.fromkeys(s["name"] for s in record["subjects"]))
-    what = (f"only {record['only']!r}, " if record.get("only") else "") + ("quick" if record.get("quick") else "all cases")
+    what = (f"only {record['only']!r}, " if record.get("only") else "") + (
+        "quick" if record.get("quick") else "all cases"
+    )
     return f"{record['date'][:19].replace('T', ' ')}: {who}; {what}, {record['rounds']} rounds{', stopped' if record.get('cancelled') else ''}"
 
 # %% ../../nbs/14_lab/08_bench_dashboard.ipynb #fe7b0b07
 class BenchBox(Box):
     "Progress, pictures, tables; `widgets/dashboard.js` draws them"
-    _esm = module("dashboard.js")
-    views = T.List().tag(sync=True) # as of `views_of`
-    shown = T.Unicode("").tag(sync=True) # the name of one
 
-QUIET_S = 1.0 # seconds between two signs of progress while something is measured, at least
-ROUNDS = {True: 5, False: 7} # samples of each figure, as `bench.run` takes them: of few cases, of all
+    _esm = module("dashboard.js")
+    views = T.List().tag(sync=True)  # as of `views_of`
+    shown = T.Unicode("").tag(sync=True)  # the name of one
+
+
+QUIET_S = 1.0  # seconds between two signs of progress while something is measured, at least
+ROUNDS = {True: 5, False: 7}  # samples of each figure, as `bench.run` takes them: of few cases, of all
+
 
 def bench_controls(
-    model:str,
-    chosen, # of `WAYS`: what is ticked
-    threads:int|None, # None: one, then one for each core
-    quick:bool,
-    only:str, # a word that the names of the cases must hold
-    rounds:int|None, # None: as of `ROUNDS`
-    history:str, # a file
-) -> dict: # by what they change
+    model: str,
+    chosen,  # of `WAYS`: what is ticked
+    threads: int | None,  # None: one, then one for each core
+    quick: bool,
+    only: str,  # a word that the names of the cases must hold
+    rounds: int | None,  # None: as of `ROUNDS`
+    history: str,  # a file
+) -> dict:  # by what they change
     "What can be set before a run"
     ticks = {c: control(W.Checkbox, c, f"Measure {c}", value=c in chosen, indent=False) for c in WAYS}
     usual = f"1, then {default_threads()}" if default_threads() > 1 else "1, as there are cores"
     numbers = sorted({1, 2, default_threads(), threads or 1})
-    counts = [(usual, 0), *((str(n), n) for n in numbers)] # a value None would be shown as blank
+    counts = [(usual, 0), *((str(n), n) for n in numbers)]  # a value None would be shown as blank
     cases = [("what the project promises", True), ("all: minutes", False)]
     kinds = "A registry name, hub id, folder, GGUF file or SMOLLM_Q4 file"
     named = "Only cases whose name holds this; empty for all of them"
     sweep, noted = "Few cases, or the whole sweep over prompts and contexts", "The file that complete runs are added to"
+
     def text(label, tooltip, value, hint=""):
         return control(W.Text, label, tooltip, value=value, placeholder=hint, continuous_update=False)
+
     rounds = dict(value=rounds or ROUNDS[quick], min=1, max=1000)
     return dict(
-        model=text("model", kinds, model), **ticks,
+        model=text("model", kinds, model),
+        **ticks,
         threads=control(W.Dropdown, "threads", "Threads that compute", options=counts, value=threads or 0),
         quick=control(W.Dropdown, "cases", sweep, options=cases, value=quick),
         only=text("only cases named", named, only, "all; or decode, prefill, first …"),
         rounds=control(W.BoundedIntText, "rounds", "Samples of each figure", **rounds),
-        history=text("history", noted, history))
+        history=text("history", noted, history),
+    )
 
 # %% ../../nbs/14_lab/08_bench_dashboard.ipynb #b34029f3
 class BenchDashboard(View):
     "Measure, look, compare; `run()`, `figure()` and `table()` need no browser"
-    def __init__(self,
-        model="SmolLM2-135M-Instruct", # a name as `api.Model` takes it
-        chosen=None, # of `offered(model)`; default: the native engine and PyTorch
-        threads:int|None=None, # default: one, then one for each core
-        quick:bool=True, # only what the project makes promises about
-        only:str="", # a word that the names of the cases must hold
-        rounds:int|None=None, # samples of each figure; default: as of `ROUNDS`
-        history=None, # a file of runs; default: `report.history_file()`
+
+    def __init__(
+        self,
+        model="SmolLM2-135M-Instruct",  # a name as `api.Model` takes it
+        chosen=None,  # of `offered(model)`; default: the native engine and PyTorch
+        threads: int | None = None,  # default: one, then one for each core
+        quick: bool = True,  # only what the project makes promises about
+        only: str = "",  # a word that the names of the cases must hold
+        rounds: int | None = None,  # samples of each figure; default: as of `ROUNDS`
+        history=None,  # a file of runs; default: `report.history_file()`
     ):
         name = as_name("model", model)
         ways = choices(name)
-        if chosen is None: chosen = [c for c in (ways[0], "torch fp32") if c in ways]
+        if chosen is None:
+            chosen = [c for c in (ways[0], "torch fp32") if c in ways]
         if not isinstance(chosen, (tuple, list, set)):
             raise ParameterError(f"chosen={chosen!r} must be a list of some of {', '.join(WAYS)}")
         chosen, quick = [as_choice("chosen", c, WAYS) for c in chosen], as_flag("quick", quick)
-        if threads is not None: threads = as_int("threads", threads, 1, 1024)
-        if rounds is not None: rounds = as_int("rounds", rounds, 1, 1000)
+        if threads is not None:
+            threads = as_int("threads", threads, 1, 1024)
+        if rounds is not None:
+            rounds = as_int("rounds", rounds, 1, 1000)
         history = str(history_file()) if history is None else as_name("history", history)
         self.controls = bench_controls(name, chosen, threads, quick, as_text("only", only), rounds, history)
         self.record, self._runs, self._setting = None, [], False
@@ -205,12 +280,14 @@ class BenchDashboard(View):
     def _offer(self, _=None) -> None:
         "What can be measured of the model that is named"
         ways = offered(self.controls["model"].value)
-        for c in WAYS: self.controls[c].disabled = c not in ways
+        for c in WAYS:
+            self.controls[c].disabled = c not in ways
 
     def _usual_rounds(self, change) -> None:
         "More cases take more rounds, unless somebody has set a number"
         rounds = self.controls["rounds"]
-        if rounds.value == ROUNDS[change.old]: rounds.value = ROUNDS[change.new]
+        if rounds.value == ROUNDS[change.old]:
+            rounds.value = ROUNDS[change.new]
 
     @property
     def plan(self) -> Plan:
@@ -221,31 +298,38 @@ class BenchDashboard(View):
         return Plan(model, ticked, threads, c["quick"].value, only, c["rounds"].value)
 
     @property
-    def earlier(self) -> dict|None:
+    def earlier(self) -> dict | None:
         "The run that is compared with"
         return self._runs[self.before.value] if self.before.value >= 0 else None
 
     def read_history(self) -> None:
         "Offer the runs of the history; the one that is shown stays"
         file = self.controls["history"].value
-        try: self._runs = read_history(file)
-        except OSError as e: self._runs, self.box.error = [], f"{file} cannot be read ({e.strerror}): name another file"
-        new = self.record is not None and self.record not in self._runs # of another file
-        if new: self._runs.append(self.record)
+        try:
+            self._runs = read_history(file)
+        except OSError as e:
+            self._runs, self.box.error = [], f"{file} cannot be read ({e.strerror}): name another file"
+        new = self.record is not None and self.record not in self._runs  # of another file
+        if new:
+            self._runs.append(self.record)
         names = [(run_label(r), i) for i, r in enumerate(self._runs)]
         self._setting = True
-        for d in (self.seen, self.before): d.options = [("none", -1), *reversed(names)]
+        for d in (self.seen, self.before):
+            d.options = [("none", -1), *reversed(names)]
         self.seen.value = self._runs.index(self.record) if self.record is not None else -1
         self._setting = False
 
-    def look(self,
-        run:int|None=None, # of the history: 0 is the oldest, -1 the latest; None is the one that is chosen
+    def look(
+        self,
+        run: int | None = None,  # of the history: 0 is the oldest, -1 the latest; None is the one that is chosen
     ) -> None:
         "Show a run; what it is compared with is chosen anew"
-        if self._setting: return
+        if self._setting:
+            return
         if run is not None:
             n = len(self._runs)
-            if not n: raise InvalidStateError("the history holds no run yet: press Run, or call .run()")
+            if not n:
+                raise InvalidStateError("the history holds no run yet: press Run, or call .run()")
             self._setting, self.seen.value, self._setting = True, as_int("run", run, -n, n - 1) % n, False
         self.record = self._runs[self.seen.value] if self.seen.value >= 0 else None
         self._match()
@@ -260,9 +344,10 @@ class BenchDashboard(View):
 
     def _draw_later(self) -> None:
         "Draw what is chosen, in a thread"
-        if not self._setting: self._begin(self._draw)
+        if not self._setting:
+            self._begin(self._draw)
 
-    def _draw(self, job:Job|None=None) -> None:
+    def _draw(self, job: Job | None = None) -> None:
         self._say("drawing …")
         self.box.views = views_of(self.record, self.earlier) if self.record else []
         self._say(run_label(self.record) if self.record else "no run is shown")
@@ -271,42 +356,48 @@ class BenchDashboard(View):
         "Begin a run, in a thread; does nothing while one goes on"
         self._begin(self._measure)
 
-    def run(self) -> dict: # the record of `bench.run`
+    def run(self) -> dict:  # the record of `bench.run`
         "Measure and wait: the way without a browser; raises what went wrong"
         self.wait()
         self.measure()
         self._finish()
-        if self.record is None: raise InvalidStateError("stopped before anything was measured: call .run() again")
+        if self.record is None:
+            raise InvalidStateError("stopped before anything was measured: call .run() again")
         return self.record
 
-    def _told(self, job:Job, doing:str, every:float=QUIET_S):
+    def _told(self, job: Job, doing: str, every: float = QUIET_S):
         "An `on_progress` that is seen seldom, says how long it will take, and stops the job"
         start = time.monotonic()
+
         def on_progress(stage, done, total):
             job.check()
             now = time.monotonic()
-            if now - self._said_at < every and done < total: return
-            self._said_at, left = now, (now - start)/max(done, 1)*(total - done)
-            rest = f"; about {left:.0f} s left" if left < 90 else f"; about {left/60:.0f} min left"
-            self._say(f"{doing} {stage}, {done} of {total}{rest if done >= 10 else ''}", done/max(total, 1))
+            if now - self._said_at < every and done < total:
+                return
+            self._said_at, left = now, (now - start) / max(done, 1) * (total - done)
+            rest = f"; about {left:.0f} s left" if left < 90 else f"; about {left / 60:.0f} min left"
+            self._say(f"{doing} {stage}, {done} of {total}{rest if done >= 10 else ''}", done / max(total, 1))
+
         return on_progress
 
-    def _measure(self, job:Job) -> None:
+    def _measure(self, job: Job) -> None:
         plan, history = self.plan, self.controls["history"].value
         self._say("opening the model …")
-        open_history(history).close() # better now than after the measurement
+        open_history(history).close()  # better now than after the measurement
         with tempfile.TemporaryDirectory(prefix="smollm-bench-") as place:
             subjects, file = plan.subjects(place, job, self._told(job, "preparing:", 0.1))
             self._say("starting the contestants …")
             with Watch() as watch, job.holding(watch.stop):
                 tell = self._told(job, "measuring:")
                 record = run_bench(subjects, plan.quick, plan.rounds, plan.only, file, on_progress=tell, watch=watch)
-        if not record["results"]: raise Cancelled("stopped")
+        if not record["results"]:
+            raise Cancelled("stopped")
         self._show(record, note_run(history, record))
 
-    def _show(self,
-        record:dict, # of a run that has just ended
-        unnoted:str, # why it is not in the history
+    def _show(
+        self,
+        record: dict,  # of a run that has just ended
+        unnoted: str,  # why it is not in the history
     ) -> None:
         "Look at it, and say how it went"
         self.record = record
@@ -315,11 +406,12 @@ class BenchDashboard(View):
         self._draw()
         n, file = len(record["results"]), Path(self.controls["history"].value).name
         what = f"{n} figures in {record['seconds']:.0f} s"
-        if record["cancelled"]: what = f"stopped: the {n} figures measured so far"
+        if record["cancelled"]:
+            what = f"stopped: the {n} figures measured so far"
         where = f"not noted: {unnoted}" if unnoted else f"noted in {file}"
         self._say("; ".join([f"{what}, {where}", *losses(record)]))
 
-    def _outcome(self, error) -> str|None:
+    def _outcome(self, error) -> str | None:
         "How a run ended that has nothing to show"
         return "stopped before anything was measured" if isinstance(error, Cancelled) else super()._outcome(error)
 
@@ -330,19 +422,20 @@ class BenchDashboard(View):
             raise InvalidStateError(f"there is no run to look at: {ways}")
         return self.record
 
-    def figure(self,
-        what:str="side by side", # one of `drawings(view.record)`
+    def figure(
+        self,
+        what: str = "side by side",  # one of `drawings(view.record)`
     ) -> Picture:
         "A picture of the run that is shown; raises `InvalidStateError`, `ParameterError` where it holds no such thing"
         record = self._shown_run()
         known = drawings(record)
         return known[as_choice("what", what, tuple(known))](record)
 
-    def table(self) -> str: # markdown
+    def table(self) -> str:  # markdown
         "Every figure of the run that is shown, and what it was measured on; raises `InvalidStateError`"
         return table(self._shown_run())
 
-    def comparison(self) -> str: # markdown
+    def comparison(self) -> str:  # markdown
         "The run that is shown against the earlier one; raises `InvalidStateError` where none is chosen"
         record, before = self._shown_run(), self.earlier
         if before is None:

@@ -7,88 +7,131 @@ __all__ = ['PROTOCOL', 'jupyter_root', 'files_path', 'rates', 'native_speed', 'b
            'BrowserRunner']
 
 # %% ../../nbs/14_lab/07_browser_runner.ipynb #d23d4bd7
-import contextlib, html, itertools, json, os, statistics, tempfile
+import contextlib
+import html
+import itertools
+import json
+import os
+import statistics
+import tempfile
 from pathlib import Path
 
 import traitlets as T
 
+from ..bench.browser_worker import PageSubject
+from ..bench.worker import Runner
 from ..browser.bundle import BUNDLES, MANIFEST, bundle_name, export, is_current, read_manifest, restore
-from ..plots.bundle import engine_speeds
 from ..core import InvalidStateError, SmolLMError, as_flag, as_int, as_text, atomic_file, machine, read_json
 from ..engine.native import default_threads, load
-from ..models.hub import fetch
 from .jobs import WIDGETS, Job, error_line, module, prepared, style
-from ..bench.browser_worker import PageSubject
-from ..plots.base import Picture
-from ..quant.q4file import read_q4
-from ..bench.worker import Runner
 from .view import Box, View, as_name
+from ..models.hub import fetch
+from ..plots.base import Picture
+from ..plots.bundle import engine_speeds
+from ..quant.q4file import read_q4
 
 # %% ../../nbs/14_lab/07_browser_runner.ipynb #267d169f
-def jupyter_root() -> Path|None:
+def jupyter_root() -> Path | None:
     "The folder that the JupyterLab of this kernel shows; None where none started it"
-    try: from jupyter_core.paths import jupyter_runtime_dir
-    except ImportError: return None
-    try: return Path(read_json(Path(jupyter_runtime_dir())/f"jpserver-{os.environ.get('JPY_PARENT_PID') or os.getppid()}.json", InvalidStateError)["root_dir"]).resolve()
-    except (InvalidStateError, KeyError): return None
+    try:
+        from jupyter_core.paths import jupyter_runtime_dir
+    except ImportError:
+        return None
+    try:
+        return Path(
+            read_json(
+                Path(jupyter_runtime_dir()) / f"jpserver-{os.environ.get('JPY_PARENT_PID') or os.getppid()}.json",
+                InvalidStateError,
+            )["root_dir"]
+        ).resolve()
+    except (InvalidStateError, KeyError):
+        return None
+
 
 def files_path(
-    folder, # a bundle
-    root, # what JupyterLab shows; None if that is not known
-) -> str: # as after `files/`
+    folder,  # a bundle
+    root,  # what JupyterLab shows; None if that is not known
+) -> str:  # as after `files/`
     "Where JupyterLab has a folder; raises `InvalidStateError` where it has it not"
     folder, aside = Path(folder).resolve(), "or .save_html(), and open that page from `smollm serve`"
-    if root is None: raise InvalidStateError(f"which folder JupyterLab shows is not known here: name it with root=…, {aside}")
+    if root is None:
+        raise InvalidStateError(f"which folder JupyterLab shows is not known here: name it with root=…, {aside}")
     root = Path(root).resolve()
-    if not folder.is_relative_to(root): raise InvalidStateError(f"{folder} is outside of what JupyterLab shows, {root}: name a folder within with output=…, {aside}")
+    if not folder.is_relative_to(root):
+        raise InvalidStateError(
+            f"{folder} is outside of what JupyterLab shows, {root}: name a folder within with output=…, {aside}"
+        )
     path = folder.relative_to(root)
-    if any(p.startswith(".") for p in path.parts): raise InvalidStateError(f"JupyterLab shows nothing hidden, such as {path}: name another folder with output=…, {aside}")
+    if any(p.startswith(".") for p in path.parts):
+        raise InvalidStateError(
+            f"JupyterLab shows nothing hidden, such as {path}: name another folder with output=…, {aside}"
+        )
     return path.as_posix()
 
 # %% ../../nbs/14_lab/07_browser_runner.ipynb #57c8b3c5
-PROTOCOL = dict(prompt=16, tokens=64, repeats=5) # tokens, tokens, runs; runner.js does the same
+PROTOCOL = dict(prompt=16, tokens=64, repeats=5)  # tokens, tokens, runs; runner.js does the same
+
 
 def rates(
-    runners:list, # as `runner.Runner`
-    check=lambda *_: None, # called before each run; may raise `Cancelled`
-) -> list[list[float]]: # tokens/s of each run
+    runners: list,  # as `runner.Runner`
+    check=lambda *_: None,  # called before each run; may raise `Cancelled`
+) -> list[list[float]]:  # tokens/s of each run
     "Measure several in turn, so that what disturbs the one disturbs the others"
     n, tokens, repeats = PROTOCOL.values()
     out = [[] for _ in runners]
     for i in range(repeats + 1):
         for r, got in zip(runners, out):
             check()
-            r.ask("prefill", ids=[300 + (i + 37*k)%150 for k in range(n)], repeats=1)
+            r.ask("prefill", ids=[300 + (i + 37 * k) % 150 for k in range(n)], repeats=1)
             seconds = r.ask("decode", pos=n, n=tokens)["seconds"]
-            if i: got.append(len(seconds)/sum(seconds)) # the first warms up
+            if i:
+                got.append(len(seconds) / sum(seconds))  # the first warms up
     return out
+
 
 _CONTEXT = PROTOCOL["prompt"] + PROTOCOL["tokens"] + 1
 
+
 def native_speed(
-    path, # a SMOLLM_Q4 file
-    check=lambda *_: None, # called before each run; may raise `Cancelled`
-) -> list[dict]: # runner, threads, variant, rates; as `RunnerBox.native`
+    path,  # a SMOLLM_Q4 file
+    check=lambda *_: None,  # called before each run; may raise `Cancelled`
+) -> list[dict]:  # runner, threads, variant, rates; as `RunnerBox.native`
     "Measure the native engine with one thread and with two"
     with contextlib.ExitStack() as stack:
-        engines = [stack.enter_context(load(path, threads=t, context=_CONTEXT, verify=False)) for t in sorted({1, min(2, default_threads())})]
-        return [dict(runner="native", threads=e.threads, variant=e.choice.variant, rates=r) for e, r in zip(engines, rates([Runner(e, None) for e in engines], check))]
+        engines = [
+            stack.enter_context(load(path, threads=t, context=_CONTEXT, verify=False))
+            for t in sorted({1, min(2, default_threads())})
+        ]
+        return [
+            dict(runner="native", threads=e.threads, variant=e.choice.variant, rates=r)
+            for e, r in zip(engines, rates([Runner(e, None) for e in engines], check))
+        ]
+
 
 def browser_speed(
-    browser:str, # of `browsers.BROWSERS`
-    bundle, # a folder that `bundle.export` made
-    threads:int=1, # that compute
-) -> dict: # runner, browser, threads, variant, why, rates, agent; as an element of `RunnerBox.measured`
+    browser: str,  # of `browsers.BROWSERS`
+    bundle,  # a folder that `bundle.export` made
+    threads: int = 1,  # that compute
+) -> dict:  # runner, browser, threads, variant, why, rates, agent; as an element of `RunnerBox.measured`
     "Measure a browser without a window; raises `BrowserError` or `BenchError`"
     with PageSubject(browser, browser, str(bundle), "bench.html?asked", dict(context=_CONTEXT), threads).open() as page:
-        return dict(runner="browser", browser=browser, threads=page.threads, variant=page.facts["variant"], why=page.facts.get("why", ""), rates=rates([page])[0], agent="")
+        return dict(
+            runner="browser",
+            browser=browser,
+            threads=page.threads,
+            variant=page.facts["variant"],
+            why=page.facts.get("why", ""),
+            rates=rates([page])[0],
+            agent="",
+        )
+
 
 def label(
-    record:dict, # as from `native_speed`, or as the page makes it
+    record: dict,  # as from `native_speed`, or as the page makes it
 ) -> str:
     "Who was measured"
     who = "native" if record["runner"] == "native" else record.get("browser") or "browser"
-    return f"{who}, {record['threads']} thread{'s'*(record['threads'] != 1)}"
+    return f"{who}, {record['threads']} thread{'s' * (record['threads'] != 1)}"
 
 # %% ../../nbs/14_lab/07_browser_runner.ipynb #55787a57
 _PAGE = """<!doctype html>
@@ -111,29 +154,37 @@ _PAGE = """<!doctype html>
 </html>
 """
 
+
 def page_files(
-    name:str, # of the model
-    traits:dict, # of a `RunnerBox`
-) -> dict[str, str]: # file → text
+    name: str,  # of the model
+    traits: dict,  # of a `RunnerBox`
+) -> dict[str, str]:  # file → text
     "A page in which `widgets/runner.js` runs without a notebook"
-    safe = json.dumps(traits, ensure_ascii=False).replace("<", "\\u003c") # no text ends the script
-    script = module("runner.js").replace("export default", "const view =") + (WIDGETS/"runner_page.js").read_text(encoding="utf-8")
-    return {"runner.js": "(() => {\n" + script + "})();\n", "runner.css": style() + (WIDGETS/"page.css").read_text(encoding="utf-8"), "runner.html": _PAGE.format(name=html.escape(name), traits=safe)}
+    safe = json.dumps(traits, ensure_ascii=False).replace("<", "\\u003c")  # no text ends the script
+    script = module("runner.js").replace("export default", "const view =") + (WIDGETS / "runner_page.js").read_text(
+        encoding="utf-8"
+    )
+    return {
+        "runner.js": "(() => {\n" + script + "})();\n",
+        "runner.css": style() + (WIDGETS / "page.css").read_text(encoding="utf-8"),
+        "runner.html": _PAGE.format(name=html.escape(name), traits=safe),
+    }
 
 # %% ../../nbs/14_lab/07_browser_runner.ipynb #6f4f8bbb
 class RunnerBox(Box):
     "A model that answers in the page; `widgets/runner.js` runs it and draws it"
+
     _esm = module("runner.js")
-    path = T.Unicode("").tag(sync=True) # of the bundle, below what JupyterLab shows; "" until it is there
-    url = T.Unicode("").tag(sync=True) # of the bundle, where JupyterLab has it not
-    plain = T.Bool(False).tag(sync=True) # the bundle's scripts can be imported as they are
+    path = T.Unicode("").tag(sync=True)  # of the bundle, below what JupyterLab shows; "" until it is there
+    url = T.Unicode("").tag(sync=True)  # of the bundle, where JupyterLab has it not
+    plain = T.Bool(False).tag(sync=True)  # the bundle's scripts can be imported as they are
     prompt, chat, max_tokens = T.Unicode("").tag(sync=True), T.Bool(False).tag(sync=True), T.Int(64).tag(sync=True)
     temperature, seed = T.Float(0.0).tag(sync=True), T.Int(0).tag(sync=True)
     protocol = T.Dict(PROTOCOL).tag(sync=True)
-    native = T.List().tag(sync=True) # as from `native_speed`; none until somebody asks
-    measured = T.List().tag(sync=True) # the same of browsers, with `why` and `agent`; set by the page
+    native = T.List().tag(sync=True)  # as from `native_speed`; none until somebody asks
+    measured = T.List().tag(sync=True)  # the same of browsers, with `why` and `agent`; set by the page
     machine = T.Unicode("").tag(sync=True)
-    saved = T.Unicode("").tag(sync=True) # where the page was written
+    saved = T.Unicode("").tag(sync=True)  # where the page was written
 
     def page_traits(self) -> dict:
         "The traits of a page beside the bundle"
@@ -144,14 +195,16 @@ class RunnerBox(Box):
 # %% ../../nbs/14_lab/07_browser_runner.ipynb #0194d2d1
 class BrowserRunner(View):
     "Run the exported bundle in the notebook's page; `run()`, `figure()`, `table()`, `save_html()` need no browser"
-    def __init__(self,
-        model="SmolLM2-135M-Instruct", # a bundle, a SMOLLM_Q4 file or its folder, or a name as `api.Model` takes it
-        output=None, # the bundle to make; default: dist/wasm/models/NAME below what JupyterLab shows
-        root=None, # the folder that JupyterLab shows; default: asked of the server that started this kernel
-        url:str="", # of the bundle, if the page finds it elsewhere
-        prompt:str="The capital of France is",
-        chat:bool=False, # the prompt is a question to an assistant
-        max_tokens:int=64,
+
+    def __init__(
+        self,
+        model="SmolLM2-135M-Instruct",  # a bundle, a SMOLLM_Q4 file or its folder, or a name as `api.Model` takes it
+        output=None,  # the bundle to make; default: dist/wasm/models/NAME below what JupyterLab shows
+        root=None,  # the folder that JupyterLab shows; default: asked of the server that started this kernel
+        url: str = "",  # of the bundle, if the page finds it elsewhere
+        prompt: str = "The capital of France is",
+        chat: bool = False,  # the prompt is a question to an assistant
+        max_tokens: int = 64,
     ):
         self.name, self.bundle, self._file = as_name("model", model), None, None
         self.output = None if output is None else Path(as_name("output", output))
@@ -166,19 +219,24 @@ class BrowserRunner(View):
         "What the page asks of the kernel"
         dict(measure=self.measure, stop=self.stop, save=self._save)[content["act"]]()
 
-    def _busy(self, yes:bool) -> None:
+    def _busy(self, yes: bool) -> None:
         "The page waits for the kernel's part"
         super()._busy(yes)
-        if not yes: self.box.send(dict(act="idle"))
+        if not yes:
+            self.box.send(dict(act="idle"))
 
-    def _open(self, job:Job) -> None:
+    def _open(self, job: Job) -> None:
         "Find or make the bundle, and show it to the page"
         if self.bundle is None:
-            if (Path(self.name)/MANIFEST).is_file(): bundle = self._given()
-            else: bundle, self._file = self._made(job)
+            if (Path(self.name) / MANIFEST).is_file():
+                bundle = self._given()
+            else:
+                bundle, self._file = self._made(job)
             self._facts, self.bundle = read_manifest(bundle), bundle
-        try: self.box.path = "" if self.box.url else files_path(self.bundle, self.root)
-        except InvalidStateError as e: self.box.error = error_line(e)
+        try:
+            self.box.path = "" if self.box.url else files_path(self.bundle, self.root)
+        except InvalidStateError as e:
+            self.box.error = error_line(e)
         self._say("")
 
     def _given(self) -> Path:
@@ -189,41 +247,48 @@ class BrowserRunner(View):
             raise InvalidStateError(f"{self.name} {lack}: {way_out}")
         return Path(self.name).resolve()
 
-    def _made(self, job:Job) -> tuple[Path, Path]: # bundle, quantized file
+    def _made(self, job: Job) -> tuple[Path, Path]:  # bundle, quantized file
         "The bundle of a model or a file: the one that is there, or a new one"
         from smollm_nb.api import quantized_file
+
         self._say("opening the model")
         path = quantized_file(self.name) or prepared(fetch(self.name, quiet=True), "fast", job, self._told(job))
-        with read_q4(path, verify=False) as f: name = bundle_name(str(f.source.get("id") or path.parent.name))
-        bundle = Path(self.output or (self.root or Path.cwd())/BUNDLES/name).resolve()
-        if not is_current(bundle, path): export(path, bundle, name, limit=None, on_progress=self._told(job))
+        with read_q4(path, verify=False) as f:
+            name = bundle_name(str(f.source.get("id") or path.parent.name))
+        bundle = Path(self.output or (self.root or Path.cwd()) / BUNDLES / name).resolve()
+        if not is_current(bundle, path):
+            export(path, bundle, name, limit=None, on_progress=self._told(job))
         return bundle, path
 
     def measure(self) -> None:
         "Measure the native engine on the bundle's file, in a thread"
         self._begin(self._measure)
 
-    def _measure(self, job:Job) -> None:
+    def _measure(self, job: Job) -> None:
         self._open(job)
         runs = itertools.count(1)
+
         def check():
             job.check()
             self._say(f"measuring the native engine, run {next(runs)}")
+
         with tempfile.TemporaryDirectory() as d:
-            file = self._file or restore(self.bundle, Path(d)/"model.bin")
+            file = self._file or restore(self.bundle, Path(d) / "model.bin")
             self.box.native = native_speed(file, check)
         m = machine()
         self.box.machine = f"{m['cpu']}, {m['cores']} cores"
         self._say("")
 
-    def run(self,
-        browser:str|None=None, # of `browsers.BROWSERS`: measure there too, without a window
-        threads:int=1, # of that browser; 1 is what JupyterLab's page has
-    ) -> list[dict]: # as from `native_speed`, the browsers' too
+    def run(
+        self,
+        browser: str | None = None,  # of `browsers.BROWSERS`: measure there too, without a window
+        threads: int = 1,  # of that browser; 1 is what JupyterLab's page has
+    ) -> list[dict]:  # as from `native_speed`, the browsers' too
         "Measure the native engine, once, and perhaps a browser: the way without a page; raises what went wrong"
         threads = as_int("threads", threads, 1)
         self._finish()
-        if not self.box.native: self.measure()
+        if not self.box.native:
+            self.measure()
         self._finish()
         if browser is not None:
             new = browser_speed(as_text("browser", browser), self._ready(), threads)
@@ -233,30 +298,33 @@ class BrowserRunner(View):
 
     def _ready(self) -> Path:
         "The bundle; raises `InvalidStateError` while it is not there"
-        if self.bundle is None or not (self.bundle/MANIFEST).is_file():
+        if self.bundle is None or not (self.bundle / MANIFEST).is_file():
             raise InvalidStateError("there is no bundle yet: wait(), or look at .failure")
         return self.bundle
 
-    def save_html(self) -> Path: # the page
+    def save_html(self) -> Path:  # the page
         "Write a page into the bundle in which the model answers without a kernel; raises `InvalidStateError`"
         folder = self._ready()
         for name, text in page_files(self._facts["name"], self.box.page_traits()).items():
-            with atomic_file(folder/name) as tmp: tmp.write_text(text, encoding="utf-8")
-        return folder/"runner.html"
+            with atomic_file(folder / name) as tmp:
+                tmp.write_text(text, encoding="utf-8")
+        return folder / "runner.html"
 
     def _save(self) -> None:
         "What the button does"
-        again = self.bundle is not None and (self.bundle/"runner.html").exists()
-        try: page = self.save_html()
-        except (SmolLMError, OSError) as e: # a click has nobody to raise to
+        again = self.bundle is not None and (self.bundle / "runner.html").exists()
+        try:
+            page = self.save_html()
+        except (SmolLMError, OSError) as e:  # a click has nobody to raise to
             self.failure, self.box.error = e, error_line(e)
-        else: self.box.saved = f"{page}{', written anew' if again else ''}: open it from `smollm serve {self.bundle}`"
+        else:
+            self.box.saved = f"{page}{', written anew' if again else ''}: open it from `smollm serve {self.bundle}`"
 
     def figure(self) -> Picture:
         "Tokens per second of the native engine and of the browsers that were measured; raises `InvalidStateError`"
         records, facts = self._records(), self._facts
         n, tokens, repeats = PROTOCOL.values()
-        what = f"{facts['name']}, {facts['model']['bytes']/1e6:.1f} MB"
+        what = f"{facts['name']}, {facts['model']['bytes'] / 1e6:.1f} MB"
         how = f"{tokens} tokens decoded after {n}, {repeats} runs each; {what}"
         who = [r["variant"] for r in records if r["runner"] == "native"][:1]
         note = "; ".join([how, *(f"native: {v}" for v in who), *filter(None, [self.box.machine])])
@@ -264,15 +332,18 @@ class BrowserRunner(View):
 
     def table(self) -> list[tuple[str, str]]:
         "The figures: who, tokens per second; raises `InvalidStateError`"
+
         def show(r):
             x = r["rates"]
             return f"{statistics.median(x):.1f} tokens/s ({min(x):.1f} to {max(x):.1f}, {len(x)} runs, {r['variant']})"
+
         return [(label(r), show(r)) for r in self._records()]
 
     def _records(self) -> list[dict]:
         "What was measured"
         found = self.box.native + self.box.measured
-        if not found: raise InvalidStateError("nothing was measured yet: press Measure, or call .run()")
+        if not found:
+            raise InvalidStateError("nothing was measured yet: press Measure, or call .run()")
         return found
 
     def _parts(self) -> dict:

@@ -18,23 +18,33 @@ from ..core import InvalidStateError, as_choice, as_int, as_text
 from ..fidelity.evaluate import Blame, Divergence, blame, diverge
 from ..inference.generation import generate, log_softmax
 from .jobs import Job, choices, module, open_model
+from .view import Box, View, as_name, button, control, grid, row
 from ..plots.base import Picture
 from ..plots.tradeoff import divergence_strip
-from .view import Box, View, as_name, button, control, grid, row
 
 # %% ../../nbs/14_lab/04_compare_view.ipynb #9c3f9060
-TOP = 6 # likeliest tokens kept at each step
+TOP = 6  # likeliest tokens kept at each step
+
 
 class Watched:
     "A backend that notes how long each prediction took and what was likeliest; may be stopped between predictions"
-    def __init__(self,
-        backend, # a `core.Backend`
-        check=lambda *_: None, # called before each prediction; may raise `Cancelled`
+
+    def __init__(
+        self,
+        backend,  # a `core.Backend`
+        check=lambda *_: None,  # called before each prediction; may raise `Cancelled`
     ):
         self._backend, self._check, self.seconds, self.likeliest = backend, check, [], []
-    def __getattr__(self, name): return getattr(self._backend, name)
-    def prefill(self, ids, pos=0, on_progress=None): return self._noted(self._backend.prefill, ids, pos, self._check)
-    def decode(self, id, pos): return self._noted(self._backend.decode, id, pos)
+
+    def __getattr__(self, name):
+        return getattr(self._backend, name)
+
+    def prefill(self, ids, pos=0, on_progress=None):
+        return self._noted(self._backend.prefill, ids, pos, self._check)
+
+    def decode(self, id, pos):
+        return self._noted(self._backend.decode, id, pos)
+
     def _noted(self, f, *args):
         self._check()
         start = time.perf_counter()
@@ -48,23 +58,25 @@ class Watched:
 @dataclass
 class Comparison:
     "Two models on one prompt"
-    divergence:Divergence
-    seconds:np.ndarray # (2, steps): of each prediction, reference and candidate; the first reads the prompt
-    likeliest:list # [reference, candidate] → steps → (piece, probability), the likeliest first
-    own:list[str] # the candidate's own answer, in pieces
+
+    divergence: Divergence
+    seconds: np.ndarray  # (2, steps): of each prediction, reference and candidate; the first reads the prompt
+    likeliest: list  # [reference, candidate] → steps → (piece, probability), the likeliest first
+    own: list[str]  # the candidate's own answer, in pieces
 
     def rows(self) -> list[list]:
         "A line a step, as `CompareBox.rows`: both choices, KL, ms of both, the likeliest of both"
         d, likeliest = self.divergence, zip(*self.likeliest)
         steps = zip(d.answer_pieces, d.choice_pieces, d.kl, self.seconds.T, likeliest)
-        return [[a, b, float(k), *(1e3*t), *both] for a, b, k, t, both in steps]
+        return [[a, b, float(k), *(1e3 * t), *both] for a, b, k, t, both in steps]
 
-    def figures(self,
-        names:tuple[str, str]=("the reference", "the candidate"),
-    ) -> list[list[str]]: # of [name, value, unit]
+    def figures(
+        self,
+        names: tuple[str, str] = ("the reference", "the candidate"),
+    ) -> list[list[str]]:  # of [name, value, unit]
         "What is written large, as `CompareBox.figures`"
         d, steps = self.divergence, self.seconds[:, 1:]
-        ms = [f"{1e3*m:.1f}" for m in np.median(steps, axis=1)] if steps.size else ["–", "–"]
+        ms = [f"{1e3 * m:.1f}" for m in np.median(steps, axis=1)] if steps.size else ["–", "–"]
         flip = ["none", ""] if d.flip is None else [f"token {d.flip + 1}", ""]
         out = [["tokens compared", f"{len(d.kl)}", ""], ["first flip", *flip]]
         out += [["KL, mean", f"{d.kl.mean():.4f}", "nats"], ["KL, largest", f"{d.kl.max():.4f}", "nats"]]
@@ -74,13 +86,14 @@ class Comparison:
         "The figures: name, value with unit"
         return [(name, f"{value} {unit}".strip()) for name, value, unit in self.figures()]
 
+
 def compare(
-    reference, # a `core.Backend`, which leads
-    candidate, # a `core.Backend`, which is led
-    tokenizer, # a `SmolLMTokenizer`
-    prompt, # text, or token ids
-    max_tokens:int=48,
-    check=lambda *_: None, # may raise `Cancelled`
+    reference,  # a `core.Backend`, which leads
+    candidate,  # a `core.Backend`, which is led
+    tokenizer,  # a `SmolLMTokenizer`
+    prompt,  # text, or token ids
+    max_tokens: int = 48,
+    check=lambda *_: None,  # may raise `Cancelled`
 ) -> Comparison:
     "Lead a candidate along a reference's answer, then let it go its own way; raises as `evaluate.diverge`"
     pair = Watched(reference, check), Watched(candidate, check)
@@ -93,58 +106,77 @@ def compare(
 
 # %% ../../nbs/14_lab/04_compare_view.ipynb #b25f47c3
 def as_torch(
-    model, # a loaded `api.Model`
-): # a `model.TorchBackend`
+    model,  # a loaded `api.Model`
+):  # a `model.TorchBackend`
     "The model's weights in PyTorch: its own backend, or its file dequantized"
-    if hasattr(model.backend, "model"): return model.backend
+    if hasattr(model.backend, "model"):
+        return model.backend
     from smollm_nb.quant.rounding import load_quantized
+
     return load_quantized(model.path, device="cpu", context=model.backend.context)
 
+
 def explain(
-    d:Divergence,
-    step:int, # of the answer
-    reference, # a `model.TorchBackend`
-    candidate, # a `model.TorchBackend`
-    check=lambda *_: None, # may raise `Cancelled`
-) -> Blame|None: # None where both choose the same token
+    d: Divergence,
+    step: int,  # of the answer
+    reference,  # a `model.TorchBackend`
+    candidate,  # a `model.TorchBackend`
+    check=lambda *_: None,  # may raise `Cancelled`
+) -> Blame | None:  # None where both choose the same token
     "Which parts of the candidate make it choose another token at a step; raises as `evaluate.blame`"
-    if d.answer_ids[step] == d.choice_ids[step]: return None
+    if d.answer_ids[step] == d.choice_ids[step]:
+        return None
     return blame(Watched(reference, check), Watched(candidate, check), d.ids, len(d.prompt_ids) + step)
 
+
 def blame_record(
-    step:int,
-    found:Blame|None,
-    first:int=8, # parts listed
-) -> dict: # as `CompareBox.blame`
+    step: int,
+    found: Blame | None,
+    first: int = 8,  # parts listed
+) -> dict:  # as `CompareBox.blame`
     "What the view shows of it"
-    if found is None: return dict(step=step, note="Both choose the same token here; click a framed token to see which layer makes the difference.")
-    return dict(step=step, effects=[[e.name.removeprefix("model."), float(e.effect), e.undone] for e in found.effects[:first]], together=[n.removeprefix("model.") for n in found.together])
+    if found is None:
+        return dict(
+            step=step,
+            note="Both choose the same token here; click a framed token to see which layer makes the difference.",
+        )
+    return dict(
+        step=step,
+        effects=[[e.name.removeprefix("model."), float(e.effect), e.undone] for e in found.effects[:first]],
+        together=[n.removeprefix("model.") for n in found.together],
+    )
 
 # %% ../../nbs/14_lab/04_compare_view.ipynb #2923a93e
 class CompareBox(Box):
     "Two answers beside each other; `widgets/compare.js` draws them"
+
     _esm = module("compare.js")
     names = T.List(["reference", "candidate"]).tag(sync=True)
-    figures = T.List().tag(sync=True) # as of `Comparison.figures`
-    rows = T.List().tag(sync=True) # as of `Comparison.rows`
-    own = T.List().tag(sync=True) # the candidate's own answer, in pieces
-    selected = T.Int(-1).tag(sync=True) # a step, set by a click
-    blame = T.Dict().tag(sync=True) # as of `blame_record`
-    limits = T.List([8, 30]).tag(sync=True) # ms
+    figures = T.List().tag(sync=True)  # as of `Comparison.figures`
+    rows = T.List().tag(sync=True)  # as of `Comparison.rows`
+    own = T.List().tag(sync=True)  # the candidate's own answer, in pieces
+    selected = T.Int(-1).tag(sync=True)  # a step, set by a click
+    blame = T.Dict().tag(sync=True)  # as of `blame_record`
+    limits = T.List([8, 30]).tag(sync=True)  # ms
+
 
 class CompareView(View):
     "Two ways to run one model, side by side; `run()`, `figure()` and `table()` need no browser"
-    def __init__(self,
-        model="SmolLM2-135M-Instruct", # a name as `api.Model` takes it
-        reference:str="torch fp32", # one of `lab.choices(model)`
-        candidate:str="native int4", # another
-        prompt:str="The capital of France is",
-        max_tokens:int=48,
+
+    def __init__(
+        self,
+        model="SmolLM2-135M-Instruct",  # a name as `api.Model` takes it
+        reference: str = "torch fp32",  # one of `lab.choices(model)`
+        candidate: str = "native int4",  # another
+        prompt: str = "The capital of France is",
+        max_tokens: int = 48,
     ):
         self.name, self.comparison, self._models, self._torch = as_name("model", model), None, {}, {}
         ways = choices(self.name)
+
         def choice(name, tooltip, value):
             return control(W.Dropdown, name, tooltip, options=ways, value=as_choice(name, value, ways))
+
         self.reference = choice("reference", "The one that leads", reference)
         self.candidate = choice("candidate", "The one that is led", candidate)
         length = dict(value=as_int("max_tokens", max_tokens, 1, 256), min=1, max=256)
@@ -163,11 +195,13 @@ class CompareView(View):
         "Compare, in a thread"
         self._begin(self._work)
 
-    def look(self,
-        step:int, # of the answer
+    def look(
+        self,
+        step: int,  # of the answer
     ) -> None:
         "Ask, in a thread, which layer makes the difference at a step"
-        if self.comparison is None or not 0 <= step < len(self.comparison.divergence.kl): return
+        if self.comparison is None or not 0 <= step < len(self.comparison.divergence.kl):
+            return
         self._begin(lambda job: self._explain(job, step))
 
     def run(self) -> Comparison:
@@ -176,7 +210,7 @@ class CompareView(View):
         self._finish()
         return self.comparison
 
-    def _model(self, job:Job, choice:str):
+    def _model(self, job: Job, choice: str):
         "One of the models, loaded once"
         if choice not in self._models:
             self._say(f"loading {choice} …")
@@ -190,7 +224,7 @@ class CompareView(View):
         parts = "the same choices throughout" if d.flip is None else f"they part at token {d.flip + 1}"
         return f"{len(d.kl)} tokens, mean KL {d.kl.mean():.4f} nats; {parts}"
 
-    def _work(self, job:Job) -> None:
+    def _work(self, job: Job) -> None:
         names = [self.reference.value, self.candidate.value]
         r, c = (self._model(job, n) for n in names)
         self._say("both answer")
@@ -200,23 +234,27 @@ class CompareView(View):
         self.box.figures, self.box.own, self.box.rows = found.figures(names), found.own, found.rows()
         self._say(self._summary())
 
-    def _explain(self, job:Job, step:int) -> None:
+    def _explain(self, job: Job, step: int) -> None:
         d = self.comparison.divergence
-        if d.answer_ids[step] == d.choice_ids[step]: found = None
+        if d.answer_ids[step] == d.choice_ids[step]:
+            found = None
         else:
             self._say("putting the reference's weights back, layer by layer …")
             for n in self._pair:
-                if n not in self._torch: self._torch[n] = as_torch(self._model(job, n))
+                if n not in self._torch:
+                    self._torch[n] = as_torch(self._model(job, n))
             found = explain(d, step, *(self._torch[n] for n in self._pair), job.check)
         self.box.blame = blame_record(step, found)
         self._say(self._summary())
 
     def _found(self) -> Comparison:
-        if self.comparison is None: raise InvalidStateError("nothing was compared yet: press Compare, or call .run()")
+        if self.comparison is None:
+            raise InvalidStateError("nothing was compared yet: press Compare, or call .run()")
         return self.comparison
 
-    def figure(self,
-        first:int=24, # tokens drawn at most
+    def figure(
+        self,
+        first: int = 24,  # tokens drawn at most
     ) -> Picture:
         "Both answers as a picture; raises `InvalidStateError`"
         d, n = self._found().divergence, as_int("first", first, 1)
@@ -237,5 +275,6 @@ class CompareView(View):
 
     def _release(self) -> None:
         "The models' memory"
-        for m in self._models.values(): m.close()
+        for m in self._models.values():
+            m.close()
         self._models, self._torch = {}, {}

@@ -7,237 +7,329 @@ __all__ = ['EMBEDDING', 'KINDS', 'GROUPS', 'matrix_name', 'tailored', 'runs_ever
            'bits_map', 'cost_map', 'write', 'as_json', 'copy_model', 'place_for', 'Outcome', 'judge', 'Look', 'look']
 
 # %% ../../nbs/14_lab/05_exploration.ipynb #aee56a2b
-import contextlib, itertools, json, shutil
+import contextlib
+import itertools
+import json
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..fidelity.anatomy import MATRICES, matrix_errors, worst_group
-from ..quant.budget import NATIVE, PROBE, Sensitivity
-from ..models.checkpoint import read_provenance
 from ..core import LlamaConfig, ParameterError, as_int, atomic_file, sha256_file
+from ..fidelity.anatomy import MATRICES, matrix_errors, worst_group
 from ..fidelity.evaluate import WINDOW, builtin_text, evaluate, origin_note, text_ids
-from ..quant.formats import Format, Quantized, spread, unpack
 from ..inference.llama import load, read_model
+from ..models.checkpoint import read_provenance
 from ..plots.base import Picture
-from ..quant.q4file import read_q4
 from ..plots.quant import weight_histogram
-from ..quant.rounding import load_quantized, points, round_to_nearest
+from ..quant.budget import NATIVE, PROBE, Sensitivity
+from ..quant.formats import Format, Quantized, spread, unpack
+from ..quant.q4file import read_q4
 from ..quant.recipes import Recipe, formats_of, predict_bytes, quantize
+from ..quant.rounding import load_quantized, points, round_to_nearest
 from ..text.tokenizer import SmolLMTokenizer
 
 # %% ../../nbs/14_lab/05_exploration.ipynb #9e24f647
 EMBEDDING = "embedding"
-KINDS = {"q, k": ("q", "k"), "v": ("v",), "o": ("o",), "gate, up": ("gate", "up"), "down": ("down",)} # of matrices, as `budget.units` has them
-GROUPS = (32, 64, 128) # columns that may share a scale: those whose error `budget.OPEN` knows
+# of matrices, as `budget.units` has them
+KINDS = {"q, k": ("q", "k"), "v": ("v",), "o": ("o",), "gate, up": ("gate", "up"), "down": ("down",)}
+GROUPS = (32, 64, 128)  # columns that may share a scale: those whose error `budget.OPEN` knows
 _WIDER = {8: "int8-row-f32", 16: "f16"}
 
-def matrix_name(layer:int, matrix:str) -> str: # of a tensor
+
+def matrix_name(layer: int, matrix: str) -> str:  # of a tensor
     "Where one of `MATRICES` is"
     return f"model.layers.{layer}.{MATRICES[matrix]}.weight"
 
-def _regrouped(format:str, group:int) -> str:
+
+def _regrouped(format: str, group: int) -> str:
     "The same format with other groups, where it has any"
     f = Format.parse(format) if format else None
     return replace(f, group=group).name if group and f and f.group else format
 
+
 def tailored(
-    base:Recipe,
-    config:LlamaConfig,
-    group:int=0, # of `GROUPS`; 0 is as in the recipe
-    bits:dict[str, int]|None=None, # 4, 8 or 16 for some of `KINDS` and "embedding"; the rest is as in the recipe
-) -> Recipe: # the base itself where nothing changes
+    base: Recipe,
+    config: LlamaConfig,
+    group: int = 0,  # of `GROUPS`; 0 is as in the recipe
+    bits: dict[str, int] | None = None,  # 4, 8 or 16 for some of `KINDS` and "embedding"; the rest is as in the recipe
+) -> Recipe:  # the base itself where nothing changes
     "A recipe with other groups and bits; raises `ParameterError`"
     bits = {k: b for k, b in (bits or {}).items() if b}
     for k, b in bits.items():
-        if k not in (EMBEDDING, *KINDS) or b not in (4, *_WIDER): raise ParameterError(f"{k!r} in {b} bits: kinds are {', '.join((EMBEDDING, *KINDS))}; bits are 4, 8 or 16")
-    if group not in (0, *GROUPS): raise ParameterError(f"groups of {group} must be of {', '.join(map(str, GROUPS))} columns")
+        if k not in (EMBEDDING, *KINDS) or b not in (4, *_WIDER):
+            raise ParameterError(f"{k!r} in {b} bits: kinds are {', '.join((EMBEDDING, *KINDS))}; bits are 4, 8 or 16")
+    if group not in (0, *GROUPS):
+        raise ParameterError(f"groups of {group} must be of {', '.join(map(str, GROUPS))} columns")
     four = _regrouped(base.linear if Format.parse(base.linear).bits == 4 else PROBE, group)
     own, width = dict(base.mix), lambda b: _WIDER.get(b, four)
-    held = {matrix_name(i, m): _regrouped(own.get(matrix_name(i, m), base.linear), group) for i in range(config.num_hidden_layers) for m in MATRICES}
-    for k, b in bits.items(): held |= {matrix_name(i, m): width(b) for i in range(config.num_hidden_layers) for m in KINDS.get(k, ())}
+    held = {
+        matrix_name(i, m): _regrouped(own.get(matrix_name(i, m), base.linear), group)
+        for i in range(config.num_hidden_layers)
+        for m in MATRICES
+    }
+    for k, b in bits.items():
+        held |= {matrix_name(i, m): width(b) for i in range(config.num_hidden_layers) for m in KINDS.get(k, ())}
     linear = min(set(held.values()), key=lambda f: Format.parse(f).nbytes(16, 1536))
-    new = replace(base, linear=linear, mix=tuple((n, held[n]) for n in dict.fromkeys([*own, *held]) if held[n] != linear), embedding=_regrouped(base.embedding, group), frequent=_regrouped(base.frequent, group))
-    if EMBEDDING in bits: new = replace(new, embedding=width(bits[EMBEDDING]), frequent="", frequent_rows=0)
+    new = replace(
+        base,
+        linear=linear,
+        mix=tuple((n, held[n]) for n in dict.fromkeys([*own, *held]) if held[n] != linear),
+        embedding=_regrouped(base.embedding, group),
+        frequent=_regrouped(base.frequent, group),
+    )
+    if EMBEDDING in bits:
+        new = replace(new, embedding=width(bits[EMBEDDING]), frequent="", frequent_rows=0)
     return base if new == base else replace(new, name=f"{base.name}, changed")
 
-def runs_everywhere(recipe:Recipe, config:LlamaConfig) -> bool:
+
+def runs_everywhere(recipe: Recipe, config: LlamaConfig) -> bool:
     "Whether every engine of this project runs it, or PyTorch alone"
-    return all(f.name in NATIVE for n, shape in config.tensor_shapes().items() if len(shape) == 2 for _, f in formats_of(recipe, n, shape))
+    return all(
+        f.name in NATIVE
+        for n, shape in config.tensor_shapes().items()
+        if len(shape) == 2
+        for _, f in formats_of(recipe, n, shape)
+    )
 
 # %% ../../nbs/14_lab/05_exploration.ipynb #6b273d42
 def narrowed(
-    s:Sensitivity,
-    formats=NATIVE, # some of those it knows
+    s: Sensitivity,
+    formats=NATIVE,  # some of those it knows
 ) -> Sensitivity:
     "The same measurement, for fewer formats to choose from"
     return replace(s, formats=tuple(formats), error=s.error[:, [0] + [1 + s.formats.index(f) for f in formats]])
 
+
 def unit_costs(
-    s:Sensitivity,
-    recipe:Recipe,
-) -> np.ndarray: # (units,) nats that each part costs on its own; NaN where its format was not measured
+    s: Sensitivity,
+    recipe: Recipe,
+) -> np.ndarray:  # (units,) nats that each part costs on its own; NaN where its format was not measured
     "What a recipe does to each part of a model"
     shapes, known = s.config.tensor_shapes(), dict(zip(s.formats, s.damage.T))
+
     def cost(k, u):
         a, b = u.rows or (0, shapes[u.names[0]][0])
-        held = [(min(b, hi) - max(a, lo), f.name) for n in u.names for (lo, hi), f in formats_of(recipe, n, shapes[n]) if min(b, hi) > max(a, lo)]
-        return sum(rows*(known[f][k] if f in known else np.nan) for rows, f in held)/sum(rows for rows, _ in held)
+        held = [
+            (min(b, hi) - max(a, lo), f.name)
+            for n in u.names
+            for (lo, hi), f in formats_of(recipe, n, shapes[n])
+            if min(b, hi) > max(a, lo)
+        ]
+        return sum(rows * (known[f][k] if f in known else np.nan) for rows, f in held) / sum(rows for rows, _ in held)
+
     return np.array([cost(k, u) for k, u in enumerate(s.units)])
 
+
 def predict_kl(
-    s:Sensitivity,
-    recipe:Recipe,
-) -> float: # nats a token on text that the model writes; NaN where it cannot be told
+    s: Sensitivity,
+    recipe: Recipe,
+) -> float:  # nats a token on text that the model writes; NaN where it cannot be told
     "KL of a recipe whose scales are searched; GPTQ and distillation do better than this"
     return s.predict(float(unit_costs(s, recipe).sum())) if recipe.method != "nearest" else np.nan
 
 # %% ../../nbs/14_lab/05_exploration.ipynb #25b69a2e
-def bits_map(recipe:Recipe, config:LlamaConfig) -> np.ndarray: # (7, layers) bits a weight, scales counted
+def bits_map(recipe: Recipe, config: LlamaConfig) -> np.ndarray:  # (7, layers) bits a weight, scales counted
     "How each of `MATRICES` is held"
     shapes = config.tensor_shapes()
-    def bits(n): return sum(8*f.nbytes(b - a, shapes[n][1]) for (a, b), f in formats_of(recipe, n, shapes[n]))/np.prod(shapes[n])
+
+    def bits(n):
+        return sum(8 * f.nbytes(b - a, shapes[n][1]) for (a, b), f in formats_of(recipe, n, shapes[n])) / np.prod(
+            shapes[n]
+        )
+
     return np.array([[bits(matrix_name(i, m)) for i in range(config.num_hidden_layers)] for m in MATRICES])
 
-def cost_map(s:Sensitivity, recipe:Recipe) -> tuple[np.ndarray, float]: # (kinds, layers) nats; nats of the embedding
+
+def cost_map(s: Sensitivity, recipe: Recipe) -> tuple[np.ndarray, float]:  # (kinds, layers) nats; nats of the embedding
     "What each of `KINDS` costs in each layer, on its own"
     costs, bands = unit_costs(s, recipe), sum(u.rows is not None for u in s.units)
     return costs[bands:].reshape(-1, len(KINDS)).T, float(costs[:bands].sum())
 
 # %% ../../nbs/14_lab/05_exploration.ipynb #8899f736
 def write(
-    folder, # a checkpoint folder
-    output, # a folder
-    recipe:str, # a `Recipe` as JSON
-    on_progress=None, # called with (stage, done, total)
-) -> Path: # the file
+    folder,  # a checkpoint folder
+    output,  # a folder
+    recipe: str,  # a `Recipe` as JSON
+    on_progress=None,  # called with (stage, done, total)
+) -> Path:  # the file
     "Quantize by any recipe, as `lab.elsewhere` calls it; raises as `recipes.quantize`"
     r = json.loads(recipe)
-    return Path(quantize(folder, output, Recipe(**r | dict(mix=tuple(map(tuple, r["mix"])))), on_progress=on_progress)["path"])
+    return Path(
+        quantize(folder, output, Recipe(**r | dict(mix=tuple(map(tuple, r["mix"])))), on_progress=on_progress)["path"]
+    )
 
-def as_json(recipe:Recipe) -> str:
+
+def as_json(recipe: Recipe) -> str:
     "As `write` takes it"
     return json.dumps(asdict(recipe))
 
+
 def copy_model(
-    path, # a quantized file, what belongs to it beside it
-    output, # a folder, made if it is not there
-) -> Path: # the new file
+    path,  # a quantized file, what belongs to it beside it
+    output,  # a folder, made if it is not there
+) -> Path:  # the new file
     "A finished model elsewhere, the weights last and each file whole; raises `ParameterError`"
     path, output = Path(path), Path(output)
-    if output.exists() and not output.is_dir(): raise ParameterError(f"{output} is a file; name a folder")
+    if output.exists() and not output.is_dir():
+        raise ParameterError(f"{output} is a file; name a folder")
     output.mkdir(parents=True, exist_ok=True)
     for p in sorted(path.parent.iterdir(), key=lambda p: p == path):
-        with atomic_file(output/p.name) as tmp: shutil.copyfile(p, tmp)
-    return output/path.name
+        with atomic_file(output / p.name) as tmp:
+            shutil.copyfile(p, tmp)
+    return output / path.name
+
 
 def place_for(
-    path, # a quantized file, what belongs to it beside it
-    output, # a folder
-) -> tuple[Path, bool]: # a folder that it can be copied to; whether it is there already
+    path,  # a quantized file, what belongs to it beside it
+    output,  # a folder
+) -> tuple[Path, bool]:  # a folder that it can be copied to; whether it is there already
     "`output` itself, or the first of output-2, output-3 … in which nothing else is written over"
     path, output = Path(path), Path(output)
     names = [p.name for p in path.parent.iterdir()]
     for n in itertools.count(1):
         folder = output if n == 1 else output.with_name(f"{output.name}-{n}")
-        file = folder/path.name
-        if file.is_file() and sha256_file(file) == sha256_file(path): return folder, True
-        if not any((folder/name).exists() for name in names): return folder, False
+        file = folder / path.name
+        if file.is_file() and sha256_file(file) == sha256_file(path):
+            return folder, True
+        if not any((folder / name).exists() for name in names):
+            return folder, False
+
 
 @dataclass(frozen=True)
 class Outcome:
     "What a file turned out to be; KL on prose that comes with Python"
-    recipe:Recipe
-    path:Path
-    nbytes:int
-    kl:float # mean, nats a token
-    se:float # its standard error
-    top1:float # share of tokens with the same first choice
-    ppl_ratio:float
-    tokens:int # scored
-    note:str # what to keep in mind
-    snr_db:np.ndarray # (layers, 7) signal-to-noise of each of `MATRICES`
+
+    recipe: Recipe
+    path: Path
+    nbytes: int
+    kl: float  # mean, nats a token
+    se: float  # its standard error
+    top1: float  # share of tokens with the same first choice
+    ppl_ratio: float
+    tokens: int  # scored
+    note: str  # what to keep in mind
+    snr_db: np.ndarray  # (layers, 7) signal-to-noise of each of `MATRICES`
+
 
 def judge(
-    folder, # a checkpoint folder: what is right
-    path, # a quantized file of it
-    recipe:Recipe,
-    tokens:int=2048, # of prose
-    on_progress=None, # called with (stage, done, total); may raise `Cancelled`
+    folder,  # a checkpoint folder: what is right
+    path,  # a quantized file of it
+    recipe: Recipe,
+    tokens: int = 2048,  # of prose
+    on_progress=None,  # called with (stage, done, total); may raise `Cancelled`
 ) -> Outcome:
     "Compare a file with what it was made of; raises as `evaluate.evaluate`"
     say = lambda *a: on_progress("judge", *a) if on_progress else None
     short = min(WINDOW, LlamaConfig.from_folder(folder).max_position_embeddings)
-    with contextlib.closing(load(folder, device="cpu", context=short)) as right, contextlib.closing(load_quantized(path, device="cpu", context=short)) as got:
-        e = evaluate(right, got, text_ids(SmolLMTokenizer.load(folder), builtin_text()[0], tokens, short), on_progress=say)
-        with np.errstate(divide="ignore"): snr = -10*np.log10(matrix_errors(right, got))
-    return Outcome(recipe, Path(path), Path(path).stat().st_size, e.kl_mean, e.kl_se, e.top1, e.ppl_ratio, e.tokens, origin_note(read_provenance(folder)), snr)
+    with (
+        contextlib.closing(load(folder, device="cpu", context=short)) as right,
+        contextlib.closing(load_quantized(path, device="cpu", context=short)) as got,
+    ):
+        e = evaluate(
+            right, got, text_ids(SmolLMTokenizer.load(folder), builtin_text()[0], tokens, short), on_progress=say
+        )
+        with np.errstate(divide="ignore"):
+            snr = -10 * np.log10(matrix_errors(right, got))
+    return Outcome(
+        recipe,
+        Path(path),
+        Path(path).stat().st_size,
+        e.kl_mean,
+        e.kl_se,
+        e.top1,
+        e.ppl_ratio,
+        e.tokens,
+        origin_note(read_provenance(folder)),
+        snr,
+    )
 
 # %% ../../nbs/14_lab/05_exploration.ipynb #7d6f01ed
 @dataclass
 class Look:
     "A matrix as it is held, and one group of it"
-    name:str # of the tensor
-    held:str # its format, and by which method
-    scaled:np.ndarray # (rows·cols,) weights over the scales of their groups, clipped where they lie far outside of the points
-    points:np.ndarray # (k,) the code points; none for floats
-    row:int
-    group:int # in the row
-    at:slice # columns of the group
-    shape:tuple[int, int] # rows, groups in a row
-    weights:np.ndarray # (n,) of the group
-    became:np.ndarray # (n,)
 
-    def histogram(self, bins:int=120) -> tuple[np.ndarray, np.ndarray]: # % of the weights in each bin, (bins,); edges (bins + 1,)
+    name: str  # of the tensor
+    held: str  # its format, and by which method
+    # (rows·cols,) weights over the scales of their groups, clipped where they lie far outside of the points
+    scaled: np.ndarray
+    points: np.ndarray  # (k,) the code points; none for floats
+    row: int
+    group: int  # in the row
+    at: slice  # columns of the group
+    shape: tuple[int, int]  # rows, groups in a row
+    weights: np.ndarray  # (n,) of the group
+    became: np.ndarray  # (n,)
+
+    def histogram(
+        self, bins: int = 120
+    ) -> tuple[np.ndarray, np.ndarray]:  # % of the weights in each bin, (bins,); edges (bins + 1,)
         "Where the weights lie"
         counts, edges = np.histogram(self.scaled, bins)
-        return 100*counts/self.scaled.size, edges
+        return 100 * counts / self.scaled.size, edges
 
-    def figure(self,
-        group:bool=False, # of this group alone
+    def figure(
+        self,
+        group: bool = False,  # of this group alone
     ) -> Picture:
         "The histogram as a picture; raises `ParameterError` for floats, which have no code points"
-        if not self.points.size: raise ParameterError(f"{self.name} is held in {self.held}: floats have no code points; choose four or eight bits")
+        if not self.points.size:
+            raise ParameterError(
+                f"{self.name} is held in {self.held}: floats have no code points; choose four or eight bits"
+            )
         rows = self.scaled.reshape(self.shape[0], -1)
         where = f"row {self.row}, columns {self.at.start} to {self.at.stop - 1}" if group else self.held
-        return weight_histogram(rows[self.row, self.at] if group else self.scaled, self.points, f"{self.name.removeprefix('model.')}, {where}")
+        return weight_histogram(
+            rows[self.row, self.at] if group else self.scaled,
+            self.points,
+            f"{self.name.removeprefix('model.')}, {where}",
+        )
 
-def _scaled(w:np.ndarray, q:Quantized) -> tuple[np.ndarray, np.ndarray]: # (rows, cols), (k,)
+
+def _scaled(w: np.ndarray, q: Quantized) -> tuple[np.ndarray, np.ndarray]:  # (rows, cols), (k,)
     "Weights in units of the code points, and those points"
-    if q.format.kind == "float": return w, np.zeros(0)
+    if q.format.kind == "float":
+        return w, np.zeros(0)
     p = points(q.format, q.book).numpy() if q.book is not None else points(q.format).numpy()
     over = lambda values: spread(values, q.format.group, w.shape[1])
-    x = (w - (over(q.minima) if q.minima is not None else 0))/over(np.where(q.scales == 0, 1, q.scales))
-    room = 0.25*(p[-1] - p[0])
+    x = (w - (over(q.minima) if q.minima is not None else 0)) / over(np.where(q.scales == 0, 1, q.scales))
+    room = 0.25 * (p[-1] - p[0])
     return np.clip(x, p[0] - room, p[-1] + room), p
 
+
 def look(
-    folder, # a checkpoint folder
-    layer:int,
-    matrix:str, # one of `MATRICES`
-    recipe:Recipe,
-    path=None, # the recipe's file; None: this matrix alone is rounded to the nearest now
-    row:int|None=None, # None: that of the worst group
-    group:int|None=None, # in the row; None: the worst
+    folder,  # a checkpoint folder
+    layer: int,
+    matrix: str,  # one of `MATRICES`
+    recipe: Recipe,
+    path=None,  # the recipe's file; None: this matrix alone is rounded to the nearest now
+    row: int | None = None,  # None: that of the worst group
+    group: int | None = None,  # in the row; None: the worst
 ) -> Look:
     "One matrix and one group of it; raises `ParameterError`"
     model = read_model(folder)
     layer = as_int("layer", layer, 0, model.config.num_hidden_layers - 1)
-    if matrix not in MATRICES: raise ParameterError(f"matrix={matrix!r} must be one of {', '.join(MATRICES)}")
+    if matrix not in MATRICES:
+        raise ParameterError(f"matrix={matrix!r} must be one of {', '.join(MATRICES)}")
     row, group = (None if v is None else as_int(name, v) for name, v in (("row", row), ("group", group)))
     name = matrix_name(layer, matrix)
     w = model.get_parameter(name).float()
     f = formats_of(recipe, name, tuple(w.shape))[0][1]
-    if path is None: q, how = round_to_nearest(w, f), "rounded to the nearest"
+    if path is None:
+        q, how = round_to_nearest(w, f), "rounded to the nearest"
     else:
-        with read_q4(path, verify=False) as file: q = unpack(f, file.parts(name)[0].data.copy(), *w.shape)
-        how = dict(nearest="rounded to the nearest", search="searched scales", gptq="GPTQ")[recipe.method] + ", distilled"*(recipe.steps > 0)
+        with read_q4(path, verify=False) as file:
+            q = unpack(f, file.parts(name)[0].data.copy(), *w.shape)
+        how = dict(nearest="rounded to the nearest", search="searched scales", gptq="GPTQ")[
+            recipe.method
+        ] + ", distilled" * (recipe.steps > 0)
     w, became, size = w.numpy(), q.dequantize(), f.group or 128
     x, p = _scaled(w, q)
     r, at = worst_group(w, became, size)
-    groups = -(-w.shape[1]//size)
-    if row is not None: r = min(max(row, 0), len(w) - 1)
-    g = at.start//size if group is None else min(max(group, 0), groups - 1)
-    at = slice(g*size, min((g + 1)*size, w.shape[1]))
+    groups = -(-w.shape[1] // size)
+    if row is not None:
+        r = min(max(row, 0), len(w) - 1)
+    g = at.start // size if group is None else min(max(group, 0), groups - 1)
+    at = slice(g * size, min((g + 1) * size, w.shape[1]))
     return Look(name, f"{f.name}, {how}", x.ravel(), p, r, g, at, (len(w), groups), w[r, at], became[r, at])

@@ -7,7 +7,14 @@ __all__ = ['ACTIVE', 'CHOICES', 'WIDGETS', 'Job', 'stop_all', 'watch_interrupts'
            'prepared', 'choices', 'open_model', 'module', 'style']
 
 # %% ../../nbs/14_lab/01_jobs.ipynb #1098a94f
-import atexit, contextlib, json, re, subprocess, tempfile, threading, warnings, weakref
+import atexit
+import contextlib
+import json
+import re
+import subprocess
+import tempfile
+import threading
+import weakref
 from pathlib import Path
 
 from IPython import get_ipython
@@ -16,17 +23,24 @@ from ..core import PACKAGE, Cancelled, InvalidStateError, ParameterError, SmolLM
 from ..models.hub import fetch
 
 # %% ../../nbs/14_lab/01_jobs.ipynb #eeedcf33
-_TURN, ACTIVE = threading.Lock(), weakref.WeakSet() # whoever computes; jobs that have not ended
+_TURN, ACTIVE = threading.Lock(), weakref.WeakSet()  # whoever computes; jobs that have not ended
+
 
 class Job:
     "Work in a thread of its own; `stop` from any thread"
-    def __init__(self,
-        work, # called with this job; may raise
-        on_end=None, # called with the exception, or None; in the job's thread
-        on_wait=None, # called if another job computes
+
+    def __init__(
+        self,
+        work,  # called with this job; may raise
+        on_end=None,  # called with the exception, or None; in the job's thread
+        on_wait=None,  # called if another job computes
     ):
         self.error, self._work, self._on_end, self._on_wait = None, work, on_end, on_wait
-        self._stop, self._told, self._thread = threading.Event(), [], threading.Thread(target=self._run, name="smollm lab", daemon=True)
+        self._stop, self._told, self._thread = (
+            threading.Event(),
+            [],
+            threading.Thread(target=self._run, name="smollm lab", daemon=True),
+        )
 
     def start(self) -> "Job":
         "Begin; the call returns at once"
@@ -37,92 +51,118 @@ class Job:
     def stop(self) -> None:
         "Ask it to end: with its next token, tile or step"
         self._stop.set()
-        for tell in list(self._told): tell()
+        for tell in list(self._told):
+            tell()
 
     def check(self, *_) -> None:
         "Raise `Cancelled` if it was asked to end; takes what an `on_progress` is given"
-        if self._stop.is_set(): raise Cancelled("stopped")
+        if self._stop.is_set():
+            raise Cancelled("stopped")
 
     @contextlib.contextmanager
-    def holding(self,
-        tell, # called by `stop`; may be called twice
+    def holding(
+        self,
+        tell,  # called by `stop`; may be called twice
     ):
         "While the block runs, `stop` calls `tell`"
         self._told.append(tell)
         try:
-            self.check() # the request may have come before
+            self.check()  # the request may have come before
             yield
-        finally: self._told.remove(tell)
+        finally:
+            self._told.remove(tell)
 
     @property
     def running(self) -> bool:
         "Whether it has not ended"
         return self._thread.is_alive()
 
-    def wait(self,
-        seconds:float|None=None, # the longest to wait; None is for ever
-    ) -> bool: # whether it has ended
+    def wait(
+        self,
+        seconds: float | None = None,  # the longest to wait; None is for ever
+    ) -> bool:  # whether it has ended
         "Wait for the end; raises nothing that the work raised"
         self._thread.join(seconds)
         return not self.running
 
     def _take_turn(self) -> None:
         "Wait until no other job computes"
-        if _TURN.acquire(blocking=False): return
-        if self._on_wait: self._on_wait()
-        while not _TURN.acquire(timeout=0.05): self.check()
+        if _TURN.acquire(blocking=False):
+            return
+        if self._on_wait:
+            self._on_wait()
+        while not _TURN.acquire(timeout=0.05):
+            self.check()
 
     def _run(self) -> None:
         try:
             self._take_turn()
-            try: self._work(self)
-            finally: _TURN.release()
-        except BaseException as e: self.error = e # shown by `on_end`; a thread has nobody to raise to
+            try:
+                self._work(self)
+            finally:
+                _TURN.release()
+        except BaseException as e:
+            self.error = e  # shown by `on_end`; a thread has nobody to raise to
         ACTIVE.discard(self)
-        if self._on_end: self._on_end(self.error)
+        if self._on_end:
+            self._on_end(self.error)
 
 # %% ../../nbs/14_lab/01_jobs.ipynb #0c4877a6
 def stop_all() -> None:
     "Stop every job of this kernel"
-    for job in list(ACTIVE): job.stop()
+    for job in list(ACTIVE):
+        job.stop()
 
-atexit.register(stop_all) # a process that a job waits for ends with this one
+
+atexit.register(stop_all)  # a process that a job waits for ends with this one
+
 
 def _after_cell(result) -> None:
     "The interrupt button means everything"
-    if isinstance(result.error_in_exec, KeyboardInterrupt): stop_all()
+    if isinstance(result.error_in_exec, KeyboardInterrupt):
+        stop_all()
+
 
 def watch_interrupts(
-    shell=None, # an IPython shell; default: the one that runs
-) -> bool: # whether there is one
+    shell=None,  # an IPython shell; default: the one that runs
+) -> bool:  # whether there is one
     "From now on a cell that is interrupted stops all jobs"
     shell = shell or get_ipython()
-    if shell is None: return False
-    with contextlib.suppress(ValueError): shell.events.unregister("post_run_cell", _after_cell)
+    if shell is None:
+        return False
+    with contextlib.suppress(ValueError):
+        shell.events.unregister("post_run_cell", _after_cell)
     shell.events.register("post_run_cell", _after_cell)
     return True
 
-def _as_sent(data, subshell): return subshell
+
+def _as_sent(data, subshell):
+    return subshell
+
 
 def hear_while_busy(
-    widget, # an ipywidgets `Widget`
-) -> int: # widgets that are heard now
+    widget,  # an ipywidgets `Widget`
+) -> int:  # widgets that are heard now
     "Let the messages of a widget and its children go to the subshell that JupyterLab names; where there are no subshells it does nothing"
     comm = getattr(widget, "comm", None)
-    ours = hasattr(comm, "_reply_subshell_for") # ipykernel 7.4 and later
-    if ours: comm._reply_subshell_for = _as_sent
+    ours = hasattr(comm, "_reply_subshell_for")  # ipykernel 7.4 and later
+    if ours:
+        comm._reply_subshell_for = _as_sent
     return ours + sum(map(hear_while_busy, getattr(widget, "children", ())))
 
 # %% ../../nbs/14_lab/01_jobs.ipynb #d043ff5a
 def error_line(
-    error:BaseException|None,
-) -> str: # "" where there is nothing to say
+    error: BaseException | None,
+) -> str:  # "" where there is nothing to say
     "An error in one line, with the way out"
-    if error is None or isinstance(error, (Cancelled, KeyboardInterrupt)): return ""
+    if error is None or isinstance(error, (Cancelled, KeyboardInterrupt)):
+        return ""
     text = " ".join(str(error).split()) or type(error).__name__
-    named = re.match(r"\w+=", text) # by an argument, which has no capital
-    if isinstance(error, SmolLMError): return text if named else text[:1].upper() + text[1:]
-    if isinstance(error, MemoryError): return "There is not enough memory: close other models (Kernel, Restart), or choose native int4"
+    named = re.match(r"\w+=", text)  # by an argument, which has no capital
+    if isinstance(error, SmolLMError):
+        return text if named else text[:1].upper() + text[1:]
+    if isinstance(error, MemoryError):
+        return "There is not enough memory: close other models (Kernel, Restart), or choose native int4"
     return f"{type(error).__name__}: {text}. Nothing was changed: try again, or look at `.failure` of this view for the traceback"
 
 # %% ../../nbs/14_lab/01_jobs.ipynb #482997e4
@@ -132,96 +172,134 @@ say = lambda *a: print(json.dumps(a), flush=True)
 try: say("done", str(getattr(importlib.import_module("smollm_nb." + sys.argv[1]), sys.argv[2])(*sys.argv[3:], on_progress=say)), 0)
 except Exception as e: sys.exit(" ".join(str(e).split()) or type(e).__name__)"""
 
+
 def elsewhere(
-    module:str, # of this package
-    name:str, # of a function there, which takes texts and `on_progress`
-    *args, # what it is given, as text
-    job:Job|None=None, # that may be stopped
-    on_progress=None, # called with (stage, done, total)
-    way_out:str="try again", # what to do where it fails
-) -> str: # what it returned, as text
+    module: str,  # of this package
+    name: str,  # of a function there, which takes texts and `on_progress`
+    *args,  # what it is given, as text
+    job: Job | None = None,  # that may be stopped
+    on_progress=None,  # called with (stage, done, total)
+    way_out: str = "try again",  # what to do where it fails
+) -> str:  # what it returned, as text
     "Call a function in another process, which leaves this one its speed and its memory; raises `InvalidStateError` or `Cancelled`"
     call = code_command(_ELSEWHERE, module, name, *args)
     pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-    with tempfile.TemporaryFile() as errors: # not a pipe: a child that warns a lot would wait until somebody reads it
+    # not a pipe: a child that warns a lot would wait until somebody reads it
+    with tempfile.TemporaryFile() as errors:
         with subprocess.Popen(call, stderr=errors, start_new_session=True, **pipes) as p:
             try:
                 with job.holding(p.terminate) if job else contextlib.nullcontext():
                     for stage, done, total in map(json.loads, p.stdout):
-                        if stage == "done": return done
-                        if on_progress: on_progress(stage, done, total)
-            except BaseException: # Ctrl-C does not reach its session
+                        if stage == "done":
+                            return done
+                        if on_progress:
+                            on_progress(stage, done, total)
+            except BaseException:  # Ctrl-C does not reach its session
                 p.terminate()
                 p.wait()
                 raise
-            if job: job.check()
+            if job:
+                job.check()
         errors.seek(0)
         said = errors.read().decode(errors="replace").strip().splitlines()
     why = said[-1] if said and p.returncode > 0 else f"the process ended: {exit_reason(p.returncode)}"
     raise InvalidStateError(f"{why}; {way_out}")
 
+
 def prepared(
-    folder, # a checkpoint folder
-    recipe:str="fast", # of `recipes.RECIPES`
-    job:Job|None=None, # that may be stopped
-    on_progress=None, # called with (stage, done, total)
-) -> Path: # the file
+    folder,  # a checkpoint folder
+    recipe: str = "fast",  # of `recipes.RECIPES`
+    job: Job | None = None,  # that may be stopped
+    on_progress=None,  # called with (stage, done, total)
+) -> Path:  # the file
     "The quantized file of a recipe, made or found by another process; raises `InvalidStateError` or `Cancelled`"
-    try: return Path(elsewhere("quant.recipes", "cached", folder, recipe, job=job, on_progress=on_progress, way_out=f"try `smollm quantize --model-path {folder} --output-path DIR --recipe {recipe}`"))
-    except InvalidStateError as e: raise InvalidStateError(f"{recipe} could not be made of {folder}: {e}") from None
+    try:
+        return Path(
+            elsewhere(
+                "quant.recipes",
+                "cached",
+                folder,
+                recipe,
+                job=job,
+                on_progress=on_progress,
+                way_out=f"try `smollm quantize --model-path {folder} --output-path DIR --recipe {recipe}`",
+            )
+        )
+    except InvalidStateError as e:
+        raise InvalidStateError(f"{recipe} could not be made of {folder}: {e}") from None
 
 # %% ../../nbs/14_lab/01_jobs.ipynb #8756367d
-CHOICES = {"native int4": ("native", "fast"), "native int8": ("native", "int8"), "torch fp32": ("torch", "float32"), "torch bf16": ("torch", "bfloat16")}
+CHOICES = {
+    "native int4": ("native", "fast"),
+    "native int8": ("native", "int8"),
+    "torch fp32": ("torch", "float32"),
+    "torch bf16": ("torch", "bfloat16"),
+}
+
 
 def choices(
-    name, # of a model
+    name,  # of a model
 ) -> tuple[str, ...]:
     "The ways to run a model: a quantized file has its format already"
     from smollm_nb.api import quantized_file
+
     file = quantized_file(name)
-    return tuple(CHOICES) if file is None else ("native int8" if "q8" in file.name else "native int4", "torch fp32", "torch bf16")
+    return (
+        tuple(CHOICES)
+        if file is None
+        else ("native int8" if "q8" in file.name else "native int4", "torch fp32", "torch bf16")
+    )
+
 
 def open_model(
-    name, # registry name, hub id, checkpoint folder, GGUF file or SMOLLM_Q4 file
-    choice:str="native int4", # one of `CHOICES`
-    job:Job|None=None, # that may be stopped
-    on_progress=None, # called with (stage, done, total)
-): # a loaded `api.Model`
+    name,  # registry name, hub id, checkpoint folder, GGUF file or SMOLLM_Q4 file
+    choice: str = "native int4",  # one of `CHOICES`
+    job: Job | None = None,  # that may be stopped
+    on_progress=None,  # called with (stage, done, total)
+):  # a loaded `api.Model`
     "Load a model as somebody chose it; raises `ParameterError` and whatever loading raises"
     from smollm_nb.api import Model, quantized_file
-    if choice not in CHOICES: raise ParameterError(f"backend {choice!r} must be one of {', '.join(CHOICES)}")
+
+    if choice not in CHOICES:
+        raise ParameterError(f"backend {choice!r} must be one of {', '.join(CHOICES)}")
     backend, how = CHOICES[choice]
-    if backend == "torch": return Model(name, backend="torch", dtype=how).load()
+    if backend == "torch":
+        return Model(name, backend="torch", dtype=how).load()
     path = quantized_file(name)
     if path is None:
         folder = fetch(name)
-        if job: job.check()
+        if job:
+            job.check()
         path = prepared(folder, how, job, on_progress)
     return Model(path, backend="native").load()
 
 # %% ../../nbs/14_lab/01_jobs.ipynb #a3a74c6d
-WIDGETS = PACKAGE/"lab"/"widgets"
+WIDGETS = PACKAGE / "lab" / "widgets"
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";\n', re.M)
 
+
 def _pasted(
-    name:str, # of a file in `widgets/`
-    known:set[str], # files that are pasted already; grows
+    name: str,  # of a file in `widgets/`
+    known: set[str],  # files that are pasted already; grows
 ) -> str:
     "A module's text behind the text of those that it imports"
-    text = (WIDGETS/name).read_text(encoding="utf-8")
+    text = (WIDGETS / name).read_text(encoding="utf-8")
     out = []
     for other in _IMPORT.findall(text):
-        if other in known: continue
+        if other in known:
+            continue
         known.add(other)
         out.append(re.sub(r"^export (?=const|function)", "", _pasted(other, known), flags=re.M))
     return "\n".join([*out, _IMPORT.sub("", text)])
 
+
 def module(
-    name:str, # of a file in `widgets/`
-) -> str: # an ES module without relative imports
+    name: str,  # of a file in `widgets/`
+) -> str:  # an ES module without relative imports
     "A widget's JavaScript, its imports pasted in"
     return _pasted(name, {name})
 
+
 def style() -> str:
     "The CSS of all widgets"
-    return (WIDGETS/"style.css").read_text(encoding="utf-8")
+    return (WIDGETS / "style.css").read_text(encoding="utf-8")

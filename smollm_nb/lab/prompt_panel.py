@@ -7,64 +7,94 @@ __all__ = ['LIMITS', 'token_row', 'live_figures', 'memory_of', 'AnswerView', 'Pi
            'set_control', 'PromptPanel']
 
 # %% ../../nbs/14_lab/03_prompt_panel.ipynb #090c66bc
-import math, random, statistics, sys, time
+import math
+import random
+import statistics
+import sys
+import time
 from dataclasses import dataclass, field, replace
 
 import ipywidgets as W
 import traitlets as T
 
-from ..text.chat import encode_chat
-from ..core import Cancelled, InvalidStateError, SmolLMError, as_choice, as_flag, as_int, as_number, as_text, percentile, rss_bytes
+from smollm_nb.core import (
+    Cancelled,
+    InvalidStateError,
+    SmolLMError,
+    as_choice,
+    as_flag,
+    as_int,
+    as_number,
+    as_text,
+    percentile,
+    rss_bytes,
+)
 from ..inference.generation import SamplingParams
 from .jobs import Job, choices, module, open_model
-from ..plots.base import Picture, memory_trace, token_latency, token_strip
 from .view import Box, View, as_name, button, control, grid, row
+from ..plots.base import Picture, memory_trace, token_latency, token_strip
+from ..text.chat import encode_chat
 
 # %% ../../nbs/14_lab/03_prompt_panel.ipynb #b366f671
 def token_row(
-    event, # a `generate.Event`
-    tokenizer, # a `SmolLMTokenizer`
-    before_s:float|None, # `elapsed_s` of the event before; None for the first
-) -> list: # text, probability, [[piece, probability]…], ms since the last token or None, piece
+    event,  # a `generate.Event`
+    tokenizer,  # a `SmolLMTokenizer`
+    before_s: float | None,  # `elapsed_s` of the event before; None for the first
+) -> list:  # text, probability, [[piece, probability]…], ms since the last token or None, piece
     "One token for `AnswerView.tokens`: plain values that become JSON"
     piece, *others = tokenizer.pieces([event.id, *(i for i, _ in event.alternatives)])
     chance = lambda logprob: round(math.exp(min(logprob, 0)), 5)
-    return [event.text, chance(event.logprob), [[p, chance(l)] for p, (_, l) in zip(others, event.alternatives)],
-            None if before_s is None else round(1e3*(event.elapsed_s - before_s), 3), piece]
+    return [
+        event.text,
+        chance(event.logprob),
+        [[p, chance(l)] for p, (_, l) in zip(others, event.alternatives)],
+        None if before_s is None else round(1e3 * (event.elapsed_s - before_s), 3),
+        piece,
+    ]
 
 # %% ../../nbs/14_lab/03_prompt_panel.ipynb #abeda69a
 def live_figures(
-    itl_ms:list[float], # between tokens
-    ttft_s:float, # to the first token
-    memory_mb:float, # resident now
-) -> dict: # as `AnswerView.stats`
+    itl_ms: list[float],  # between tokens
+    ttft_s: float,  # to the first token
+    memory_mb: float,  # resident now
+) -> dict:  # as `AnswerView.stats`
     "The figures beneath an answer"
-    rate = 1e3*len(itl_ms)/sum(itl_ms) if itl_ms else None
-    return dict(tokens=len(itl_ms) + 1, ttft_ms=1e3*ttft_s, tokens_per_s=rate, memory_mb=memory_mb,
-                median_ms=statistics.median(itl_ms) if itl_ms else None, p95_ms=percentile(itl_ms, 95) if itl_ms else None)
+    rate = 1e3 * len(itl_ms) / sum(itl_ms) if itl_ms else None
+    return dict(
+        tokens=len(itl_ms) + 1,
+        ttft_ms=1e3 * ttft_s,
+        tokens_per_s=rate,
+        memory_mb=memory_mb,
+        median_ms=statistics.median(itl_ms) if itl_ms else None,
+        p95_ms=percentile(itl_ms, 95) if itl_ms else None,
+    )
 
 # %% ../../nbs/14_lab/03_prompt_panel.ipynb #1de8d817
-LIMITS = dict(latency=[8, 30], memory=300) # ms: the aim natively, and the most a browser may take; MB
+LIMITS = dict(latency=[8, 30], memory=300)  # ms: the aim natively, and the most a browser may take; MB
 
-def memory_of() -> tuple[int|None, str]: # MB that it may be, None where no aim is for it; what is in it
+
+def memory_of() -> tuple[int | None, str]:  # MB that it may be, None where no aim is for it; what is in it
     "What the memory of this kernel is the memory of"
-    if "torch" not in sys.modules: return LIMITS["memory"], "Python, and every model that is loaded in this kernel."
+    if "torch" not in sys.modules:
+        return LIMITS["memory"], "Python, and every model that is loaded in this kernel."
     aim = f"the aim of {LIMITS['memory']} MB is for the native engine in a process of its own"
     return None, f"Python, PyTorch, and every model that is loaded in this kernel; {aim}."
 
+
 class AnswerView(Box):
     "An answer as it grows; `widgets/answer.js` draws it"
+
     _esm = module("answer.js")
-    run = T.Int(0).tag(sync=True) # counts answers
-    tokens = T.List().tag(sync=True) # rows as of `token_row`
-    memory = T.List().tag(sync=True) # [seconds, MB]
-    batch = T.Dict().tag(sync=True) # run, at, tokens, memory_at, memory, stats
-    resync = T.Int(0).tag(sync=True) # counted up by a page that missed something
-    stats = T.Dict().tag(sync=True) # as of `live_figures`
-    code = T.Unicode("").tag(sync=True) # the request as Python
-    budget = T.Dict(dict(prompt=0, answer=0, context=0)).tag(sync=True) # tokens
+    run = T.Int(0).tag(sync=True)  # counts answers
+    tokens = T.List().tag(sync=True)  # rows as of `token_row`
+    memory = T.List().tag(sync=True)  # [seconds, MB]
+    batch = T.Dict().tag(sync=True)  # run, at, tokens, memory_at, memory, stats
+    resync = T.Int(0).tag(sync=True)  # counted up by a page that missed something
+    stats = T.Dict().tag(sync=True)  # as of `live_figures`
+    code = T.Unicode("").tag(sync=True)  # the request as Python
+    budget = T.Dict(dict(prompt=0, answer=0, context=0)).tag(sync=True)  # tokens
     limits = T.Dict(LIMITS).tag(sync=True)
-    holds = T.Unicode("").tag(sync=True) # what the memory is of
+    holds = T.Unicode("").tag(sync=True)  # what the memory is of
 
     def begin(self) -> None:
         "Empty, for a new answer"
@@ -78,45 +108,73 @@ class AnswerView(Box):
 # %% ../../nbs/14_lab/03_prompt_panel.ipynb #2be484fb
 class Pieces:
     "A tokenizer's `pieces`, each token spelled once: the likely ones come again and again"
-    def __init__(self, tokenizer): self._tokenizer, self._known = tokenizer, {}
+
+    def __init__(self, tokenizer):
+        self._tokenizer, self._known = tokenizer, {}
+
     def pieces(self, ids) -> list[str]:
         "The text of each token alone"
         for i in ids:
-            if i not in self._known: self._known[i] = self._tokenizer.pieces([i])[0]
+            if i not in self._known:
+                self._known[i] = self._tokenizer.pieces([i])[0]
         return [self._known[i] for i in ids]
+
 
 class Feed:
     "Tokens on their way to a view"
-    def __init__(self,
-        view:AnswerView,
-        tokenizer, # a `SmolLMTokenizer`
-        every:float=0.05, # seconds between batches, at least
+
+    def __init__(
+        self,
+        view: AnswerView,
+        tokenizer,  # a `SmolLMTokenizer`
+        every: float = 0.05,  # seconds between batches, at least
     ):
         self.view, self._tokenizer, self._every = view, Pieces(tokenizer), every
-        self.itl_ms, self._before, self._ttft, self._start, self._sent, self._seen, self._at, self._memory_at = [], None, math.nan, time.perf_counter(), -math.inf, -math.inf, 0, 0
+        self.itl_ms, self._before, self._ttft, self._start, self._sent, self._seen, self._at, self._memory_at = (
+            [],
+            None,
+            math.nan,
+            time.perf_counter(),
+            -math.inf,
+            -math.inf,
+            0,
+            0,
+        )
 
     def push(self, event) -> None:
         "One more token; sent if it is time"
         row = token_row(event, self._tokenizer, self._before)
-        if self._before is None: self._ttft = event.elapsed_s
-        else: self.itl_ms.append(row[3])
+        if self._before is None:
+            self._ttft = event.elapsed_s
+        else:
+            self.itl_ms.append(row[3])
         self._before = event.elapsed_s
-        self.view.tokens.append(row) # in place: no message
-        if time.perf_counter() - self._sent >= self._every: self.send()
+        self.view.tokens.append(row)  # in place: no message
+        if time.perf_counter() - self._sent >= self._every:
+            self.send()
 
     def send(self) -> None:
         "What has come since the last batch"
         view, self._sent = self.view, time.perf_counter()
-        if self._sent - self._seen >= 4*self._every: self._look()
-        new = dict(run=view.run, at=self._at, tokens=view.tokens[self._at:], memory_at=self._memory_at, memory=view.memory[self._memory_at:], stats=dict(view.stats))
+        if self._sent - self._seen >= 4 * self._every:
+            self._look()
+        new = dict(
+            run=view.run,
+            at=self._at,
+            tokens=view.tokens[self._at :],
+            memory_at=self._memory_at,
+            memory=view.memory[self._memory_at :],
+            stats=dict(view.stats),
+        )
         self._at, self._memory_at = len(view.tokens), len(view.memory)
         view.batch = new
 
     def _look(self) -> None:
         "Read the memory and count; seldom, for it costs as much as a batch"
-        self._seen, mb = self._sent, rss_bytes()/1e6
+        self._seen, mb = self._sent, rss_bytes() / 1e6
         self.view.memory.append([round(self._sent - self._start, 3), round(mb, 1)])
-        if self.view.tokens: self.view.stats.update(live_figures(self.itl_ms, self._ttft, mb))
+        if self.view.tokens:
+            self.view.stats.update(live_figures(self.itl_ms, self._ttft, mb))
 
     def close(self) -> None:
         "Send the rest"
@@ -127,12 +185,13 @@ class Feed:
 @dataclass(frozen=True)
 class Request:
     "What makes an answer"
-    model:str # a name as `api.Model` takes it
-    choice:str # one of `lab.choices(model)`
-    prompt:str
-    chat:bool = False # the prompt is a question to an assistant
-    max_tokens:int = 64
-    sampling:SamplingParams = field(default_factory=SamplingParams)
+
+    model: str  # a name as `api.Model` takes it
+    choice: str  # one of `lab.choices(model)`
+    prompt: str
+    chat: bool = False  # the prompt is a question to an assistant
+    max_tokens: int = 64
+    sampling: SamplingParams = field(default_factory=SamplingParams)
 
     def changed(self) -> dict:
         "Sampling parameters that are not the default"
@@ -140,27 +199,44 @@ class Request:
 
     def python(self) -> str:
         "A program that gives the same answer"
-        args = "".join(f", {k}={v!r}" for k, v in dict(max_tokens=self.max_tokens, overflow="stop", **self.changed()).items())
-        return (f"from smollm_nb.lab.jobs import open_model\n\nm = open_model({self.model!r}, {self.choice!r})\n"
-                f"answer = m.{'chat' if self.chat else 'generate'}({self.prompt!r}{args})\nprint(answer.finish().text)\n")
+        args = "".join(
+            f", {k}={v!r}" for k, v in dict(max_tokens=self.max_tokens, overflow="stop", **self.changed()).items()
+        )
+        return (
+            f"from smollm_nb.lab.jobs import open_model\n\nm = open_model({self.model!r}, {self.choice!r})\n"
+            f"answer = m.{'chat' if self.chat else 'generate'}({self.prompt!r}{args})\nprint(answer.finish().text)\n"
+        )
 
-    def ask(self, model, **kw): # a `generate.Generation`
+    def ask(self, model, **kw):  # a `generate.Generation`
         "Begin to answer; raises what `generate` raises"
-        return (model.chat if self.chat else model.generate)(self.prompt, max_tokens=self.max_tokens, overflow="stop", **self.changed(), **kw)
+        return (model.chat if self.chat else model.generate)(
+            self.prompt, max_tokens=self.max_tokens, overflow="stop", **self.changed(), **kw
+        )
 
     def prompt_tokens(self, tokenizer) -> int:
         "Tokens of the prompt, the chat's frame counted; 0 where they cannot be counted"
-        try: return len(encode_chat(tokenizer, [dict(role="user", content=self.prompt)]) if self.chat else tokenizer.prompt_ids(self.prompt))
-        except SmolLMError: return 0
+        try:
+            return len(
+                encode_chat(tokenizer, [dict(role="user", content=self.prompt)])
+                if self.chat
+                else tokenizer.prompt_ids(self.prompt)
+            )
+        except SmolLMError:
+            return 0
 
 # %% ../../nbs/14_lab/03_prompt_panel.ipynb #cb0eef27
-def sampling_controls() -> dict: # by the name of the parameter
+def sampling_controls() -> dict:  # by the name of the parameter
     "Sliders with sane ranges"
+
     def slide(kind, label, tooltip, value, low, high, step):
         values = dict(value=value, min=low, max=high, step=step)
         return control(kind, label, tooltip, continuous_update=False, **values)
+
     real, whole = W.FloatSlider, W.IntSlider
-    sure, out = "0 takes the likeliest token, 1 is the model's own", "Leave out what has under this share of the likeliest"
+    sure, out = (
+        "0 takes the likeliest token, 1 is the model's own",
+        "Leave out what has under this share of the likeliest",
+    )
     return dict(
         max_tokens=slide(whole, "answer, tokens", "The longest answer", 64, 1, 1024, 1),
         temperature=slide(real, "temperature", sure, 0.0, 0.0, 2.0, 0.05),
@@ -168,12 +244,15 @@ def sampling_controls() -> dict: # by the name of the parameter
         top_p=slide(real, "top-p", "Choose among the likeliest that reach p; 1 is off", 1.0, 0.05, 1.0, 0.01),
         min_p=slide(real, "min-p", f"{out}; 0 is off", 0.0, 0.0, 0.5, 0.01),
         repetition_penalty=slide(real, "repetition penalty", "Above 1, repeating is less likely", 1.0, 1.0, 2.0, 0.01),
-        seed=control(W.BoundedIntText, "seed", "The same seed and settings give the same answer",
-                     value=0, min=0, max=2**31 - 1))
+        seed=control(
+            W.BoundedIntText, "seed", "The same seed and settings give the same answer", value=0, min=0, max=2**31 - 1
+        ),
+    )
+
 
 def set_control(
-    name:str, # of the parameter, for the message
-    c, # a control of numbers
+    name: str,  # of the parameter, for the message
+    c,  # a control of numbers
     value,
 ) -> None:
     "Set a control by hand; raises `ParameterError` for what it cannot show"
@@ -183,18 +262,20 @@ def set_control(
 # %% ../../nbs/14_lab/03_prompt_panel.ipynb #724539ec
 class PromptPanel(View):
     "Ask a model and watch it answer; `run()`, `figure()` and `table()` need no browser"
-    def __init__(self,
-        model="SmolLM2-135M-Instruct", # a name as `api.Model` takes it, or a loaded `api.Model`
-        backend:str|None=None, # one of `lab.choices(model)`; default: the first
-        prompt:str="The capital of France is",
-        chat:bool=False, # the prompt is a question to an assistant
-        max_tokens:int=64, # the longest answer
-        temperature:float=0.0, # this and the next as in `SamplingParams`
-        top_k:int=0,
-        top_p:float=1.0,
-        min_p:float=0.0,
-        repetition_penalty:float=1.0,
-        seed:int=0,
+
+    def __init__(
+        self,
+        model="SmolLM2-135M-Instruct",  # a name as `api.Model` takes it, or a loaded `api.Model`
+        backend: str | None = None,  # one of `lab.choices(model)`; default: the first
+        prompt: str = "The capital of France is",
+        chat: bool = False,  # the prompt is a question to an assistant
+        max_tokens: int = 64,  # the longest answer
+        temperature: float = 0.0,  # this and the next as in `SamplingParams`
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
     ):
         given = model if hasattr(model, "is_ready") else None
         if given and not given.is_ready():
@@ -205,13 +286,22 @@ class PromptPanel(View):
         self.last, self.answer, self._until = None, None, None
         backend = as_choice("backend", ways[0] if backend is None else backend, ways)
         self._make_controls(name, ways, backend, as_text("prompt", prompt), as_flag("chat", chat))
-        settings = dict(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-                        repetition_penalty=repetition_penalty, seed=seed)
-        for name, value in settings.items(): set_control(name, self.controls[name], value)
+        settings = dict(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
+        for name, value in settings.items():
+            set_control(name, self.controls[name], value)
         top, sampling = grid([self.model, self.backend, self.mode], 220), grid([*self.controls.values(), self.fresh])
         super().__init__(AnswerView(), [top, self.prompt, sampling, row([self.go, self.halt, self.again])])
         asked = self.model, self.backend, self.mode, self.prompt, *self.controls.values()
-        for c in asked: c.observe(self._update, "value")
+        for c in asked:
+            c.observe(self._update, "value")
         self.backend.observe(lambda _: self.stop(), "value")
         self.model.observe(lambda _: self._new_model(), "value")
         self._busy(False)
@@ -239,13 +329,15 @@ class PromptPanel(View):
     def _set(self, **settings) -> None:
         "Set some of the sampling controls; None leaves one as it is"
         for name, value in settings.items():
-            if value is not None: set_control(name, self.controls[name], value)
+            if value is not None:
+                set_control(name, self.controls[name], value)
 
     def _new_model(self) -> None:
         "Another model has other backends"
         self.stop()
         ways = choices(self.model.value)
-        if tuple(self.backend.options) != ways: self.backend.options = ways
+        if tuple(self.backend.options) != ways:
+            self.backend.options = ways
 
     @property
     def request(self) -> Request:
@@ -265,52 +357,67 @@ class PromptPanel(View):
 
     def generate(self) -> None:
         "Begin an answer, in a thread; does nothing while one grows"
-        if self.box.busy: return
-        if self.fresh.value: self.controls["seed"].value = random.randrange(2**31)
+        if self.box.busy:
+            return
+        if self.fresh.value:
+            self.controls["seed"].value = random.randrange(2**31)
         self._ask(self.request)
 
     def replay(self) -> None:
         "The last answer once more, and no further than it went"
-        if self.last is None: raise InvalidStateError("nothing was generated yet: press Generate, or call .run()")
+        if self.last is None:
+            raise InvalidStateError("nothing was generated yet: press Generate, or call .run()")
         r = self.last
         self.model.value, self.backend.value, self.mode.value, self.prompt.value = r.model, r.choice, r.chat, r.prompt
         self._set(max_tokens=r.max_tokens, **vars(r.sampling))
         self._ask(r, self._until)
 
-    def _ask(self, request:Request, until:int|None=None) -> None:
+    def _ask(self, request: Request, until: int | None = None) -> None:
         "Begin an answer, of `until` tokens where an earlier one was stopped"
+
         def begin():
             self.last, self._until, self.answer = request, until, None
             self.box.begin()
+
         self._begin(lambda job: self._work(job, request, until), begin)
 
-    def run(self,
-        prompt:str|None=None, # None leaves this and each of the next as it is
-        max_tokens:int|None=None,
-        temperature:float|None=None,
-        top_k:int|None=None,
-        top_p:float|None=None,
-        min_p:float|None=None,
-        repetition_penalty:float|None=None,
-        seed:int|None=None,
-    ): # the `generate.Generation`
+    def run(
+        self,
+        prompt: str | None = None,  # None leaves this and each of the next as it is
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+    ):  # the `generate.Generation`
         "Answer and wait for the end: the way without a browser; raises what went wrong"
-        if prompt is not None: self.prompt.value = as_text("prompt", prompt)
-        self._set(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-                  repetition_penalty=repetition_penalty, seed=seed)
+        if prompt is not None:
+            self.prompt.value = as_text("prompt", prompt)
+        self._set(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        )
         self.generate()
         self._finish()
         return self.answer
 
-    def _busy(self, yes:bool) -> None:
+    def _busy(self, yes: bool) -> None:
         "Which buttons make sense"
         self.again.disabled = yes or self.last is None
         super()._busy(yes)
 
-    def _model(self, job:Job, r:Request):
+    def _model(self, job: Job, r: Request):
         "The model that is asked; another one gives its memory back first"
         if self._key != (r.model, r.choice) or not self._loaded.is_ready():
-            if self._own and self._loaded: self._loaded.close()
+            if self._own and self._loaded:
+                self._loaded.close()
             self._loaded, self._key = None, None
             self._say(f"loading {r.choice} …")
             self._loaded = open_model(r.model, r.choice, job, self._told(job, f"preparing {r.choice}: "))
@@ -319,7 +426,7 @@ class PromptPanel(View):
         job.check()
         return self._loaded
 
-    def _work(self, job:Job, r:Request, until:int|None) -> None:
+    def _work(self, job: Job, r: Request, until: int | None) -> None:
         "Load if need be, then answer"
         m = self._model(job, r)
         most, self.box.holds = memory_of()
@@ -330,20 +437,24 @@ class PromptPanel(View):
         try:
             with job.holding(g.cancel):
                 for e in g:
-                    if e.index == 0: self._say(f"answering with {r.choice}, seed {r.sampling.seed}")
+                    if e.index == 0:
+                        self._say(f"answering with {r.choice}, seed {r.sampling.seed}")
                     feed.push(e)
-        finally: feed.close()
+        finally:
+            feed.close()
 
     def _outcome(self, error) -> str:
         "How an answer ended"
         n, why = len(self.box.tokens), self.answer and self.answer.finish_reason
         again = self._until is not None and why == "length" and n == self._until
-        self.box.whole() # whoever looks later sees all of it
+        self.box.whole()  # whoever looks later sees all of it
         if isinstance(error, Cancelled) or why == "cancelled":
             self._until = n or None
             return f"stopped after {n} tokens"
-        if not again: self._until = None
-        if self.failure or why is None: return ""
+        if not again:
+            self._until = None
+        if self.failure or why is None:
+            return ""
         ends = dict(eos="the model ended", length="the length that was asked for", stop="a stop string")
         return f"{n} tokens: {'as far as it went before' if again else ends[why]}"
 
@@ -353,18 +464,20 @@ class PromptPanel(View):
             raise InvalidStateError("nothing was generated yet: press Generate, or call .run()")
         return self.box.tokens
 
-    def figure(self,
-        what:str="tokens", # "tokens", "latency" or "memory"
-        first:int=96, # tokens drawn at most, of "tokens"
+    def figure(
+        self,
+        what: str = "tokens",  # "tokens", "latency" or "memory"
+        first: int = 96,  # tokens drawn at most, of "tokens"
     ) -> Picture:
         "The last answer as a picture; raises `InvalidStateError`"
         what, first = as_choice("what", what, ("tokens", "latency", "memory")), as_int("first", first, 1)
         rows = self._rows()
         if what == "memory":
             seconds, mb = zip(*self.box.memory)
-            return memory_trace(seconds, [1e6*m for m in mb], limit_mb=self.box.limits["memory"])
+            return memory_trace(seconds, [1e6 * m for m in mb], limit_mb=self.box.limits["memory"])
         timings = self.answer.timings
-        if what == "latency": return token_latency(timings.itl_s, timings.ttft_s, LIMITS["latency"][0])
+        if what == "latency":
+            return token_latency(timings.itl_s, timings.ttft_s, LIMITS["latency"][0])
         return token_strip([t or piece for t, _, _, _, piece in rows[:first]], [p for _, p, *_ in rows[:first]])
 
     def table(self) -> list[tuple[str, str]]:
@@ -381,5 +494,6 @@ class PromptPanel(View):
 
     def _release(self) -> None:
         "The model's memory"
-        if self._own and self._loaded: self._loaded.close()
+        if self._own and self._loaded:
+            self._loaded.close()
         self._loaded = self._key = None

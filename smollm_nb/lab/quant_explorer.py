@@ -7,7 +7,8 @@ __all__ = ['BITS', 'BOUGHT', 'ACTS', 'PICTURES', 'map_record', 'maps_of', 'look_
            'ExplorerBox', 'recipe_controls', 'QuantExplorer']
 
 # %% ../../nbs/14_lab/06_quant_explorer.ipynb #6342a8d5
-import math, tempfile
+import math
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,51 +16,82 @@ import ipywidgets as W
 import numpy as np
 import traitlets as T
 
-from ..fidelity.anatomy import MATRICES
-from ..quant.budget import allocate, curve, sensitivity
-from ..models.checkpoint import read_provenance
 from ..core import InvalidStateError, LlamaConfig, as_choice, as_int, as_number
-from .exploration import (EMBEDDING, GROUPS, KINDS, Look, Outcome, as_json, bits_map, copy_model, cost_map, judge, look,
-                                   narrowed, place_for, predict_kl, runs_everywhere, tailored, unit_costs)
-from ..models.hub import fetch
+from ..fidelity.anatomy import MATRICES
+from smollm_nb.lab.exploration import (
+    EMBEDDING,
+    GROUPS,
+    KINDS,
+    Look,
+    Outcome,
+    as_json,
+    bits_map,
+    copy_model,
+    cost_map,
+    judge,
+    look,
+    narrowed,
+    place_for,
+    predict_kl,
+    runs_everywhere,
+    tailored,
+    unit_costs,
+)
 from .jobs import Job, elsewhere, error_line, module, prepared
+from .view import Box, View, as_name, button, control, grid, row
+from ..models.checkpoint import read_provenance
+from ..models.hub import fetch
 from ..plots.base import Picture
 from ..plots.quant import SPAN_DB, error_heatmap, sensitivity_bars
-from ..quant.rounding import snr_db
-from ..quant.recipes import RECIPES, Recipe, predict_bytes
 from ..plots.tradeoff import LLAMA_CPP, LLAMA_NOTE, pareto
-from .view import Box, View, as_name, button, control, grid, row
+from ..quant.budget import allocate, curve, sensitivity
+from ..quant.recipes import RECIPES, Recipe, predict_bytes
+from ..quant.rounding import snr_db
 
 # %% ../../nbs/14_lab/06_quant_explorer.ipynb #80e07137
-def _values(a) -> list: # of lists
+def _values(a) -> list:  # of lists
     "Numbers as JSON takes them: NaN and infinities become None"
     return [[round(float(v), 6) if math.isfinite(v) else None for v in row] for row in a]
 
+
 def map_record(
-    title:str,
-    unit:str,
-    values, # (rows, layers); NaN where nothing is known
-    rows, # names, as they are read
-    keys, # the matrix that each row is of
-    kind:str, # of colours in `style.css`: "lab-size", "lab-loss"; "lab-turned" where a low value is a large loss
-    bend:str, # how a value becomes a tint: "linear", "root" or "log"
-    ends, # values of the least and of the full tint
-    note:str="",
+    title: str,
+    unit: str,
+    values,  # (rows, layers); NaN where nothing is known
+    rows,  # names, as they are read
+    keys,  # the matrix that each row is of
+    kind: str,  # of colours in `style.css`: "lab-size", "lab-loss"; "lab-turned" where a low value is a large loss
+    bend: str,  # how a value becomes a tint: "linear", "root" or "log"
+    ends,  # values of the least and of the full tint
+    note: str = "",
 ) -> dict:
     "One map of `ExplorerBox.maps`: a row for each kind of matrix, a column for each layer"
-    return dict(title=title, unit=unit, values=_values(values), rows=list(rows), keys=list(keys), kind=kind, bend=bend,
-                ends=[float(e) for e in ends], note=note)
+    return dict(
+        title=title,
+        unit=unit,
+        values=_values(values),
+        rows=list(rows),
+        keys=list(keys),
+        kind=kind,
+        bend=bend,
+        ends=[float(e) for e in ends],
+        note=note,
+    )
 
-BITS = (2, 16) # the ends of the colours of a map of bits: the same for every recipe, so that 4.06 and 4.07 look alike
 
-def _bits(recipe:Recipe, config:LlamaConfig) -> dict:
+# the ends of the colours of a map of bits: the same for every recipe, so that 4.06 and 4.07 look alike
+BITS = (2, 16)
+
+
+def _bits(recipe: Recipe, config: LlamaConfig) -> dict:
     "How each matrix is held"
     bits = bits_map(recipe, config)
     some = f"{bits.min():.2f}" if bits.max() - bits.min() < 0.005 else f"{bits.min():.2f} to {bits.max():.2f}"
     note = f"This recipe: {some}, scales counted."
     return map_record("bits a weight", "bits", bits, MATRICES, MATRICES, "lab-size", "log", BITS, note)
 
-def _cost(recipe:Recipe, s) -> dict:
+
+def _cost(recipe: Recipe, s) -> dict:
     "What each kind of matrix should cost in each layer"
     cost, rest = cost_map(s, recipe)
     note = "Each part on its own" + (f"; embedding and head {rest:.3f} nats." if math.isfinite(rest) else ".")
@@ -67,7 +99,8 @@ def _cost(recipe:Recipe, s) -> dict:
     keys = [matrices[0] for matrices in KINDS.values()]
     return map_record("predicted cost", "nats", cost, KINDS, keys, "lab-loss", "root", (0, most), note)
 
-def _error(snr:np.ndarray) -> dict: # (7, layers) dB
+
+def _error(snr: np.ndarray) -> dict:  # (7, layers) dB
     "What the file has lost of each matrix"
     known = snr[np.isfinite(snr)]
     high = known.max() if known.size else SPAN_DB
@@ -76,101 +109,130 @@ def _error(snr:np.ndarray) -> dict: # (7, layers) dB
     what = "error in the file", "dB signal-to-noise"
     return map_record(*what, snr, MATRICES, MATRICES, "lab-turned", "linear", (low, high), note)
 
+
 def maps_of(
-    recipe:Recipe,
-    config:LlamaConfig,
-    s=None, # a `Sensitivity`
-    outcome:Outcome|None=None,
-) -> dict: # as `ExplorerBox.maps`
+    recipe: Recipe,
+    config: LlamaConfig,
+    s=None,  # a `Sensitivity`
+    outcome: Outcome | None = None,
+) -> dict:  # as `ExplorerBox.maps`
     "The maps that can be drawn now"
     out = dict(bits=_bits(recipe, config))
-    if s is not None and recipe.method != "nearest": out["cost"] = _cost(recipe, s)
-    if outcome: out["error"] = _error(outcome.snr_db.T)
+    if s is not None and recipe.method != "nearest":
+        out["cost"] = _cost(recipe, s)
+    if outcome:
+        out["error"] = _error(outcome.snr_db.T)
     return out
 
-def look_record(k:Look) -> dict:
+
+def look_record(k: Look) -> dict:
     "As `ExplorerBox.look`"
     counts, edges = k.histogram()
     off = k.became - k.weights
-    ratio = float((off**2).sum()/max((k.weights**2).sum(), 1e-30))
+    ratio = float((off**2).sum() / max((k.weights**2).sum(), 1e-30))
     matrix = dict(counts=counts.round(4).tolist(), edges=edges.tolist(), points=k.points.tolist(), shape=list(k.shape))
     columns, snr = [k.at.start, k.at.stop - 1], f"this group {snr_db(ratio):.1f} dB"
     group = dict(row=k.row, group=k.group, columns=columns, snr=snr)
     values = dict(weights=k.weights.tolist(), became=k.became.tolist(), rms=float(np.sqrt((off**2).mean())))
     return dict(name=k.name.removeprefix("model."), held=k.held) | matrix | group | values
 
+
 def front_record(
-    budget_mb:float,
-    s=None, # a `Sensitivity`: its front
-    outcomes=(), # what was measured
-    now:tuple|None=None, # (name, bytes, KL) predicted of the recipe that is looked at
-    peers=(), # others' files of the same model, `Point`s
-) -> dict: # as `ExplorerBox.front`
+    budget_mb: float,
+    s=None,  # a `Sensitivity`: its front
+    outcomes=(),  # what was measured
+    now: tuple | None = None,  # (name, bytes, KL) predicted of the recipe that is looked at
+    peers=(),  # others' files of the same model, `Point`s
+) -> dict:  # as `ExplorerBox.front`
     "Size against error: MB and nats"
     known = now is not None and math.isfinite(now[2])
-    return dict(budget=budget_mb, front=[] if s is None else [[n/1e6, k] for n, k in curve(s)],
-                peers=[[p.name, p.bytes/1e6, p.kl] for p in peers],
-                ours=[[o.recipe.name, o.nbytes/1e6, o.kl] for o in outcomes],
-                now=[[now[0], now[1]/1e6, now[2]]] if known else [])
+    return dict(
+        budget=budget_mb,
+        front=[] if s is None else [[n / 1e6, k] for n, k in curve(s)],
+        peers=[[p.name, p.bytes / 1e6, p.kl] for p in peers],
+        ours=[[o.recipe.name, o.nbytes / 1e6, o.kl] for o in outcomes],
+        now=[[now[0], now[1] / 1e6, now[2]]] if known else [],
+    )
 
-def _predicted_figure(recipe:Recipe, kl:float) -> list[str]: # value, unit
+
+def _predicted_figure(recipe: Recipe, kl: float) -> list[str]:  # value, unit
     "The predicted KL, or how to get it"
-    if math.isfinite(kl): return [f"{kl:.3g}", "nats"]
+    if math.isfinite(kl):
+        return [f"{kl:.3g}", "nats"]
     return ["–", "scales are not searched" if recipe.method == "nearest" else "press Predict"]
 
-def _measured_figure(outcome:Outcome|None) -> list[str]: # value, unit
+
+def _measured_figure(outcome: Outcome | None) -> list[str]:  # value, unit
     "The measured KL, or how to get it"
-    if outcome is None: return ["–", "press Measure"]
+    if outcome is None:
+        return ["–", "press Measure"]
     return [f"{outcome.kl:.3g}", f"± {outcome.se:.2g} nats" if math.isfinite(outcome.se) else "nats"]
 
+
 def figures_of(
-    recipe:Recipe,
-    config:LlamaConfig,
-    kl:float=math.nan, # predicted, nats
-    outcome:Outcome|None=None,
-) -> list: # of [name, value, unit]
+    recipe: Recipe,
+    config: LlamaConfig,
+    kl: float = math.nan,  # predicted, nats
+    outcome: Outcome | None = None,
+) -> list:  # of [name, value, unit]
     "The figures of a recipe; what is not known is a dash"
     size = outcome.nbytes if outcome else predict_bytes(recipe, config)
     where = ("every", "engine") if runs_everywhere(recipe, config) else ("PyTorch", "alone")
-    same = (f"{100*outcome.top1:.1f}", "%") if outcome else ("–", "")
-    return [["size" if outcome else "size of the tensors", f"{size/1e6:.1f}", "MB"],
-            ["bits a weight", f"{8*size/config.n_params:.2f}", ""], ["KL predicted", *_predicted_figure(recipe, kl)],
-            ["KL measured", *_measured_figure(outcome)], ["same first choice", *same], ["runs in", *where]]
+    same = (f"{100 * outcome.top1:.1f}", "%") if outcome else ("–", "")
+    return [
+        ["size" if outcome else "size of the tensors", f"{size / 1e6:.1f}", "MB"],
+        ["bits a weight", f"{8 * size / config.n_params:.2f}", ""],
+        ["KL predicted", *_predicted_figure(recipe, kl)],
+        ["KL measured", *_measured_figure(outcome)],
+        ["same first choice", *same],
+        ["runs in", *where],
+    ]
 
 # %% ../../nbs/14_lab/06_quant_explorer.ipynb #84aefc32
 class ExplorerBox(Box):
     "Figures, maps, a matrix, size against error; `widgets/explorer.js` draws them"
+
     _esm = module("explorer.js")
-    figures = T.List().tag(sync=True) # as of `figures_of`
-    maps = T.Dict().tag(sync=True) # as of `maps_of`
-    shown = T.Unicode("bits").tag(sync=True) # a map
-    place = T.Dict().tag(sync=True) # layer, matrix, row, group that was clicked; row and group None: the worst
-    look = T.Dict().tag(sync=True) # as of `look_record`
-    front = T.Dict().tag(sync=True) # as of `front_record`
+    figures = T.List().tag(sync=True)  # as of `figures_of`
+    maps = T.Dict().tag(sync=True)  # as of `maps_of`
+    shown = T.Unicode("bits").tag(sync=True)  # a map
+    place = T.Dict().tag(sync=True)  # layer, matrix, row, group that was clicked; row and group None: the worst
+    look = T.Dict().tag(sync=True)  # as of `look_record`
+    front = T.Dict().tag(sync=True)  # as of `front_record`
+
 
 BOUGHT = "the budget's mix"
 
-def recipe_controls(recipe:str) -> dict: # by what they change
+
+def recipe_controls(recipe: str) -> dict:  # by what they change
     "Recipe, groups, and bits for each kind of matrix"
     groups = [("unchanged", 0), *((f"{g}", g) for g in GROUPS)]
     widths = [("unchanged", 0), ("4 bits", 4), ("8 bits", 8), ("16 bits", 16)]
-    def choice(label, tooltip, options, value): return control(W.Dropdown, label, tooltip, options=options, value=value)
-    return dict(recipe=choice("recipe", "Where to start from", list(RECIPES), recipe),
-                group=choice("group size", "Columns that share a scale, where four bits are used", groups, 0),
-                **{k: choice(k, f"Bits of {k}", widths, 0) for k in (EMBEDDING, *KINDS)})
+
+    def choice(label, tooltip, options, value):
+        return control(W.Dropdown, label, tooltip, options=options, value=value)
+
+    return dict(
+        recipe=choice("recipe", "Where to start from", list(RECIPES), recipe),
+        group=choice("group size", "Columns that share a scale, where four bits are used", groups, 0),
+        **{k: choice(k, f"Bits of {k}", widths, 0) for k in (EMBEDDING, *KINDS)},
+    )
 
 # %% ../../nbs/14_lab/06_quant_explorer.ipynb #3f805f5c
 ACTS = ("measure", "predict", "spend", "write")
 PICTURES = ("front", "cost", "error", "matrix", "group")
 
+
 class QuantExplorer(View):
     "How to quantize a model, tried out; `run()`, `figure()` and `table()` need no browser"
-    def __init__(self,
-        model="SmolLM2-135M-Instruct", # registry name, hub id, checkpoint folder or GGUF file
-        recipe:str="fast", # of `recipes.RECIPES`
-        budget_mb:float=70, # MB of 10⁶ bytes
-        output="dist/explorer", # a folder for the file
-        tokens:int=2048, # of prose, to measure KL on
+
+    def __init__(
+        self,
+        model="SmolLM2-135M-Instruct",  # registry name, hub id, checkpoint folder or GGUF file
+        recipe: str = "fast",  # of `recipes.RECIPES`
+        budget_mb: float = 70,  # MB of 10⁶ bytes
+        output="dist/explorer",  # a folder for the file
+        tokens: int = 2048,  # of prose, to measure KL on
     ):
         self.name, self.tokens = as_name("model", model), as_int("tokens", tokens, 2)
         self.controls = recipe_controls(as_choice("recipe", recipe, tuple(RECIPES)))
@@ -183,11 +245,12 @@ class QuantExplorer(View):
         first, *changes = self.controls.values()
         whole = grid([first, self.budget, self.output, self.native], 180)
         super().__init__(ExplorerBox(), [whole, grid(changes, 110), row(buttons)])
-        for c in (*self.controls.values(), self.budget): c.observe(self._update, "value")
+        for c in (*self.controls.values(), self.budget):
+            c.observe(self._update, "value")
         self.box.observe(self._clicked, "place")
         self._begin(self._open)
 
-    def _make_controls(self, budget_mb:float, output:str) -> None:
+    def _make_controls(self, budget_mb: float, output: str) -> None:
         "What stands below the recipe"
         tip = "What the file may have, MB of 10⁶ bytes"
         self.budget = control(W.BoundedFloatText, "budget, MB", tip, value=budget_mb, min=0.001, max=1e6, step=1)
@@ -204,50 +267,57 @@ class QuantExplorer(View):
     @property
     def recipe(self) -> Recipe:
         "What the controls say; raises `InvalidStateError` before the model's shape is known"
-        if self.config is None: raise InvalidStateError(f"{self.name} is not open yet: wait(), or look at .failure")
+        if self.config is None:
+            raise InvalidStateError(f"{self.name} is not open yet: wait(), or look at .failure")
         chosen = {k: c.value for k, c in self.controls.items()}
         base = self._bought if chosen["recipe"] == BOUGHT else RECIPES[chosen["recipe"]]
         return tailored(base, self.config, chosen["group"], {k: chosen[k] for k in (EMBEDDING, *KINDS)})
 
     @property
-    def outcome(self) -> Outcome|None:
+    def outcome(self) -> Outcome | None:
         "What was measured of this recipe"
         return self.outcomes.get(self.recipe)
 
-    def _peers(self) -> tuple: # of `Point`
+    def _peers(self) -> tuple:  # of `Point`
         "Others' files, where they are of this very model"
         names = self.name, str(read_provenance(self.folder).get("source", ""))
         return LLAMA_CPP if any("SmolLM2-135M-Instruct" in n for n in names) else ()
 
-    def _predicted(self) -> float: # nats, or NaN
+    def _predicted(self) -> float:  # nats, or NaN
         return predict_kl(self.sensitivity, self.recipe) if self.sensitivity else math.nan
 
     def _update(self, _=None) -> None:
         "The view follows the controls"
-        if self.config is None or self._changing: return
+        if self.config is None or self._changing:
+            return
         r, o, kl = self.recipe, self.outcome, self._predicted()
         self.box.maps = maps_of(r, self.config, self.sensitivity, o)
         self.box.figures = figures_of(r, self.config, kl, o)
         s, now = narrowed(self.sensitivity) if self.sensitivity else None, (r.name, predict_bytes(r, self.config), kl)
         self.box.front = front_record(self.budget.value, s, self.outcomes.values(), None if o else now, self._peers())
-        if self._place: self._show(self._place) # the same matrix, held otherwise
+        if self._place:
+            self._show(self._place)  # the same matrix, held otherwise
 
     def _clicked(self, change) -> None:
         "Show the matrix that was clicked"
-        if self.config is None: return
-        try: self._show(change.new)
-        except Exception as e: self.failure, self.box.error = e, error_line(e) # a click has nobody to raise to
+        if self.config is None:
+            return
+        try:
+            self._show(change.new)
+        except Exception as e:
+            self.failure, self.box.error = e, error_line(e)  # a click has nobody to raise to
 
-    def _show(self, place:dict) -> None:
+    def _show(self, place: dict) -> None:
         "Look into a matrix, and remember which"
         self.box.look = look_record(self.look(place["layer"], place["matrix"], place["row"], place["group"]))
         self._place = place
 
-    def look(self,
-        layer:int,
-        matrix:str, # one of `anatomy.MATRICES`
-        row:int|None=None, # None is that of the worst group
-        group:int|None=None, # in the row
+    def look(
+        self,
+        layer: int,
+        matrix: str,  # one of `anatomy.MATRICES`
+        row: int | None = None,  # None is that of the worst group
+        group: int | None = None,  # in the row
     ) -> Look:
         "A matrix and a group: as in the measured file, before that rounded to the nearest; raises `ParameterError`"
         o = self.outcome
@@ -269,25 +339,27 @@ class QuantExplorer(View):
         "Write the file of this recipe into the folder, in a thread"
         self._begin(self._write)
 
-    def run(self,
-        act:str="measure", # of `ACTS`
-    ) -> Outcome|None: # of this recipe, if it was measured
+    def run(
+        self,
+        act: str = "measure",  # of `ACTS`
+    ) -> Outcome | None:  # of this recipe, if it was measured
         "Do it and wait: the way without a browser; raises what went wrong"
         self.wait()
         getattr(self, as_choice("act", act, ACTS))()
         self._finish()
         return self.outcome
 
-    def _open(self, job:Job) -> None:
+    def _open(self, job: Job) -> None:
         "Fetch the model, once"
-        if self.config is not None: return
+        if self.config is not None:
+            return
         self._say("opening the model …")
         self.folder = fetch(self.name, quiet=True)
         self.config = LlamaConfig.from_folder(self.folder)
         self._update()
         self._say("choose, then Predict or Measure; a click on the map looks into a matrix")
 
-    def _predict(self, job:Job) -> None:
+    def _predict(self, job: Job) -> None:
         self._open(job)
         if self.sensitivity is None:
             self._say("loading the model …")
@@ -296,34 +368,38 @@ class QuantExplorer(View):
         self.box.shown = "cost"
         self._say("predicted on text that the model writes, for searched scales; GPTQ and distillation do better")
 
-    def _spend(self, job:Job) -> None:
+    def _spend(self, job: Job) -> None:
         self._predict(job)
         base = RECIPES.get(self.controls["recipe"].value, RECIPES["fast"])
         base = RECIPES["fast"] if base.method == "nearest" else replace(base, mix=())
         known = narrowed(self.sensitivity) if self.native.value else self.sensitivity
-        found = allocate(known, round(1e6*self.budget.value), base)
+        found = allocate(known, round(1e6 * self.budget.value), base)
         self._take(found.recipe)
         self.box.shown = "bits"
-        self._say(f"{found.nbytes/1e6:.1f} of {self.budget.value:g} MB spent; predicted KL {found.kl:.3g} nats")
+        self._say(f"{found.nbytes / 1e6:.1f} of {self.budget.value:g} MB spent; predicted KL {found.kl:.3g} nats")
 
-    def _take(self, mix:Recipe) -> None:
+    def _take(self, mix: Recipe) -> None:
         "Set the controls to a mix that a budget bought"
-        self._bought, self._changing = mix, True # new options set a dropdown back to its first
-        if BOUGHT not in self.controls["recipe"].options: self.controls["recipe"].options = [*RECIPES, BOUGHT]
-        for k, c in self.controls.items(): c.value = BOUGHT if k == "recipe" else 0
+        self._bought, self._changing = mix, True  # new options set a dropdown back to its first
+        if BOUGHT not in self.controls["recipe"].options:
+            self.controls["recipe"].options = [*RECIPES, BOUGHT]
+        for k, c in self.controls.items():
+            c.value = BOUGHT if k == "recipe" else 0
         self._changing = False
         self._update()
 
-    def _made(self, job:Job, recipe:Recipe) -> Path: # the file
+    def _made(self, job: Job, recipe: Recipe) -> Path:  # the file
         "The recipe's file: from the cache, or made by another process; one at a time is kept"
         known = self.outcomes.get(recipe)
-        if known and known.path.exists(): return known.path
+        if known and known.path.exists():
+            return known.path
         self._say(f"preparing {recipe.name} …")
-        if recipe == RECIPES.get(recipe.name): return prepared(self.folder, recipe.name, job, self._told(job))
+        if recipe == RECIPES.get(recipe.name):
+            return prepared(self.folder, recipe.name, job, self._told(job))
         given = self.folder, self._home.name, as_json(recipe)
         return Path(elsewhere("lab.exploration", "write", *given, job=job, on_progress=self._told(job)))
 
-    def _measure(self, job:Job) -> None:
+    def _measure(self, job: Job) -> None:
         self._open(job)
         recipe = self.recipe
         if recipe not in self.outcomes:
@@ -334,34 +410,38 @@ class QuantExplorer(View):
             self.outcomes = gone | {recipe: found}
         self._update()
         o = self.outcomes[recipe]
-        if self.outcome is o: self.box.shown = "error"
+        if self.outcome is o:
+            self.box.shown = "error"
         note = f"; {o.note}" if o.note else ""
         self._say(f"{recipe.name}: KL {o.kl:.3g} nats on {o.tokens:,} tokens of prose{note}")
 
-    def _write(self, job:Job) -> None:
+    def _write(self, job: Job) -> None:
         self._open(job)
         file, asked = self._made(job, self.recipe), Path(self.output.value).expanduser().resolve()
         out, there = place_for(file, asked)
-        path = out/file.name if there else copy_model(file, out)
-        size = f"{path.stat().st_size/1e6:.1f} MB"
+        path = out / file.name if there else copy_model(file, out)
+        size = f"{path.stat().st_size / 1e6:.1f} MB"
         beside = "" if out == asked else f"; {asked.name} holds another model"
         self._say(f"{path}, {size}, is there already" if there else f"wrote {path}, {size}{beside}")
 
-    def _points(self) -> list[tuple]: # name, bytes, KL, standard error
+    def _points(self) -> list[tuple]:  # name, bytes, KL, standard error
         "What stands in the picture of size against error"
         known = [(o.recipe.name, o.nbytes, o.kl, o.se if math.isfinite(o.se) else None) for o in self.outcomes.values()]
         kl = self._predicted()
-        if known or not math.isfinite(kl): return known
+        if known or not math.isfinite(kl):
+            return known
         return [(f"{self.recipe.name}, predicted", predict_bytes(self.recipe, self.config), kl)]
 
-    def figure(self,
-        what:str="front", # of `PICTURES`
-        layer:int=0, # of "matrix" and "group"
-        matrix:str="down",
+    def figure(
+        self,
+        what: str = "front",  # of `PICTURES`
+        layer: int = 0,  # of "matrix" and "group"
+        matrix: str = "down",
     ) -> Picture:
         "What is seen, as a picture; raises `InvalidStateError` where it is not known yet"
         what = as_choice("what", what, PICTURES)
-        if what in ("matrix", "group"): return self.look(layer, matrix).figure(what == "group")
+        if what in ("matrix", "group"):
+            return self.look(layer, matrix).figure(what == "group")
         o, s = self.outcome, self.sensitivity
         if what == "error" and o:
             snr = np.where(np.isfinite(o.snr_db), o.snr_db, np.nan)
@@ -383,7 +463,8 @@ class QuantExplorer(View):
     def _parts(self) -> dict:
         "What a saved notebook shows: figures from the start, the picture once there are points in it"
         pictures = [self.figure()] if self.config and self._points() else []
-        if self.config and self.outcome: pictures.append(self.figure("error"))
+        if self.config and self.outcome:
+            pictures.append(self.figure("error"))
         return dict(note=f"{self.name}, recipe {self.recipe.name}", pictures=pictures, lines=self.table())
 
     def _release(self) -> None:

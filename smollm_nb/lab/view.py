@@ -6,7 +6,12 @@
 __all__ = ['GRACE_S', 'as_name', 'control', 'button', 'grid', 'row', 'Box', 'saved_html', 'View']
 
 # %% ../../nbs/14_lab/02_view.ipynb #5a3c7e13
-import base64, contextlib, html, threading, time, uuid
+import base64
+import contextlib
+import html
+import threading
+import time
+import uuid
 
 import anywidget
 import ipywidgets as W
@@ -16,32 +21,32 @@ from IPython.display import display, update_display
 
 from ..core import Cancelled, InvalidStateError, as_path
 from .jobs import Job, error_line, hear_while_busy, style, watch_interrupts
-from ..plots.base import Picture
 
 # %% ../../nbs/14_lab/02_view.ipynb #5a3c7e16
 def as_name(
-    name:str, # of the argument, for the message
-    value, # a text or a path
+    name: str,  # of the argument, for the message
+    value,  # a text or a path
 ) -> str:
     "What a model, a file or a folder is called, as a `str`; raises `ParameterError` for any other type"
     return str(value if isinstance(value, str) and value else as_path(name, value))
 
 # %% ../../nbs/14_lab/02_view.ipynb #5a3c7e19
 def control(
-    kind, # of `ipywidgets`
-    label:str, # above it; what a screen reader says
-    tooltip:str, # what it changes
-    **kw, # of the kind
-): # an `ipywidgets` control
+    kind,  # of `ipywidgets`
+    label: str,  # above it; what a screen reader says
+    tooltip: str,  # what it changes
+    **kw,  # of the kind
+):  # an `ipywidgets` control
     "A control with its label above it, as wide as its cell"
     layout = W.Layout(width="auto", min_width="0")
     return kind(description=label, tooltip=tooltip, style=dict(description_width="auto"), layout=layout, **kw)
 
+
 def button(
-    text:str,
-    tooltip:str,
-    act, # called without arguments
-    main:bool=False, # the one that a person is looking for
+    text: str,
+    tooltip: str,
+    act,  # called without arguments
+    main: bool = False,  # the one that a person is looking for
 ) -> W.Button:
     "A button and what it does"
     look = "primary" if main else ""
@@ -49,14 +54,16 @@ def button(
     b.on_click(lambda _: act())
     return b
 
+
 def grid(
     controls,
-    least:int=150, # pixels of a column
+    least: int = 150,  # pixels of a column
 ) -> W.GridBox:
     "Controls in as many columns as there is room for"
     columns = f"repeat(auto-fit, minmax(min({least}px, 100%), 1fr))"
     layout = W.Layout(grid_template_columns=columns, grid_gap="6px 16px", width="100%", margin="0 0 6px")
     return W.GridBox(list(controls), layout=layout)
+
 
 def row(buttons) -> W.HBox:
     "Buttons in a line"
@@ -65,14 +72,16 @@ def row(buttons) -> W.HBox:
 # %% ../../nbs/14_lab/02_view.ipynb #5a3c7e22
 class Box(anywidget.AnyWidget):
     "What the drawn part of every view has; `widgets/shell.js` shows it"
+
     _css = style()
-    key = T.Unicode().tag(sync=True) # names the saved form, which the live view hides
+    key = T.Unicode().tag(sync=True)  # names the saved form, which the live view hides
     status, error = T.Unicode("").tag(sync=True), T.Unicode("").tag(sync=True)
-    progress = T.Float(-1.0).tag(sync=True) # 0..1, below 0 unknown
+    progress = T.Float(-1.0).tag(sync=True)  # 0..1, below 0 unknown
     busy = T.Bool(False).tag(sync=True)
 
     @T.default("key")
-    def _new_key(self): return uuid.uuid4().hex
+    def _new_key(self):
+        return uuid.uuid4().hex
 
 # %% ../../nbs/14_lab/02_view.ipynb #5a3c7e24
 # dark themes; JupyterLab's own line about a widget without its kernel, which the saved form stands for
@@ -82,24 +91,28 @@ _SAVED_CSS = """.lab-saved pre, .lab-saved td, .lab-saved th { color: inherit; b
   display: none;
 }"""
 
-def _cells(line, kind:str="td") -> str:
+
+def _cells(line, kind: str = "td") -> str:
     "A line of a table"
     look = "text-align:left;padding:2px 14px 2px 0;border:0;font-variant-numeric:tabular-nums"
     return "<tr>" + "".join(f'<{kind} style="{look}">{html.escape(str(c))}</{kind}>' for c in line) + "</tr>"
 
+
 def saved_html(
-    title:str, # of the view
-    note:str="", # beside it
-    texts=(), # (label, text)
-    pictures=(), # `Picture`s
-    lines=(), # of a table, each a row of texts
-    head=(), # of the table: names of the columns
-    key:str="", # of the live view, which hides this
+    title: str,  # of the view
+    note: str = "",  # beside it
+    texts=(),  # (label, text)
+    pictures=(),  # `Picture`s
+    lines=(),  # of a table, each a row of texts
+    head=(),  # of the table: names of the columns
+    key: str = "",  # of the live view, which hides this
 ) -> str:
     "A view as HTML without scripts"
-    out = [f'<div class="lab-saved" data-of="{html.escape(key)}" style="max-width:860px;margin:4px 0">',
-           f"<style>{_SAVED_CSS}</style>",
-           f'<p style="margin:4px 0"><b>{html.escape(title)}</b> {html.escape(note)}</p>']
+    out = [
+        f'<div class="lab-saved" data-of="{html.escape(key)}" style="max-width:860px;margin:4px 0">',
+        f"<style>{_SAVED_CSS}</style>",
+        f'<p style="margin:4px 0"><b>{html.escape(title)}</b> {html.escape(note)}</p>',
+    ]
     wrap = "margin:0;padding:2px 0;white-space:pre-wrap;overflow-wrap:anywhere"
     for label, text in texts:
         out.append(f'<p style="margin:8px 0 0;opacity:.75"><small>{html.escape(label)}</small></p>')
@@ -115,20 +128,23 @@ def saved_html(
     return "\n".join([*out, "</div>"])
 
 # %% ../../nbs/14_lab/02_view.ipynb #5a3c7e27
-GRACE_S = 30 # seconds that `close` waits for a job; one that takes longer closes the view when it ends
+GRACE_S = 30  # seconds that `close` waits for a job; one that takes longer closes the view when it ends
+
 
 class View(W.VBox):
     "Controls above a `Box`, one job at a time; `figure()` and `table()` need no browser"
-    box:Box|None = None
-    job:Job|None = None # the latest
-    failure:BaseException|None = None # why it ended, unless by itself or by `stop`
-    _idle = _working = () # controls that make sense only then
+
+    box: Box | None = None
+    job: Job | None = None  # the latest
+    failure: BaseException | None = None  # why it ended, unless by itself or by `stop`
+    _idle = _working = ()  # controls that make sense only then
     _shown = _closing = _freed = False
     _said_at = 0.0
 
-    def __init__(self,
-        box:Box,
-        controls=(), # above it
+    def __init__(
+        self,
+        box: Box,
+        controls=(),  # above it
     ):
         self.box, self._gate = box, threading.Lock()
         super().__init__([*controls, box])
@@ -137,13 +153,15 @@ class View(W.VBox):
         hear_while_busy(self)
         _note(self)
 
-    def _begin(self,
-        work, # called with the `Job`, in its thread
-        prepare=lambda: None, # called before it, if it begins
-    ) -> bool: # whether it began
+    def _begin(
+        self,
+        work,  # called with the `Job`, in its thread
+        prepare=lambda: None,  # called before it, if it begins
+    ) -> bool:  # whether it began
         "Start a job, unless one runs"
         with self._gate:
-            if self.box.busy: return False
+            if self.box.busy:
+                return False
             prepare()
             self.failure, self.box.error = None, ""
             self._busy(True)
@@ -153,64 +171,80 @@ class View(W.VBox):
 
     def stop(self) -> None:
         "Stop with the next token or step"
-        if self.job: self.job.stop()
+        if self.job:
+            self.job.stop()
 
-    def wait(self,
-        seconds:float|None=None, # the longest to wait; None is for ever
-    ) -> bool: # whether nothing runs
+    def wait(
+        self,
+        seconds: float | None = None,  # the longest to wait; None is for ever
+    ) -> bool:  # whether nothing runs
         "Wait for the end; raises nothing that the work raised"
         return self.job is None or self.job.wait(seconds)
 
     def _finish(self) -> None:
         "Wait for the end, and raise what went wrong"
         self.wait()
-        if self.failure: raise self.failure
+        if self.failure:
+            raise self.failure
 
-    def _say(self, text:str, progress:float=-1) -> None: self.box.status, self.box.progress = text, progress
+    def _say(self, text: str, progress: float = -1) -> None:
+        self.box.status, self.box.progress = text, progress
 
-    def _busy(self, yes:bool) -> None:
+    def _busy(self, yes: bool) -> None:
         "Which controls make sense"
-        for c in self._idle: c.disabled = yes
-        for c in self._working: c.disabled = not yes
+        for c in self._idle:
+            c.disabled = yes
+        for c in self._working:
+            c.disabled = not yes
         self.box.busy = yes
 
-    def _told(self,
-        job:Job, # that may be stopped
-        doing:str="", # before the stage
-        every:float=0.1, # seconds between two messages, at least
-    ): # called with (stage, done, total)
+    def _told(
+        self,
+        job: Job,  # that may be stopped
+        doing: str = "",  # before the stage
+        every: float = 0.1,  # seconds between two messages, at least
+    ):  # called with (stage, done, total)
         "An `on_progress` that is seen, and that stops the job"
+
         def on_progress(stage, done, total):
             job.check()
             now = time.monotonic()
-            if now - self._said_at < every and done < total: return
+            if now - self._said_at < every and done < total:
+                return
             self._said_at = now
-            self._say(f"{doing}{stage}, {100*done//max(total, 1):.0f} %", done/max(total, 1))
+            self._say(f"{doing}{stage}, {100 * done // max(total, 1):.0f} %", done / max(total, 1))
+
         return on_progress
 
-    def _outcome(self, error:BaseException|None) -> str|None: # None leaves what was said last
+    def _outcome(self, error: BaseException | None) -> str | None:  # None leaves what was said last
         "What is said at the end of a job"
         return None if error is None else "stopped" if isinstance(error, Cancelled) else ""
 
-    def _end(self, error:BaseException|None) -> None:
+    def _end(self, error: BaseException | None) -> None:
         "Say how a job ended; in its thread"
         self.failure = None if isinstance(error, Cancelled) else error
-        if error is not None: self.box.error = error_line(error)
+        if error is not None:
+            self.box.error = error_line(error)
         text = self._outcome(error)
-        if text is not None: self._say(text)
-        with self._gate: self._busy(False)
+        if text is not None:
+            self._say(text)
+        with self._gate:
+            self._busy(False)
         self._keep()
-        if self._closing: self._free()
+        if self._closing:
+            self._free()
 
-    def _parts(self) -> dict: # of `saved_html`
+    def _parts(self) -> dict:  # of `saved_html`
         "What a saved notebook shows; raises `InvalidStateError` while there is nothing"
         return dict(pictures=[self.figure()], lines=self.table())
 
-    def _kept(self) -> dict: # mime type → text
+    def _kept(self) -> dict:  # mime type → text
         "The saved form, as HTML and for a terminal"
         name = type(self).__name__
-        try: parts = self._parts()
-        except InvalidStateError as e: parts = dict(note=str(e))
+        try:
+            parts = self._parts()
+        except InvalidStateError as e:
+            parts = dict(note=str(e))
         note = "; ".join(t for t in (parts.pop("note", ""), "saved without its buttons: run the cell for those") if t)
         plain = [name, *(f"{k}: {t}" for k, t in parts.get("texts", ()))]
         plain += ["  ".join(map(str, line)) for line in parts.get("lines", ())]
@@ -222,20 +256,24 @@ class View(W.VBox):
 
     def _keep(self) -> None:
         "Bring the saved form up to date, wherever the view stands"
-        if self._shown: update_display(self._kept(), raw=True, display_id=self.box.key)
+        if self._shown:
+            update_display(self._kept(), raw=True, display_id=self.box.key)
 
     def _ipython_display_(self) -> None:
         "The live view, and the saved form, which the live one hides"
-        live = self._repr_mimebundle_() | {"text/plain": "", "text/html": ""} # nothing where widgets are not known
+        # nothing where widgets are not known
+        live = self._repr_mimebundle_() | {"text/plain": "", "text/html": ""}
         display(live, raw=True)
         self._shown = True
         display(self._kept(), raw=True, display_id=self.box.key)
 
-    def _release(self) -> None: "Give back what the view opened"
+    def _release(self) -> None:
+        "Give back what the view opened"
 
     def _free(self) -> None:
         "The end of a view, once"
-        if self._freed or self.box is None: return
+        if self._freed or self.box is None:
+            return
         self._freed = True
         self._release()
         _close_all(self)
@@ -247,27 +285,36 @@ class View(W.VBox):
         "Stop, give memory and threads back; what was found can still be asked for"
         self._closing = True
         self.stop()
-        if self.wait(GRACE_S): self._free()
+        if self.wait(GRACE_S):
+            self._free()
+
 
 def _close_all(widget) -> None:
     "A widget and all that it is made of; ipywidgets holds each until it is closed"
     for part in (*getattr(widget, "children", ()), getattr(widget, "style", None), widget.layout):
-        if isinstance(part, W.DOMWidget): _close_all(part)
-        elif part is not None: part.close()
+        if isinstance(part, W.DOMWidget):
+            _close_all(part)
+        elif part is not None:
+            part.close()
     W.Widget.close(widget)
 
 # %% ../../nbs/14_lab/02_view.ipynb #5a3c7e29
-_MADE = {} # id of a cell → the views that it made when it ran last
+_MADE = {}  # id of a cell → the views that it made when it ran last
 
-def _note(view:View) -> None:
+
+def _note(view: View) -> None:
     "Remember which cell made a view"
     shell = get_ipython()
     cell = getattr(shell, "get_parent", dict)().get("metadata", {}).get("cellId")
-    if cell is None: return # not in a notebook
+    if cell is None:
+        return  # not in a notebook
     _MADE.setdefault(cell, []).append(view)
-    with contextlib.suppress(ValueError): shell.events.unregister("pre_run_cell", _before_cell)
+    with contextlib.suppress(ValueError):
+        shell.events.unregister("pre_run_cell", _before_cell)
     shell.events.register("pre_run_cell", _before_cell)
+
 
 def _before_cell(info) -> None:
     "What a cell made when it ran last goes, before it runs again"
-    for view in _MADE.pop(getattr(info, "cell_id", None), ()): view.close()
+    for view in _MADE.pop(getattr(info, "cell_id", None), ()):
+        view.close()

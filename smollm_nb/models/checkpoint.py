@@ -8,31 +8,49 @@ __all__ = ['SINGLE', 'INDEX', 'MAX_SHARD', 'PROVENANCE', 'FLOATS', 'HEAD', 'EMBE
            'open_tokenizer', 'find_problems', 'validate']
 
 # %% ../../nbs/01_models/02_checkpoint.ipynb #f2045f34
-import contextlib, json, os, re, struct
+import contextlib
+import json
+import os
+import re
+import struct
 from pathlib import Path
 
 import numpy as np
 
-from ..core import (
-    CheckpointError, ConfigError, LlamaConfig, SmolLMError, TokenizerError, as_path, as_text, atomic_file, one_line,
-    read_json, scratch_folder, sha256_file)
+from smollm_nb.core import (
+    CheckpointError,
+    ConfigError,
+    LlamaConfig,
+    SmolLMError,
+    TokenizerError,
+    as_path,
+    as_text,
+    atomic_file,
+    one_line,
+    read_json,
+    scratch_folder,
+    sha256_file,
+)
 
 # %% ../../nbs/01_models/02_checkpoint.ipynb #d7d5e9e6
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-MAX_SHARD = 2_000_000_000 # bytes
+MAX_SHARD = 2_000_000_000  # bytes
+
 
 def save_tensors(
-    folder, # where the safetensors go; must exist
-    tensors, # iterable of (name, array), each read once
-    max_shard:int=MAX_SHARD, # bytes of tensors a file, at most (a single larger tensor makes a file alone)
-) -> list[Path]: # the files written
+    folder,  # where the safetensors go; must exist
+    tensors,  # iterable of (name, array), each read once
+    max_shard: int = MAX_SHARD,  # bytes of tensors a file, at most (a single larger tensor makes a file alone)
+) -> list[Path]:  # the files written
     "Write tensors as `model.safetensors`, or as shards with an index; raises `StorageError`"
     folder, parts, shard, size, where = as_path("folder", folder), [], {}, 0, {}
+
     def flush():
-        parts.append(scratch/f"{len(parts):05}")
+        parts.append(scratch / f"{len(parts):05}")
         where.update(dict.fromkeys(shard, len(parts)))
         _save(shard, parts[-1])
-    with scratch_folder(folder/SINGLE) as scratch:
+
+    with scratch_folder(folder / SINGLE) as scratch:
         for name, a in tensors:
             if shard and size + a.nbytes > max_shard:
                 flush()
@@ -42,105 +60,138 @@ def save_tensors(
         flush()
         return _name_shards(folder, parts, where)
 
-def _save(shard:dict[str, np.ndarray], path:Path) -> None:
+
+def _save(shard: dict[str, np.ndarray], path: Path) -> None:
     "Write one safetensors file; raises `OSError` where the disk does not take it"
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
-    try: save_file(shard, path, metadata={"format": "pt"})
-    except SafetensorError as e: # the library reports errors of the system in words only
-        if m := re.search(r"os error (\d+)", str(e)): raise OSError(int(m[1]), os.strerror(int(m[1]))) from None
+
+    try:
+        save_file(shard, path, metadata={"format": "pt"})
+    except SafetensorError as e:  # the library reports errors of the system in words only
+        if m := re.search(r"os error (\d+)", str(e)):
+            raise OSError(int(m[1]), os.strerror(int(m[1]))) from None
         raise
 
-def _name_shards(folder:Path, parts:list[Path], where:dict[str, int]) -> list[Path]:
+
+def _name_shards(folder: Path, parts: list[Path], where: dict[str, int]) -> list[Path]:
     "Give written shards their final names, and an index where there are several; the other form goes away"
     n = len(parts)
-    names = [SINGLE] if n == 1 else [f"model-{i+1:05}-of-{n:05}.safetensors" for i in range(n)]
+    names = [SINGLE] if n == 1 else [f"model-{i + 1:05}-of-{n:05}.safetensors" for i in range(n)]
     if n > 1:
         total = sum(p.stat().st_size for p in parts)
         index = dict(metadata=dict(total_size=total), weight_map={k: names[i - 1] for k, i in where.items()})
-        with atomic_file(folder/INDEX) as tmp: tmp.write_text(json.dumps(index, indent=1), encoding="utf-8")
-    written = [p.replace(folder/name) for p, name in zip(parts, names)]
-    (folder/(SINGLE if n > 1 else INDEX)).unlink(missing_ok=True)
+        with atomic_file(folder / INDEX) as tmp:
+            tmp.write_text(json.dumps(index, indent=1), encoding="utf-8")
+    written = [p.replace(folder / name) for p, name in zip(parts, names)]
+    (folder / (SINGLE if n > 1 else INDEX)).unlink(missing_ok=True)
     return written
 
 # %% ../../nbs/01_models/02_checkpoint.ipynb #93804e43
 def is_plain_name(
-    name, # a file name out of an index or a listing
+    name,  # a file name out of an index or a listing
 ) -> bool:
     "Whether it names a file directly in a folder: no path, no drive, no parent, nothing that cannot be printed"
-    return (isinstance(name, str) and name not in ("", ".", "..") and not any(c in name for c in "/\\:")
-            and name.isprintable() and len(name.encode()) <= 255)
+    return (
+        isinstance(name, str)
+        and name not in ("", ".", "..")
+        and not any(c in name for c in "/\\:")
+        and name.isprintable()
+        and len(name.encode()) <= 255
+    )
+
 
 def weight_files(
-    folder, # a checkpoint folder
-    complete:bool=True, # each file must be there; False lists what the index names
-) -> dict[Path, list[str]|None]: # file → the tensors the index puts there; None where there is no index
+    folder,  # a checkpoint folder
+    complete: bool = True,  # each file must be there; False lists what the index names
+) -> dict[Path, list[str] | None]:  # file → the tensors the index puts there; None where there is no index
     "The safetensors files of a checkpoint, a single one before an index; raises `CheckpointError` or `ConfigError`"
     folder = as_path("folder", folder)
-    if (folder/SINGLE).is_file(): return {folder/SINGLE: None}
-    if not (folder/INDEX).exists(): raise CheckpointError(folder, [_no_weights(folder)])
-    names, out = read_json(folder/INDEX, ConfigError).get("weight_map"), {}
-    if not isinstance(names, dict) or not names: raise CheckpointError(folder, [f"{INDEX}: weight_map is missing"])
+    if (folder / SINGLE).is_file():
+        return {folder / SINGLE: None}
+    if not (folder / INDEX).exists():
+        raise CheckpointError(folder, [_no_weights(folder)])
+    names, out = read_json(folder / INDEX, ConfigError).get("weight_map"), {}
+    if not isinstance(names, dict) or not names:
+        raise CheckpointError(folder, [f"{INDEX}: weight_map is missing"])
     for tensor, file in names.items():
         if not is_plain_name(file):
             raise CheckpointError(folder, [f"{INDEX}: {file!r} is not the name of a file in this folder"])
-        out.setdefault(folder/file, []).append(tensor)
+        out.setdefault(folder / file, []).append(tensor)
     if complete and (lost := [p.name for p in out if not p.is_file()]):
         raise CheckpointError(folder, [f"{n} is missing" for n in lost])
     return out
 
-def _no_weights(folder:Path) -> str:
+
+def _no_weights(folder: Path) -> str:
     "What a folder without safetensors lacks"
-    if (folder/"adapter_model.safetensors").exists():
+    if (folder / "adapter_model.safetensors").exists():
         return f"{SINGLE} is missing; adapter_model.safetensors is an adapter alone: {_MERGE}"
-    if (folder/"model_q4.bin").exists() or (folder/"model_q8.bin").exists():
+    if (folder / "model_q4.bin").exists() or (folder / "model_q8.bin").exists():
         return f"{SINGLE} is missing; this folder holds a quantized model, which runs as it is, and no checkpoint"
     if pickles := sorted(p.name for p in folder.glob("*.bin")):
-        return (f"{pickles[0]} is a pickle, which can run code when opened, and is not read: "
-                "save it as safetensors first (`save_pretrained(…, safe_serialization=True)`)")
+        return (
+            f"{pickles[0]} is a pickle, which can run code when opened, and is not read: "
+            "save it as safetensors first (`save_pretrained(…, safe_serialization=True)`)"
+        )
     return f"{SINGLE} is missing"
+
 
 _MERGE = "merge it into its base model (peft: `merge_and_unload`), then save that"
 
 # %% ../../nbs/01_models/02_checkpoint.ipynb #f70c9afc
 PROVENANCE = "provenance.json"
 
-def _stamp(path:Path) -> dict:
+
+def _stamp(path: Path) -> dict:
     "A file's size and modification time"
     s = path.stat()
     return dict(bytes=s.st_size, mtime_ns=s.st_mtime_ns)
 
+
 def write_provenance(
-    folder, # a complete checkpoint folder
-    source:str, # where the model came from, for people
-    revision:str|None=None, # commit or version of the source
-    note:str="", # what a reader of any figure should know
-) -> dict: # what was written
+    folder,  # a complete checkpoint folder
+    source: str,  # where the model came from, for people
+    revision: str | None = None,  # commit or version of the source
+    note: str = "",  # what a reader of any figure should know
+) -> dict:  # what was written
     "Record source, sizes and hashes of all files of a folder; raises `StorageError`"
     from smollm_nb import __version__
+
     folder = as_path("folder", folder)
-    for name, text in dict(source=source, note=note).items(): as_text(name, text)
-    files = {p.name: _stamp(p) | dict(sha256=sha256_file(p)) for p in sorted(folder.iterdir())
-             if p.is_file() and p.name != PROVENANCE and not p.name.startswith(".")}
+    for name, text in dict(source=source, note=note).items():
+        as_text(name, text)
+    files = {
+        p.name: _stamp(p) | dict(sha256=sha256_file(p))
+        for p in sorted(folder.iterdir())
+        if p.is_file() and p.name != PROVENANCE and not p.name.startswith(".")
+    }
     record = dict(source=source, revision=revision, note=note, tool=f"smollm_nb {__version__}", files=files)
-    with atomic_file(folder/PROVENANCE) as tmp: tmp.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    with atomic_file(folder / PROVENANCE) as tmp:
+        tmp.write_text(json.dumps(record, indent=1), encoding="utf-8")
     return record
 
+
 def read_provenance(
-    folder, # a checkpoint folder
-) -> dict: # the record; empty where the folder has none, or one of another program
+    folder,  # a checkpoint folder
+) -> dict:  # the record; empty where the folder has none, or one of another program
     "Where a checkpoint came from; raises `ConfigError` for a damaged record"
-    path = as_path("folder", folder)/PROVENANCE
-    if not path.exists(): return {}
+    path = as_path("folder", folder) / PROVENANCE
+    if not path.exists():
+        return {}
     d = read_json(path, ConfigError)
-    if not str(d.get("tool")).startswith("smollm_nb "): return {} # others use that file name, too
-    if why := _record_flaw(d): raise ConfigError(f"{path}: {one_line(why)}; remove the file to go on without it")
+    if not str(d.get("tool")).startswith("smollm_nb "):
+        return {}  # others use that file name, too
+    if why := _record_flaw(d):
+        raise ConfigError(f"{path}: {one_line(why)}; remove the file to go on without it")
     return d
 
-def _record_flaw(d:dict) -> str: # "" for a good one
+
+def _record_flaw(d: dict) -> str:  # "" for a good one
     "What is wrong with the types in a provenance record"
     for key, types in dict(source=str, revision=(str, type(None)), note=str, files=dict).items():
-        if not isinstance(d.get(key), types): return f"{key} is damaged or missing"
+        if not isinstance(d.get(key), types):
+            return f"{key} is damaged or missing"
     for name, f in d["files"].items():
         good = is_plain_name(name) and isinstance(f, dict) and all(type(f.get(k)) is int for k in ("bytes", "mtime_ns"))
         if not good or not re.fullmatch("[0-9a-f]{64}", str(f.get("sha256"))):
@@ -148,33 +199,41 @@ def _record_flaw(d:dict) -> str: # "" for a good one
     return ""
 
 # %% ../../nbs/01_models/02_checkpoint.ipynb #fdfeb638
-def _file_problems(folder:Path, files:dict, changed_only:bool) -> list[str]:
+def _file_problems(folder: Path, files: dict, changed_only: bool) -> list[str]:
     "Which files differ from their recorded size or hash"
     out = []
     for name, want in files.items():
-        path = folder/name
-        if not path.is_file(): out.append(f"{name} is missing")
+        path = folder / name
+        if not path.is_file():
+            out.append(f"{name} is missing")
         elif (size := path.stat().st_size) != want["bytes"]:
             out.append(f"{name} has {size:,} bytes, not {want['bytes']:,}: cut short or changed")
-        elif changed_only and _stamp(path).items() <= want.items(): continue
+        elif changed_only and _stamp(path).items() <= want.items():
+            continue
         elif sha256_file(path) != want["sha256"]:
             out.append(f"{name} does not match its SHA-256: its bytes have changed")
     return out
 
+
 def is_unchanged(
-    folder, # with a record by `write_provenance`, or without
+    folder,  # with a record by `write_provenance`, or without
 ) -> bool:
     "Whether a folder has a record, and every file is as the record says; hashes only files whose size or time differ"
-    try: record = read_provenance(folder)
-    except ConfigError: return False
+    try:
+        record = read_provenance(folder)
+    except ConfigError:
+        return False
     return bool(record) and not _file_problems(Path(folder), record["files"], True)
 
 # %% ../../nbs/01_models/02_checkpoint.ipynb #a43c24d2
-FLOATS = {"F32": (np.uint32, 0x7f800000), "F16": (np.uint16, 0x7c00), "BF16": (np.uint16, 0x7f80)} # dtype → word, exponent bits
+# dtype → word, exponent bits
+FLOATS = {"F32": (np.uint32, 0x7F800000), "F16": (np.uint16, 0x7C00), "BF16": (np.uint16, 0x7F80)}
 
-def _read_table(path:Path) -> dict[str, tuple[tuple[int, ...], str]]:
+
+def _read_table(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     "Tensor name → (shape, dtype) of one safetensors file, checked by the library"
     from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="np") as f:
             slices = {k: f.get_slice(k) for k in f.keys()}
@@ -183,16 +242,18 @@ def _read_table(path:Path) -> dict[str, tuple[tuple[int, ...], str]]:
         why = (str(e).splitlines() or [type(e).__name__])[0]
         raise CheckpointError(path.parent, [f"{path.name} is damaged or cut short ({why})"]) from None
 
+
 def _read_tables(
-    files:dict[Path, list[str]|None], # as from `weight_files`
-) -> tuple[dict[str, tuple], list[str]]: # name → (shape, dtype, file); problems
+    files: dict[Path, list[str] | None],  # as from `weight_files`
+) -> tuple[dict[str, tuple], list[str]]:  # name → (shape, dtype, file); problems
     "The tensors of all files"
     out, have = [], {}
     for path, names in files.items():
         if not path.is_file():
             out.append(f"{path.name} is missing")
             continue
-        try: table = _read_table(path)
+        try:
+            table = _read_table(path)
         except CheckpointError as e:
             out += e.problems
             continue
@@ -201,11 +262,13 @@ def _read_tables(
         have |= {k: (*v, path) for k, v in table.items()}
     return have, out
 
-def _tensor_problems(have:dict[str, tuple], config:LlamaConfig) -> list[str]:
+
+def _tensor_problems(have: dict[str, tuple], config: LlamaConfig) -> list[str]:
     "Hold the tensors that are there against those that the config implies"
     out = _surplus_problems(have, config)
     for name, shape in config.tensor_shapes().items():
-        if name not in have: out.append(f"tensor {name} is missing")
+        if name not in have:
+            out.append(f"tensor {name} is missing")
         elif have[name][0] != shape:
             out.append(f"{have[name][2].name}: tensor {name} has shape {have[name][0]}, config.json implies {shape}")
         elif have[name][1] not in FLOATS:
@@ -215,90 +278,111 @@ def _tensor_problems(have:dict[str, tuple], config:LlamaConfig) -> list[str]:
 # %% ../../nbs/01_models/02_checkpoint.ipynb #a43c24d3
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
+
 def unused_tensors(
-    names, # of the tensors in a checkpoint
-    config:LlamaConfig,
+    names,  # of the tensors in a checkpoint
+    config: LlamaConfig,
 ) -> list[str]:
     "Tensors that the model does not compute with; tables of the rotary embedding that old files hold do not count"
     used = config.tensor_shapes().keys()
     return [n for n in names if n not in used and not n.endswith("rotary_emb.inv_freq")]
 
-def _surplus(name:str, config:LlamaConfig) -> str:
+
+def _surplus(name: str, config: LlamaConfig) -> str:
     "What an unused tensor is, and the way out; empty for what has no part in the text, such as a classifier's head"
-    if re.search(r"\.lora_|\.base_layer\.|^base_model\.", name): return f"part of an adapter: {_MERGE}"
+    if re.search(r"\.lora_|\.base_layer\.|^base_model\.", name):
+        return f"part of an adapter: {_MERGE}"
     layer = re.match(r"model\.layers\.(\d{1,9})\.", name)
     if layer and int(layer[1]) >= config.num_hidden_layers:
         return f"of a layer beyond the {config.num_hidden_layers} of config.json: correct num_hidden_layers there"
-    if name.endswith(".bias"): return "a bias, which this model does not add: save the model without its biases"
+    if name.endswith(".bias"):
+        return "a bias, which this model does not add: save the model without its biases"
     inside = name.startswith(("model.", "lm_head."))
     return "not part of a Llama with this config.json: save the model without it" if inside else ""
 
-def _surplus_problems(have:dict[str, tuple], config:LlamaConfig) -> list[str]:
+
+def _surplus_problems(have: dict[str, tuple], config: LlamaConfig) -> list[str]:
     "Tensors that would change what the model says, if it computed with them"
     kinds, out = {}, []
     for name in unused_tensors(have, config):
-        if name == HEAD: out += _head_problems(have)
-        elif why := _surplus(name, config): kinds.setdefault(why, []).append(name)
+        if name == HEAD:
+            out += _head_problems(have)
+        elif why := _surplus(name, config):
+            kinds.setdefault(why, []).append(name)
     for why, names in kinds.items():
         several = f" (and {len(names) - 1} more of the kind)" if len(names) > 1 else ""
         out.append(f"tensor {names[0]}{several} is {why}")
     return out
 
-def _head_problems(have:dict[str, tuple]) -> list[str]:
+
+def _head_problems(have: dict[str, tuple]) -> list[str]:
     "Whether an output head that is there is the embedding that it is said to be"
-    if EMBEDDING not in have: return []
+    if EMBEDDING not in have:
+        return []
     a, b = (_raw_tensors(have[n][2])[n] for n in (HEAD, EMBEDDING))
-    if a.size == b.size and have[HEAD][:2] == have[EMBEDDING][:2] and _same_bytes(a, b): return []
+    if a.size == b.size and have[HEAD][:2] == have[EMBEDDING][:2] and _same_bytes(a, b):
+        return []
     return [f"tensor {HEAD} differs from {EMBEDDING}, to which config.json ties it: set tie_word_embeddings to false"]
 
-def _raw_tensors(path:Path) -> dict[str, np.ndarray]: # name → (bytes,) uint8, mapped
+
+def _raw_tensors(path: Path) -> dict[str, np.ndarray]:  # name → (bytes,) uint8, mapped
     "The bytes of each tensor of a safetensors file that `_read_table` has opened"
     raw = np.memmap(path, np.uint8, "r")
     n = struct.unpack("<Q", raw[:8].tobytes())[0]
-    table = json.loads(raw[8:8 + n].tobytes())
+    table = json.loads(raw[8 : 8 + n].tobytes())
     table.pop("__metadata__", None)
-    return {k: raw[8 + n:][slice(*t["data_offsets"])] for k, t in table.items()}
+    return {k: raw[8 + n :][slice(*t["data_offsets"])] for k, t in table.items()}
 
-def _blocks(a:np.ndarray): # yields (bytes,) uint8
+
+def _blocks(a: np.ndarray):  # yields (bytes,) uint8
     "A long array in blocks of 16 MiB, so that little of a file is in memory"
-    for i in range(0, len(a), 1 << 24): yield a[i:i + (1 << 24)]
+    for i in range(0, len(a), 1 << 24):
+        yield a[i : i + (1 << 24)]
 
-def _same_bytes(a:np.ndarray, b:np.ndarray) -> bool:
+
+def _same_bytes(a: np.ndarray, b: np.ndarray) -> bool:
     "Whether two arrays of one length hold the same"
     return all((x == y).all() for x, y in zip(_blocks(a), _blocks(b)))
 
 # %% ../../nbs/01_models/02_checkpoint.ipynb #fa225628
-def _nonfinite_problems(have:dict[str, tuple]) -> list[str]:
+def _nonfinite_problems(have: dict[str, tuple]) -> list[str]:
     "Tensors that hold an infinity or NaN"
     out, raw = [], {path: _raw_tensors(path) for path in {path for *_, path in have.values()}}
     for name, (_, dtype, path) in have.items():
-        if dtype not in FLOATS: continue
+        if dtype not in FLOATS:
+            continue
         word, mask = FLOATS[dtype]
         if any(((np.frombuffer(b.tobytes(), word) & mask) == mask).any() for b in _blocks(raw[path][name])):
             out.append(f"{path.name}: tensor {name} holds an infinity or NaN")
     return out
 
 # %% ../../nbs/01_models/02_checkpoint.ipynb #b7c1f0a4
-_PROBE = "The end.\n" # a tokenizer that cannot read this back fails at once, not in the middle of an answer
+_PROBE = "The end.\n"  # a tokenizer that cannot read this back fails at once, not in the middle of an answer
+
 
 @contextlib.contextmanager
 def library_errors(
-    what:str, # beginning of the message
+    what: str,  # beginning of the message
 ):
     "Turn every failure of the tokenizers library into `TokenizerError`, a panic of its Rust code included"
-    try: yield
-    except BaseException as e: # a panic is no Exception; the library raises plain Exception for everything else
-        if isinstance(e, SmolLMError) or not isinstance(e, Exception) and type(e).__name__ != "PanicException": raise
+    try:
+        yield
+    except BaseException as e:  # a panic is no Exception; the library raises plain Exception for everything else
+        if isinstance(e, SmolLMError) or not isinstance(e, Exception) and type(e).__name__ != "PanicException":
+            raise
         raise TokenizerError(f"{what} ({(str(e).splitlines() or ['no message'])[0][:200]})") from None
 
+
 def open_tokenizer(
-    path, # a `tokenizer.json`
-    change=None, # a function that gives the file's JSON as it shall be read
+    path,  # a `tokenizer.json`
+    change=None,  # a function that gives the file's JSON as it shall be read
 ):
     "A `tokenizers.Tokenizer`, truncation and padding switched off; raises `TokenizerError`"
     from tokenizers import Tokenizer
+
     path = Path(path)
-    if not path.exists(): raise TokenizerError(f"{path} is missing")
+    if not path.exists():
+        raise TokenizerError(f"{path} is missing")
     text = json.dumps(change(read_json(path, TokenizerError))) if change else None
     with library_errors(f"{path} is damaged"):
         tok = Tokenizer.from_file(str(path)) if text is None else Tokenizer.from_str(text)
@@ -308,49 +392,70 @@ def open_tokenizer(
     return tok
 
 # %% ../../nbs/01_models/02_checkpoint.ipynb #6122d468
-def _tokenizer_problems(folder:Path, config:LlamaConfig) -> list[str]:
+def _tokenizer_problems(folder: Path, config: LlamaConfig) -> list[str]:
     "Whether `tokenizer.json` opens and its ids fit the embedding"
-    path = folder/"tokenizer.json"
-    if not path.exists(): return []
-    try: largest = max(open_tokenizer(path).get_vocab(True).values(), default=-1)
-    except TokenizerError as e: return [str(e).replace(str(path), path.name)]
-    if largest < config.vocab_size: return []
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return []
+    try:
+        largest = max(open_tokenizer(path).get_vocab(True).values(), default=-1)
+    except TokenizerError as e:
+        return [str(e).replace(str(path), path.name)]
+    if largest < config.vocab_size:
+        return []
     return [f"tokenizer.json has ids up to {largest}, the embedding only {config.vocab_size} rows"]
 
+
 def find_problems(
-    folder, # a checkpoint folder
-    changed_only:bool=False, # hash only files whose size or time differ from the record
-) -> list[str]: # one line each, empty for a valid folder
+    folder,  # a checkpoint folder
+    changed_only: bool = False,  # hash only files whose size or time differ from the record
+) -> list[str]:  # one line each, empty for a valid folder
     "Everything that is wrong with a checkpoint folder"
     folder = as_path("folder", folder)
-    if not folder.is_dir(): return ["no such folder"]
-    out = [f"{f} is missing" for f in ("config.json", "tokenizer.json", "tokenizer_config.json") if not (folder/f).exists()]
+    if not folder.is_dir():
+        return ["no such folder"]
+    out = [
+        f"{f} is missing"
+        for f in ("config.json", "tokenizer.json", "tokenizer_config.json")
+        if not (folder / f).exists()
+    ]
+
     def attempt(read, *args, empty=None):
         "What `read` returns; its errors become problems"
-        try: return read(*args)
-        except CheckpointError as e: out.extend(e.problems)
-        except ConfigError as e: out.append(str(e))
+        try:
+            return read(*args)
+        except CheckpointError as e:
+            out.extend(e.problems)
+        except ConfigError as e:
+            out.append(str(e))
         return empty
+
     record = attempt(read_provenance, folder, empty={})
     files = attempt(weight_files, folder, False, empty={})
-    config = attempt(LlamaConfig.from_folder, folder) if (folder/"config.json").exists() else None
+    config = attempt(LlamaConfig.from_folder, folder) if (folder / "config.json").exists() else None
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        if (folder/name).exists(): attempt(read_json, folder/name, ConfigError)
-    if (folder/"adapter_config.json").exists():
+        if (folder / name).exists():
+            attempt(read_json, folder / name, ConfigError)
+    if (folder / "adapter_config.json").exists():
         out.append(f"adapter_config.json: an adapter lies beside the model, unapplied: {_MERGE}, or remove it")
     changed = _file_problems(folder, record.get("files", {}), changed_only)
     have, lost = _read_tables(files) if not changed else ({}, [])
     out += changed + lost
     # a lost file would be reported again as a hundred lost tensors
-    if config and files and not (changed or lost): out += _tensor_problems(have, config)
-    if config and not changed: out += _tokenizer_problems(folder, config)
-    if not out and not record: out = _nonfinite_problems(have)
+    if config and files and not (changed or lost):
+        out += _tensor_problems(have, config)
+    if config and not changed:
+        out += _tokenizer_problems(folder, config)
+    if not out and not record:
+        out = _nonfinite_problems(have)
     return list(dict.fromkeys(map(one_line, out)))
 
+
 def validate(
-    folder, # a checkpoint folder
-    changed_only:bool=False, # hash only files whose size or time differ from the record
-) -> LlamaConfig: # of the valid checkpoint
+    folder,  # a checkpoint folder
+    changed_only: bool = False,  # hash only files whose size or time differ from the record
+) -> LlamaConfig:  # of the valid checkpoint
     "Check a checkpoint folder; raises one `CheckpointError` that names every problem"
-    if problems := find_problems(folder, changed_only): raise CheckpointError(folder, problems)
+    if problems := find_problems(folder, changed_only):
+        raise CheckpointError(folder, problems)
     return LlamaConfig.from_folder(folder)

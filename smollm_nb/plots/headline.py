@@ -9,46 +9,61 @@ __all__ = ['COLUMNS', 'headline_table', 'headline']
 from matplotlib import rc_context
 
 from ..bench.bench import HIGHER, MEMORY_TOKENS, WARM, as_record
-from .bench import caption, runner_colours, runner_label
+from ..bench.history import about, short
 from ..core import ParameterError
 from .base import INK, PALETTE, QUIET, STYLE, Picture, drawable, new_picture, short_number
-from ..bench.history import about, short
+from .bench import caption, runner_colours, runner_label
 
 # %% ../../nbs/13_plots/07_headline.ipynb #b3b6215f
-COLUMNS = {"written, tokens/s": ("decode after 16",), "1,900 tokens deep": ("decode after 1900",), "read, tokens/s": ("prefill 128",), "first token, ms": (f"first token after {WARM}",),
-           "ready, ms": ("process start to ready", "cold load"), "memory, MiB": (f"peak RSS, {MEMORY_TOKENS} tokens", f"renderer PSS, {MEMORY_TOKENS} tokens")} # of a process, of a page
+COLUMNS = {
+    "written, tokens/s": ("decode after 16",),
+    "1,900 tokens deep": ("decode after 1900",),
+    "read, tokens/s": ("prefill 128",),
+    "first token, ms": (f"first token after {WARM}",),
+    # of a process, of a page
+    "ready, ms": ("process start to ready", "cold load"),
+    "memory, MiB": (f"peak RSS, {MEMORY_TOKENS} tokens", f"renderer PSS, {MEMORY_TOKENS} tokens"),
+}
 
-def _most(record:dict, runner:str) -> int: # threads
+
+def _most(record: dict, runner: str) -> int:  # threads
     "The most threads that a contestant was measured with"
     return max(f["threads"] for f in record["results"] if f["runner"] == runner)
 
-def _found(record:dict, *cases:str) -> dict[str, dict]: # runner → figure
+
+def _found(record: dict, *cases: str) -> dict[str, dict]:  # runner → figure
     "The figures of some cases at the most threads of each contestant, ours first; raises `ParameterError` where there are none"
     measured = [f for f in as_record(record)["results"] if f["case"] in cases]
     found = {f["runner"]: f for f in measured if f["threads"] == _most(record, f["runner"])}
-    if not found: raise ParameterError(f"the run has no case {cases[0]!r}: measure it first")
+    if not found:
+        raise ParameterError(f"the run has no case {cases[0]!r}: measure it first")
     return {n: found[n] for n in runner_colours(record) if n in found}
 
+
 def headline_table(
-    record:dict, # of a run, with peers
-    columns:dict=COLUMNS, # what a column is called → the cases it shows
-) -> str: # markdown
+    record: dict,  # of a run, with peers
+    columns: dict = COLUMNS,  # what a column is called → the cases it shows
+) -> str:  # markdown
     "The cases people ask for first, a row for each contestant; ours in bold"
     as_record(record)
     measured, peers = {f["case"] for f in record["results"]}, {f["runner"] for f in record["results"] if f["peer"]}
     have = {name: _found(record, *cases) for name, cases in columns.items() if measured & set(cases)}
     names = [n for n in runner_colours(record) if any(n in found for found in have.values())]
-    if not names: raise ParameterError("the run has none of these cases")
+    if not names:
+        raise ParameterError("the run has none of these cases")
     cell = lambda f: f"{short(f['median'])} ({short(f['min'])}–{short(f['max'])})" if f else ""
-    rows = [["", "threads", *have], ["---"]*(2 + len(have))]
-    rows += [[n if n in peers else f"**{n}**", str(_most(record, n)), *(cell(found.get(n)) for found in have.values())] for n in names]
+    rows = [["", "threads", *have], ["---"] * (2 + len(have))]
+    rows += [
+        [n if n in peers else f"**{n}**", str(_most(record, n)), *(cell(found.get(n)) for found in have.values())]
+        for n in names
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\n{about(record)}"
 
 # %% ../../nbs/13_plots/07_headline.ipynb #4945320d
 @rc_context(STYLE)
 def headline(
-    record:dict, # of a run, with peers
-    case:str="decode after 16",
+    record: dict,  # of a run, with peers
+    case: str = "decode after 16",
 ) -> Picture:
     "One case, a bar for each contestant; raises `ParameterError`"
     found = _found(record, case)
@@ -58,13 +73,26 @@ def headline(
     title = f"{drawable(case)}: {short_number(order[0]['median'])} {order[0]['unit']}"
     if ours and theirs:
         pair = ours[0]["median"], theirs[0]["median"]
-        title += f", {short_number(pair[0]/pair[1] if best is max else pair[1]/pair[0])} times the best of the others"
-    fig, (ax,) = new_picture(title, 0.9 + 0.34*len(order))
+        title += (
+            f", {short_number(pair[0] / pair[1] if best is max else pair[1] / pair[0])} times the best of the others"
+        )
+    fig, (ax,) = new_picture(title, 0.9 + 0.34 * len(order))
     for y, f in enumerate(order):
         ax.barh(y, f["median"], 0.62, color=PALETTE[0] if not f["peer"] else QUIET)
         ax.plot([f["min"], f["max"]], [y, y], color=INK, lw=1.2)
-        ax.annotate(f"{short_number(f['median'])} ({short_number(f['min'])}–{short_number(f['max'])})", (f["max"], y), (6, 0), textcoords="offset points", va="center", fontsize=8.5)
+        ax.annotate(
+            f"{short_number(f['median'])} ({short_number(f['min'])}–{short_number(f['max'])})",
+            (f["max"], y),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+        )
     ax.set_yticks(range(len(order)), [runner_label(f["runner"], f["threads"]) for f in order])
-    ax.set(ylim=(len(order) - 0.4, -0.6), xlim=(0, 1.25*max(f["max"] for f in order)), xlabel=f"{order[0]['unit']} (median and range of the rounds)")
+    ax.set(
+        ylim=(len(order) - 0.4, -0.6),
+        xlim=(0, 1.25 * max(f["max"] for f in order)),
+        xlabel=f"{order[0]['unit']} (median and range of the rounds)",
+    )
     caption(fig, record)
     return fig

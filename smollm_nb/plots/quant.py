@@ -15,133 +15,201 @@ from matplotlib.patches import ConnectionPatch, Rectangle
 from matplotlib.transforms import ScaledTranslation
 
 from ..core import ParameterError
-from .base import INK, LOSS, PALETTE, QUIET, STYLE, WIDTH, Picture, count_of, drawable, ink_on, new_picture, check_numbers, short_number, spread_labels
+from smollm_nb.plots.base import (
+    INK,
+    LOSS,
+    PALETTE,
+    QUIET,
+    STYLE,
+    WIDTH,
+    Picture,
+    check_numbers,
+    count_of,
+    drawable,
+    ink_on,
+    new_picture,
+    short_number,
+    spread_labels,
+)
 
 # %% ../../nbs/13_plots/02_quant.ipynb #63ee559a
-def check_kl(name:str, values) -> np.ndarray: # (n,) nats
+def check_kl(name: str, values) -> np.ndarray:  # (n,) nats
     "KL values, checked; what rounding left below 0 is 0"
     return np.maximum(check_numbers(name, values, low=-1e-5), 0)
 
+
 def short_name(
-    label, # a name; or the number of a layer
-    longest:int=36, # characters
+    label,  # a name; or the number of a layer
+    longest: int = 36,  # characters
 ) -> str:
     "What a layer or tensor is called in a picture"
     text = drawable(f"layer {label}" if isinstance(label, (int, np.integer)) else label)
-    return text if len(text) <= longest else text[:longest//2 - 1] + "…" + text[len(text) - longest//2:]
+    return text if len(text) <= longest else text[: longest // 2 - 1] + "…" + text[len(text) - longest // 2 :]
 
-def _decibels(x:float) -> str:
+
+def _decibels(x: float) -> str:
     "A signal-to-noise ratio with its unit"
     return f"{x:.1f} dB" if np.isfinite(x) else "∞ dB"
 
+
 def _layer_ticks(
     ax,
-    labels, # names or numbers of layers, (n,)
-    room:float, # width of the axis, inches
+    labels,  # names or numbers of layers, (n,)
+    room: float,  # width of the axis, inches
 ) -> None:
     "Ticks at layers, as many as can be read; layer i is at i"
     texts = [short_name(str(s), 16) for s in labels]
-    every = int(np.ceil((0.08*max(map(len, texts)) + 0.08)*len(texts)/room))
+    every = int(np.ceil((0.08 * max(map(len, texts)) + 0.08) * len(texts) / room))
     ax.set_xticks(range(0, len(texts), every), texts[::every])
     ax.set(xlim=(-0.5, len(texts) - 0.5), xlabel="layer")
 
 # %% ../../nbs/13_plots/02_quant.ipynb #23b65d7b
 def _rounded(
-    values:np.ndarray, # (n,)
-    points:np.ndarray, # (k,), rising
-) -> tuple: # share of the values nearest to each point, % (k,); signal-to-noise, dB
+    values: np.ndarray,  # (n,)
+    points: np.ndarray,  # (k,), rising
+) -> tuple:  # share of the values nearest to each point, % (k,); signal-to-noise, dB
     "What rounding to the nearest point does"
-    nearest = np.searchsorted((points[1:] + points[:-1])/2, values)
-    noise = ((values - points[nearest])**2).sum()
-    snr = 10*np.log10((values**2).sum()/noise) if noise > 0 and values.any() else np.inf
-    return 100*np.bincount(nearest, minlength=len(points))/len(values), snr
+    nearest = np.searchsorted((points[1:] + points[:-1]) / 2, values)
+    noise = ((values - points[nearest]) ** 2).sum()
+    snr = 10 * np.log10((values**2).sum() / noise) if noise > 0 and values.any() else np.inf
+    return 100 * np.bincount(nearest, minlength=len(points)) / len(values), snr
 
-def _share(s:float) -> str:
+
+def _share(s: float) -> str:
     "A percentage in four characters"
     return "<0.1" if 0 < s < 0.05 else f"{s:.1f}" if 0 < s < 9.95 else f"{s:.0f}"
 
-def _histogram_title(shares:dict, snr:dict) -> str:
+
+def _histogram_title(shares: dict, snr: dict) -> str:
     "What one code book does, or which of several is best"
     best, worst = max(snr, key=snr.get), min(snr, key=snr.get)
-    if len(snr) > 1: return f"{short_name(best)}: {_decibels(snr[best])} signal-to-noise" + (f", {snr[best] - snr[worst]:.1f} dB more than {short_name(worst)}" if snr[worst] < snr[best] < np.inf else "")
+    if len(snr) > 1:
+        return f"{short_name(best)}: {_decibels(snr[best])} signal-to-noise" + (
+            f", {snr[best] - snr[worst]:.1f} dB more than {short_name(worst)}"
+            if snr[worst] < snr[best] < np.inf
+            else ""
+        )
     share = shares[best]
     return f"{_decibels(snr[best])} signal-to-noise; of {count_of(len(share), 'code point')} the busiest takes {_share(share.max())} %, the idlest {_share(share.min())} %"
 
-def _code_panel(ax, name:str, counts:np.ndarray, edges:np.ndarray, points:np.ndarray, share:np.ndarray) -> None:
+
+def _code_panel(ax, name: str, counts: np.ndarray, edges: np.ndarray, points: np.ndarray, share: np.ndarray) -> None:
     "A histogram, % per bin, with the code points as lines and the share of each above"
     x, y = (edges[0], edges[-1]), ax.get_xaxis_transform()
-    gap = 0.27/(WIDTH - 0.8)*(x[1] - x[0]) # 0.27 inches hold a number
-    room = gap*(len(points) - 1) <= x[1] - x[0]
+    gap = 0.27 / (WIDTH - 0.8) * (x[1] - x[0])  # 0.27 inches hold a number
+    room = gap * (len(points) - 1) <= x[1] - x[0]
     ax.stairs(counts, edges, fill=True, color=PALETTE[0], alpha=0.4, lw=0)
     ax.vlines(points, 0, 1, color=PALETTE[1], lw=0.9 if room else 0.3, transform=y)
-    ax.set(ylabel="weights a bin, %", ylim=(0, 1.08*counts.max()), xlim=x)
-    ax.set_title(name + ("% of the weights at each point" if room else "code points"), loc="left", fontsize=9, color=PALETTE[1], pad=24 if room else 4)
-    if not room: return
+    ax.set(ylabel="weights a bin, %", ylim=(0, 1.08 * counts.max()), xlim=x)
+    ax.set_title(
+        name + ("% of the weights at each point" if room else "code points"),
+        loc="left",
+        fontsize=9,
+        color=PALETTE[1],
+        pad=24 if room else 4,
+    )
+    if not room:
+        return
     for at, p, s in zip(spread_labels(points, gap, *x), points, share):
         ax.plot([p, at], [1, 1.07], color=PALETTE[1], lw=0.7, clip_on=False, transform=y)
         ax.text(at, 1.09, _share(s), fontsize=7.5, ha="center", transform=y)
 
+
 @rc_context(STYLE)
 def weight_histogram(
-    values, # weights, each divided by the scale of its group, any shape
-    points, # code values, (k,); or a dict of several sets by name, to compare
-    scale_note:str="", # how the scales were chosen, for the axis
+    values,  # weights, each divided by the scale of its group, any shape
+    points,  # code values, (k,); or a dict of several sets by name, to compare
+    scale_note: str = "",  # how the scales were chosen, for the axis
 ) -> Picture:
     "Where the weights of a tensor lie among the code points; raises `ParameterError`"
     x = check_numbers("values", np.ravel(values), low=-np.inf)
     sets = points if isinstance(points, dict) else {"": points}
-    if not sets: raise ParameterError("points is empty: give at least one set of code values")
+    if not sets:
+        raise ParameterError("points is empty: give at least one set of code values")
     sets = {k: np.unique(check_numbers(f"points[{k!r}]" if k else "points", v, low=-np.inf)) for k, v in sets.items()}
     low, high = (f([f(v) for v in (x, *sets.values())]) for f in (np.min, np.max))
-    pad = 0.02*(high - low) or 1
+    pad = 0.02 * (high - low) or 1
     edges = np.linspace(low - pad, high + pad, 121)
-    counts = 100*np.histogram(x, edges)[0]/len(x)
+    counts = 100 * np.histogram(x, edges)[0] / len(x)
     shares, snr = {}, {}
-    for k, v in sets.items(): shares[k], snr[k] = _rounded(x, v)
-    fig, axes = new_picture(_histogram_title(shares, snr), 1 + 2.1*len(sets), len(sets))
+    for k, v in sets.items():
+        shares[k], snr[k] = _rounded(x, v)
+    fig, axes = new_picture(_histogram_title(shares, snr), 1 + 2.1 * len(sets), len(sets))
     for ax, (k, v) in zip(axes, sets.items()):
         _code_panel(ax, f"{short_name(k)}, {_decibels(snr[k])}: " if k else "", counts, edges, v, shares[k])
-    axes[-1].set_xlabel(textwrap.fill("weight / scale of its group" + (f" ({drawable(scale_note)})" if scale_note else ""), 90))
+    axes[-1].set_xlabel(
+        textwrap.fill("weight / scale of its group" + (f" ({drawable(scale_note)})" if scale_note else ""), 90)
+    )
     return fig
 
 # %% ../../nbs/13_plots/02_quant.ipynb #201242b2
-def _grid(snr_db, layers, matrices) -> np.ndarray: # (layers, matrices) dB
+def _grid(snr_db, layers, matrices) -> np.ndarray:  # (layers, matrices) dB
     "The values of `error_heatmap`, checked"
-    try: snr = np.array(snr_db, float)
-    except (TypeError, ValueError): raise ParameterError("snr_db must be rows of numbers, one row a layer") from None
-    if snr.shape != (len(layers), len(matrices)): raise ParameterError(f"snr_db has shape {snr.shape}: give one row for each of {count_of(len(layers), 'layer')}, one column for each of {len(matrices)} matrices")
-    if np.isneginf(snr).any(): raise ParameterError("snr_db holds -inf, the value of a matrix of zeros: give NaN for a cell to leave empty")
-    if not (~np.isnan(snr)).any(): raise ParameterError("snr_db has no value: there is nothing to draw")
+    try:
+        snr = np.array(snr_db, float)
+    except (TypeError, ValueError):
+        raise ParameterError("snr_db must be rows of numbers, one row a layer") from None
+    if snr.shape != (len(layers), len(matrices)):
+        raise ParameterError(
+            f"snr_db has shape {snr.shape}: give one row for each of {count_of(len(layers), 'layer')}, one column for each of {len(matrices)} matrices"
+        )
+    if np.isneginf(snr).any():
+        raise ParameterError("snr_db holds -inf, the value of a matrix of zeros: give NaN for a cell to leave empty")
+    if not (~np.isnan(snr)).any():
+        raise ParameterError("snr_db has no value: there is nothing to draw")
     return snr
 
-def _write_values(ax, mesh, snr:np.ndarray, room:float) -> None:
+
+def _write_values(ax, mesh, snr: np.ndarray, room: float) -> None:
     "The value of each cell, with as many digits as fit in `room` inches, or none"
     finite = snr[np.isfinite(snr)]
-    longest = lambda digits: 0.062*max([len(f"{v:.{digits}f}") for v in finite], default=1) + 0.04
+    longest = lambda digits: 0.062 * max([len(f"{v:.{digits}f}") for v in finite], default=1) + 0.04
     digits = next((d for d in (1, 0) if longest(d) <= room), None)
     for (i, j), v in np.ndenumerate(snr if digits is not None else []):
-        if not np.isnan(v): ax.text(i, j, f"{v:.{digits}f}" if np.isfinite(v) else "∞", ha="center", va="center", fontsize=6.8, color=ink_on(mesh.to_rgba(min(v, mesh.norm.vmax))))
+        if not np.isnan(v):
+            ax.text(
+                i,
+                j,
+                f"{v:.{digits}f}" if np.isfinite(v) else "∞",
+                ha="center",
+                va="center",
+                fontsize=6.8,
+                color=ink_on(mesh.to_rgba(min(v, mesh.norm.vmax))),
+            )
 
-SPAN_DB = 6 # the least range of the colours: small differences look small
+
+SPAN_DB = 6  # the least range of the colours: small differences look small
+
 
 @rc_context(STYLE)
 def error_heatmap(
-    snr_db, # signal-to-noise of each matrix, dB, (layers, matrices); NaN leaves a cell empty
-    layers, # numbers or names, (layers,)
-    matrices=("q", "k", "v", "o", "gate", "up", "down"), # names, (matrices,)
+    snr_db,  # signal-to-noise of each matrix, dB, (layers, matrices); NaN leaves a cell empty
+    layers,  # numbers or names, (layers,)
+    matrices=("q", "k", "v", "o", "gate", "up", "down"),  # names, (matrices,)
 ) -> Picture:
     "Signal-to-noise of every matrix of every layer, dB; raises `ParameterError`"
     snr = _grid(snr_db, layers, matrices)
     finite = snr[np.isfinite(snr)] if np.isfinite(snr).any() else np.zeros(1)
     i, j = np.unravel_index(np.nanargmin(snr), snr.shape)
     names = [short_name(m, 16) for m in matrices]
-    fig, (ax,) = new_picture(f"worst: {short_name(layers[i])} {names[j]}, {_decibels(snr[i, j])}; median of all {_decibels(np.nanmedian(snr))}", 1.1 + 0.27*len(names))
+    fig, (ax,) = new_picture(
+        f"worst: {short_name(layers[i])} {names[j]}, {_decibels(snr[i, j])}; median of all {_decibels(np.nanmedian(snr))}",
+        1.1 + 0.27 * len(names),
+    )
     high = finite.max()
     shown = np.ma.masked_invalid(np.where(np.isposinf(snr), high, snr)).T
-    mesh = ax.pcolormesh(np.arange(len(layers)), np.arange(len(names)), shown, vmin=min(finite.min(), high - SPAN_DB),
-                         vmax=high, cmap=LOSS.reversed(), edgecolors="white", linewidth=0.6)
-    room = WIDTH - 1.3 - 0.075*max(map(len, names)) # inches
-    _write_values(ax, mesh, snr, room/len(layers))
+    mesh = ax.pcolormesh(
+        np.arange(len(layers)),
+        np.arange(len(names)),
+        shown,
+        vmin=min(finite.min(), high - SPAN_DB),
+        vmax=high,
+        cmap=LOSS.reversed(),
+        edgecolors="white",
+        linewidth=0.6,
+    )
+    room = WIDTH - 1.3 - 0.075 * max(map(len, names))  # inches
+    _write_values(ax, mesh, snr, room / len(layers))
     ax.add_patch(Rectangle((i - 0.5, j - 0.5), 1, 1, fill=False, ec=PALETTE[1], lw=2.2, zorder=4, clip_on=False))
     ax.set_yticks(range(len(names)), names)
     ax.set(ylim=(len(names) - 0.5, -0.5), ylabel="matrix")
@@ -156,18 +224,21 @@ def error_heatmap(
 # %% ../../nbs/13_plots/02_quant.ipynb #35abd3dd
 class Group(NamedTuple):
     "One group of weights, for the magnifying glass of `error_chain`"
-    at: int # index of its layer
-    name: str # where it is, such as "q_proj, row 12, group 3"
-    weights: list # (n,), usually 128
-    quantized: list # (n,), what they became
 
-def _layer_panel(ax, values:np.ndarray, title:str, unit:str, colour:str, dots) -> None:
+    at: int  # index of its layer
+    name: str  # where it is, such as "q_proj, row 12, group 3"
+    weights: list  # (n,), usually 128
+    quantized: list  # (n,), what they became
+
+
+def _layer_panel(ax, values: np.ndarray, title: str, unit: str, colour: str, dots) -> None:
     "One quantity, layer by layer; `dots` on those layers"
     ax.plot(values, "-o", color=colour, lw=1.2, ms=4, mew=0, markevery=dots)
-    ax.set(ylim=(0, 1.12*values.max() or 1), ylabel=unit)
+    ax.set(ylim=(0, 1.12 * values.max() or 1), ylabel=unit)
     ax.set_title(title, loc="left", fontsize=9, color=colour, pad=4)
 
-def _magnify(axes, group:Group, layer:str) -> None:
+
+def _magnify(axes, group: Group, layer: str) -> None:
     "The lower panels: a group's weights, and their error"
     w, q = (check_numbers(f"group_err.{k}", v, low=-np.inf) for k, v in zip(group._fields[2:], group[2:]))
     n = np.arange(len(w))
@@ -175,52 +246,85 @@ def _magnify(axes, group:Group, layer:str) -> None:
     axes[0].plot(n, w, "o", color=PALETTE[0], ms=2.6, mew=0)
     axes[0].plot(n, q, "_", color=PALETTE[1], ms=5, mew=1.4)
     axes[1].vlines(n, 0, q - w, color=PALETTE[3], lw=1.3)
-    axes[0].set_title(f"4  {layer}, {short_name(group.name, 40)}: weights ● and what they became –", loc="left", fontsize=9, color=INK, pad=4)
-    axes[1].set_title(f"the difference, root mean square {short_number(np.sqrt(np.mean((q - w)**2)))}", loc="left", fontsize=9, color=PALETTE[3], pad=4)
+    axes[0].set_title(
+        f"4  {layer}, {short_name(group.name, 40)}: weights ● and what they became –",
+        loc="left",
+        fontsize=9,
+        color=INK,
+        pad=4,
+    )
+    axes[1].set_title(
+        f"the difference, root mean square {short_number(np.sqrt(np.mean((q - w) ** 2)))}",
+        loc="left",
+        fontsize=9,
+        color=PALETTE[3],
+        pad=4,
+    )
     for ax, name in zip(axes, ("weight", "difference")):
         ax.axhline(0, color=QUIET, lw=0.6)
         ax.set(xlim=(-1, len(w)), ylabel=name)
     axes[0].tick_params(labelbottom=False)
     axes[1].set_xlabel("weight in the group")
 
-def _lead_down(panels, at:int, axes) -> None:
+
+def _lead_down(panels, at: int, axes) -> None:
     "A shade on layer `at` of all `panels`, and two lines from there to the title of `axes`"
-    for ax in panels: ax.axvspan(at - 0.5, at + 0.5, color=QUIET, alpha=0.18, lw=0, zorder=0)
-    above = axes.transAxes + ScaledTranslation(0, 17/72, axes.figure.dpi_scale_trans)
+    for ax in panels:
+        ax.axvspan(at - 0.5, at + 0.5, color=QUIET, alpha=0.18, lw=0, zorder=0)
+    above = axes.transAxes + ScaledTranslation(0, 17 / 72, axes.figure.dpi_scale_trans)
     for side, end in ((-0.5, 0), (0.5, 1)):
-        link = ConnectionPatch((at + side, 0), (end, 1), panels[-1].get_xaxis_transform(), above, color=QUIET, lw=0.6, alpha=0.6, zorder=0)
+        link = ConnectionPatch(
+            (at + side, 0), (end, 1), panels[-1].get_xaxis_transform(), above, color=QUIET, lw=0.6, alpha=0.6, zorder=0
+        )
         link.set_in_layout(False)
         axes.figure.add_artist(link)
 
-def _check_chain(weight_err, activation_err, kl, labels, group) -> tuple: # the three as (n,): %, %, nats
+
+def _check_chain(weight_err, activation_err, kl, labels, group) -> tuple:  # the three as (n,): %, %, nats
     "The inputs of `error_chain`, checked"
-    out = 100*check_numbers("weight_err", weight_err), 100*check_numbers("activation_err", activation_err), check_kl("kl", kl)
+    out = (
+        100 * check_numbers("weight_err", weight_err),
+        100 * check_numbers("activation_err", activation_err),
+        check_kl("kl", kl),
+    )
     for name, v in zip(("weight_err", "activation_err", "kl"), out):
-        if len(v) != len(labels): raise ParameterError(f"{name} has {len(v)} entries for {count_of(len(labels), 'label')}: give one for each layer")
-    if group is not None and not 0 <= group.at < len(labels): raise ParameterError(f"group_err.at is {group.at}: must be the index of one of {count_of(len(labels), 'layer')}")
-    if group is not None and len(group.weights) != len(group.quantized): raise ParameterError(f"group_err has {len(group.weights)} weights, {len(group.quantized)} quantized: give one for each")
+        if len(v) != len(labels):
+            raise ParameterError(
+                f"{name} has {len(v)} entries for {count_of(len(labels), 'label')}: give one for each layer"
+            )
+    if group is not None and not 0 <= group.at < len(labels):
+        raise ParameterError(
+            f"group_err.at is {group.at}: must be the index of one of {count_of(len(labels), 'layer')}"
+        )
+    if group is not None and len(group.weights) != len(group.quantized):
+        raise ParameterError(
+            f"group_err has {len(group.weights)} weights, {len(group.quantized)} quantized: give one for each"
+        )
     return out
+
 
 @rc_context(STYLE)
 def error_chain(
-    weight_err, # relative error of each layer's weights, (n,): 0.1 is 10 %
-    activation_err, # relative error of the activations after each layer, (n,)
-    kl, # KL of the answer, nats, (n,)
-    labels, # numbers or names of the layers, (n,)
-    group_err:Group|None=None, # a group of weights to look at
-    kl_title:str="KL with the layers up to here quantized", # what `kl` means
+    weight_err,  # relative error of each layer's weights, (n,): 0.1 is 10 %
+    activation_err,  # relative error of the activations after each layer, (n,)
+    kl,  # KL of the answer, nats, (n,)
+    labels,  # numbers or names of the layers, (n,)
+    group_err: Group | None = None,  # a group of weights to look at
+    kl_title: str = "KL with the layers up to here quantized",  # what `kl` means
 ) -> Picture:
     "The error on its way from the weights to the answer; raises `ParameterError`"
     group = None if group_err is None else Group(*group_err)
     w, a, k = _check_chain(weight_err, activation_err, kl, labels, group)
     zoom, dots = ([1.4, 0.7], [group.at]) if group else ([], 1)
     title = f"weights {short_number(np.median(w))} % off (median), activations {short_number(a[-1])} % at the end: KL {short_number(k[-1])} nats"
-    fig, axes = new_picture(title, 3.9 + 2.6*bool(group), 3 + len(zoom), sharex=False, height_ratios=[1, 1, 1, *zoom])
+    fig, axes = new_picture(title, 3.9 + 2.6 * bool(group), 3 + len(zoom), sharex=False, height_ratios=[1, 1, 1, *zoom])
     _layer_panel(axes[0], w, "1  relative error of the weights", "error, %", PALETTE[0], dots)
     _layer_panel(axes[1], a, "2  relative error of the activations after the layer", "error, %", PALETTE[2], dots)
     _layer_panel(axes[2], k, f"3  {drawable(kl_title)}", "KL, nats", PALETTE[1], dots)
-    for ax in axes[:3]: _layer_ticks(ax, labels, WIDTH - 0.9)
-    for ax in axes[:2]: ax.set(xlabel="", xticklabels=[])
+    for ax in axes[:3]:
+        _layer_ticks(ax, labels, WIDTH - 0.9)
+    for ax in axes[:2]:
+        ax.set(xlabel="", xticklabels=[])
     if group:
         _magnify(axes[3:], group, short_name(labels[group.at], 20))
         _lead_down(axes[:3], group.at, axes[3])
@@ -229,26 +333,38 @@ def error_chain(
 # %% ../../nbs/13_plots/02_quant.ipynb #255dd825
 @rc_context(STYLE)
 def sensitivity_bars(
-    names:list[str], # of the tensors, (n,)
-    kl, # KL when that one alone is quantized, nats, (n,)
-    top:int=15, # bars of their own; the rest is summed in one
+    names: list[str],  # of the tensors, (n,)
+    kl,  # KL when that one alone is quantized, nats, (n,)
+    top: int = 15,  # bars of their own; the rest is summed in one
 ) -> Picture:
     "The tensors that suffer most from being quantized, nats; raises `ParameterError`"
     x = check_kl("kl", kl)
-    if len(names) != len(x): raise ParameterError(f"names has {len(names)} entries, kl has {len(x)}: give one value for each tensor")
-    if top < 1: raise ParameterError(f"top is {top}: must be 1 or more")
+    if len(names) != len(x):
+        raise ParameterError(f"names has {len(names)} entries, kl has {len(x)}: give one value for each tensor")
+    if top < 1:
+        raise ParameterError(f"top is {top}: must be 1 or more")
     order = np.argsort(-x, kind="stable")
     first, rest = order[:top], order[top:]
     labels, values = [short_name(names[i]) for i in first], [*x[first]]
-    share = f"; {len(first)} of {len(x)} carry {100*x[first].sum()/x.sum():.0f} %" if rest.size and x.sum() > 0 else ""
-    fig, (ax,) = new_picture(f"most sensitive: {labels[0]} ({short_number(values[0])} nats){share}", 1.05 + 0.2*(len(first) + bool(rest.size)))
+    share = (
+        f"; {len(first)} of {len(x)} carry {100 * x[first].sum() / x.sum():.0f} %" if rest.size and x.sum() > 0 else ""
+    )
+    fig, (ax,) = new_picture(
+        f"most sensitive: {labels[0]} ({short_number(values[0])} nats){share}",
+        1.05 + 0.2 * (len(first) + bool(rest.size)),
+    )
     if rest.size:
         labels.append("the other one" if rest.size == 1 else f"the other {rest.size:,}, summed")
         values.append(x[rest].sum())
     at = np.arange(len(values))
-    ax.barh(at, values, 0.72, color=[PALETTE[0]]*len(first) + [QUIET]*bool(rest.size))
-    for i, v in zip(at, values): ax.annotate(short_number(v), (v, i), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
+    ax.barh(at, values, 0.72, color=[PALETTE[0]] * len(first) + [QUIET] * bool(rest.size))
+    for i, v in zip(at, values):
+        ax.annotate(short_number(v), (v, i), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
     ax.set_yticks(at, labels)
     ax.tick_params(axis="y", length=0)
-    ax.set(ylim=(at[-1] + 0.6, -0.6), xlim=(0, 1.12*max(values) or 1), xlabel="KL when this tensor alone is quantized, nats")
+    ax.set(
+        ylim=(at[-1] + 0.6, -0.6),
+        xlim=(0, 1.12 * max(values) or 1),
+        xlabel="KL when this tensor alone is quantized, nats",
+    )
     return fig

@@ -15,104 +15,170 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ..core import ParameterError
-from .base import (CELL, DPI, INK, LINE, MONO, PALETTE, QUIET, SMALL, STYLE, WIDTH, Picture, colour_bar, count_of, draw_cells, drawable,
-                             label_lines, new_picture, check_numbers, short_number, strip_axes, token_cells, wrap_cells, show_piece)
+from smollm_nb.plots.base import (
+    CELL,
+    DPI,
+    INK,
+    LINE,
+    MONO,
+    PALETTE,
+    QUIET,
+    SMALL,
+    STYLE,
+    WIDTH,
+    Picture,
+    check_numbers,
+    colour_bar,
+    count_of,
+    draw_cells,
+    drawable,
+    label_lines,
+    new_picture,
+    short_number,
+    show_piece,
+    strip_axes,
+    token_cells,
+    wrap_cells,
+)
 from .quant import check_kl, short_name
 
 # %% ../../nbs/13_plots/03_tradeoff.ipynb #ac11258b
 def _floor(*values) -> float:
     "Where a logarithmic axis begins; a zero is drawn there, clearly below everything else"
     x = np.concatenate(values)
-    return (x[x > 0].min() if (x > 0).any() else 1e-6)/(1.3 if (x > 0).all() else 3)
+    return (x[x > 0].min() if (x > 0).any() else 1e-6) / (1.3 if (x > 0).all() else 3)
+
 
 def _zeros(*values) -> str:
     "What to add to an axis label when zeros are drawn on it"
     n = sum(int((v == 0).sum()) for v in values)
     return f" ({count_of(n, 'zero')} at the edge)" if n else ""
 
+
 def _log(
     ax,
-    which:str, # "x" or "y"
-    low:float, # limits of the axis
-    high:float,
+    which: str,  # "x" or "y"
+    low: float,  # limits of the axis
+    high: float,
 ) -> None:
     "A logarithmic axis with plain numbers at its ticks"
     ax.set(**{f"{which}scale": "log", f"{which}lim": (low, high)})
     axis = getattr(ax, f"{which}axis")
-    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7) if high < 10*low and which == "y" else (1, 2, 5) if high < 300*low else (1,)))
+    axis.set_major_locator(
+        LogLocator(
+            subs=(1, 2, 3, 5, 7) if high < 10 * low and which == "y" else (1, 2, 5) if high < 300 * low else (1,)
+        )
+    )
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 1 else f"{v:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 # %% ../../nbs/13_plots/03_tradeoff.ipynb #ac17e334
 class Point(NamedTuple):
     "A quantized model in the picture of size against error"
-    name: str
-    bytes: float # of the whole file
-    kl: float # mean, nats
-    se: float|None = None # its standard error, nats
 
-LLAMA_CPP = (Point("Q4_0", 91.7e6, 0.243), Point("Q4_K_M", 105.5e6, 0.048), Point("Q8_0", 144.8e6, 0.0037)) # SmolLM2-135M-Instruct, its Q4_1 file as the reference
+    name: str
+    bytes: float  # of the whole file
+    kl: float  # mean, nats
+    se: float | None = None  # its standard error, nats
+
+
+# SmolLM2-135M-Instruct, its Q4_1 file as the reference
+LLAMA_CPP = (Point("Q4_0", 91.7e6, 0.243), Point("Q4_K_M", 105.5e6, 0.048), Point("Q8_0", 144.8e6, 0.0037))
 LLAMA_NOTE = "llama.cpp: llama-perplexity, 4.1k tokens of another text; the reference is itself a Q4_1 file"
 
-def _points(what:str, points) -> tuple: # names, MB (n,), nats (n,), nats (n,)
+
+def _points(what: str, points) -> tuple:  # names, MB (n,), nats (n,), nats (n,)
     "Points, checked and taken apart"
     p = [Point(*v) for v in points]
-    if not p: return [], *np.zeros((3, 0))
-    mb, kl = check_numbers(f"{what}.bytes", [v.bytes for v in p])/1e6, check_kl(f"{what}.kl", [v.kl for v in p])
+    if not p:
+        return [], *np.zeros((3, 0))
+    mb, kl = check_numbers(f"{what}.bytes", [v.bytes for v in p]) / 1e6, check_kl(f"{what}.kl", [v.kl for v in p])
     return [drawable(v.name)[:40] for v in p], mb, kl, check_numbers(f"{what}.se", [v.se or 0 for v in p])
 
 # %% ../../nbs/13_plots/03_tradeoff.ipynb #1a3746bd
 def _places(
-    at, # a point, pixels, (2,)
-    size, # width and height of its label, pixels, (2,)
-) -> tuple: # distances in pixels (places,), boxes: x0, y0, x1, y1 (places, 4)
+    at,  # a point, pixels, (2,)
+    size,  # width and height of its label, pixels, (2,)
+) -> tuple:  # distances in pixels (places,), boxes: x0, y0, x1, y1 (places, 4)
     "Where a label may stand about its point, nearest first: beside it, further out and in rows above and below, or over it"
     w, h = size
     aside, rows = (g.ravel() for g in np.meshgrid([7, 16, 30, 50, 80], np.arange(-30, 31)))
-    dx = np.concatenate([aside, -w - aside, [-w/2]*2])
-    dy = np.concatenate([rows*h*0.51, rows*h*0.51, [7 + h/2, -7 - h/2]]) - h/2
-    away = np.hypot(np.concatenate([aside, aside, [7, 7]]), dy + h/2)
+    dx = np.concatenate([aside, -w - aside, [-w / 2] * 2])
+    dy = np.concatenate([rows * h * 0.51, rows * h * 0.51, [7 + h / 2, -7 - h / 2]]) - h / 2
+    away = np.hypot(np.concatenate([aside, aside, [7, 7]]), dy + h / 2)
     order = np.argsort(away, kind="stable")
     corner = np.asarray(at) + np.column_stack([dx, dy])[order]
     return away[order], np.hstack([corner, corner + size])
 
-def _clear(boxes:np.ndarray, taken:np.ndarray) -> np.ndarray: # (n, 4), (m, 4) → (n,)
+
+def _clear(boxes: np.ndarray, taken: np.ndarray) -> np.ndarray:  # (n, 4), (m, 4) → (n,)
     "Which boxes overlap none of those taken"
     a, b = boxes[:, None], taken[None]
-    return ~((a[..., 0] < b[..., 2]) & (b[..., 0] < a[..., 2]) & (a[..., 1] < b[..., 3]) & (b[..., 1] < a[..., 3])).any(1)
+    return ~((a[..., 0] < b[..., 2]) & (b[..., 0] < a[..., 2]) & (a[..., 1] < b[..., 3]) & (b[..., 1] < a[..., 3])).any(
+        1
+    )
 
-def _boxes_along(xy:np.ndarray) -> np.ndarray: # corners of a line, pixels, (n, 2) → (m, 4)
+
+def _boxes_along(xy: np.ndarray) -> np.ndarray:  # corners of a line, pixels, (n, 2) → (m, 4)
     "A line as small boxes"
-    if len(xy) < 2: return np.zeros((0, 4))
-    p = np.concatenate([a + np.linspace(0, 1, 2 + int(np.hypot(*(b - a))/4))[:, None]*(b - a) for a, b in zip(xy, xy[1:])])
+    if len(xy) < 2:
+        return np.zeros((0, 4))
+    p = np.concatenate(
+        [a + np.linspace(0, 1, 2 + int(np.hypot(*(b - a)) / 4))[:, None] * (b - a) for a, b in zip(xy, xy[1:])]
+    )
     return np.hstack([p - 1, p + 1])
 
 # %% ../../nbs/13_plots/03_tradeoff.ipynb #64426602
-def _choose(xy, size, page, taken, points, soft) -> tuple|None: # box (4,), the line that leads back to the point (2, 2); pixels
+def _choose(
+    xy, size, page, taken, points, soft
+) -> tuple | None:  # box (4,), the line that leads back to the point (2, 2); pixels
     "The nearest place for a label; other labels are in its way, what it or its lead crosses else counts as a detour"
     away, boxes = _places(xy, size)
-    inside = (boxes[:, :2] >= page.min).all(1) & (boxes[:, 2:] <= page.max).all(1) & _clear(boxes, np.vstack([taken, points]))
-    away, boxes = away[inside] + 60*~_clear(boxes[inside], soft), boxes[inside]
+    inside = (
+        (boxes[:, :2] >= page.min).all(1)
+        & (boxes[:, 2:] <= page.max).all(1)
+        & _clear(boxes, np.vstack([taken, points]))
+    )
+    away, boxes = away[inside] + 60 * ~_clear(boxes[inside], soft), boxes[inside]
     best, least = None, np.inf
     for i in np.argsort(away, kind="stable"):
-        if away[i] >= least: break
+        if away[i] >= least:
+            break
         x0, y0, x1, y1 = boxes[i]
-        lead = np.array([xy, (np.clip(xy[0], x0, x1), (y0 + y1)/2)])
+        lead = np.array([xy, (np.clip(xy[0], x0, x1), (y0 + y1) / 2)])
         path = _boxes_along(lead)
-        cost = away[i] + 60*(~_clear(points, path)).sum()
-        if cost < least and _clear(path, taken + [2, 2, -2, -2]).all(): best, least = (boxes[i], lead), cost
+        cost = away[i] + 60 * (~_clear(points, path)).sum()
+        if cost < least and _clear(path, taken + [2, 2, -2, -2]).all():
+            best, least = (boxes[i], lead), cost
     return best
+
 
 def _label_points(
     ax,
-    labels:list[tuple], # text, x, y, colour, whether a point is drawn there
-    lines:list[tuple], # x (n,), y (n,): what labels keep away from
-) -> int: # how many found no room and are left out
+    labels: list[tuple],  # text, x, y, colour, whether a point is drawn there
+    lines: list[tuple],  # x (n,), y (n,): what labels keep away from
+) -> int:  # how many found no room and are left out
     "Write names beside points, none over another; fixes the layout of the picture"
-    texts = [ax.annotate(name, (x, y), (0, 0), textcoords="offset points", ha="center", va="center", color=colour, fontsize=8.5, annotation_clip=False, bbox=dict(fc="white", ec="none", pad=0.5, alpha=0.8), zorder=2.5) for name, x, y, colour, _ in labels]
-    for t in texts: t.set_in_layout(False)
+    texts = [
+        ax.annotate(
+            name,
+            (x, y),
+            (0, 0),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            color=colour,
+            fontsize=8.5,
+            annotation_clip=False,
+            bbox=dict(fc="white", ec="none", pad=0.5, alpha=0.8),
+            zorder=2.5,
+        )
+        for name, x, y, colour, _ in labels
+    ]
+    for t in texts:
+        t.set_in_layout(False)
     ax.figure.draw_without_rendering()
-    ax.figure.set_layout_engine("none") # from here on, pixels stay where they are
+    ax.figure.set_layout_engine("none")  # from here on, pixels stay where they are
     pixels = lambda *xy: ax.transData.transform(np.column_stack(xy))
     at = pixels([l[1] for l in labels], [l[2] for l in labels])
     taken, points = np.zeros((0, 4)), np.hstack([at - 4, at + 4])[[l[4] for l in labels]]
@@ -123,7 +189,7 @@ def _label_points(
             text.remove()
             continue
         box, lead = found
-        text.set_position(((box[:2] + box[2:])/2 - xy)*72/DPI)
+        text.set_position(((box[:2] + box[2:]) / 2 - xy) * 72 / DPI)
         taken = np.vstack([taken, box])
         if is_point and np.hypot(*(lead[1] - lead[0])) > 9:
             ax.plot(*ax.transData.inverted().transform(lead).T, color=QUIET, lw=0.6, zorder=1)
@@ -131,185 +197,275 @@ def _label_points(
     return len(texts) - len(taken)
 
 # %% ../../nbs/13_plots/03_tradeoff.ipynb #c125eb4f
-def _pareto_title(names, mb, kl, budget_mb:float|None) -> str:
+def _pareto_title(names, mb, kl, budget_mb: float | None) -> str:
     "The best within the budget, or what comes nearest to it"
     fits = np.flatnonzero(mb <= (np.inf if budget_mb is None else budget_mb))
     i = fits[kl[fits].argmin()] if fits.size else mb.argmin()
     figures = f"{names[i]}, KL {short_number(kl[i])} nats in {short_number(mb[i])} MB"
-    if budget_mb is None: return f"lowest error: {figures}"
-    return f"best within {short_number(budget_mb)} MB: {figures}" if fits.size else f"nothing fits {short_number(budget_mb)} MB; the smallest: {figures}"
+    if budget_mb is None:
+        return f"lowest error: {figures}"
+    return (
+        f"best within {short_number(budget_mb)} MB: {figures}"
+        if fits.size
+        else f"nothing fits {short_number(budget_mb)} MB; the smallest: {figures}"
+    )
 
-def _pareto_axes(title:str, mb:np.ndarray, kl:np.ndarray, crowd:int, note:str) -> tuple: # picture, axes
+
+def _pareto_axes(title: str, mb: np.ndarray, kl: np.ndarray, crowd: int, note: str) -> tuple:  # picture, axes
     "Axes that hold all sizes, MB, and errors, nats"
-    fig, (ax,) = new_picture(title, 4.4 + min(4, 0.08*max(0, crowd - 12)))
+    fig, (ax,) = new_picture(title, 4.4 + min(4, 0.08 * max(0, crowd - 12)))
     floor = _floor(kl)
-    _log(ax, "y", floor, max(2*kl.max(), 4*floor))
-    pad = 0.08*(mb.max() - mb.min()) or 0.1*mb.max() or 1
-    ax.set(xlim=(mb.min() - 3*pad, mb.max() + pad), xlabel="\n".join(["size, MB of 10⁶ bytes", *textwrap.wrap(drawable(note), 100)]), ylabel=f"mean KL, nats{_zeros(kl)}")
+    _log(ax, "y", floor, max(2 * kl.max(), 4 * floor))
+    pad = 0.08 * (mb.max() - mb.min()) or 0.1 * mb.max() or 1
+    ax.set(
+        xlim=(mb.min() - 3 * pad, mb.max() + pad),
+        xlabel="\n".join(["size, MB of 10⁶ bytes", *textwrap.wrap(drawable(note), 100)]),
+        ylabel=f"mean KL, nats{_zeros(kl)}",
+    )
     return fig, ax
 
-def _draw_points(ax, points:tuple, marker:str, colour:str) -> tuple: # labels, lines, as `_label_points` takes them
+
+def _draw_points(ax, points: tuple, marker: str, colour: str) -> tuple:  # labels, lines, as `_label_points` takes them
     "Points with their standard errors, what is below the axis at its edge"
     names, mb, kl, se = points
     low, y, high = np.clip([kl - se, kl, kl + se], *ax.get_ylim())
-    ax.errorbar(mb, y, [y - low, high - y], fmt=marker, color=colour, ms=5.5, mew=0, capsize=2.5, elinewidth=1, zorder=3, clip_on=False)
-    return [(n, a, b, colour, True) for n, a, b in zip(names, mb, y)], [([a, a], [b, c]) for a, b, c in zip(mb, low, high)]
+    ax.errorbar(
+        mb,
+        y,
+        [y - low, high - y],
+        fmt=marker,
+        color=colour,
+        ms=5.5,
+        mew=0,
+        capsize=2.5,
+        elinewidth=1,
+        zorder=3,
+        clip_on=False,
+    )
+    return [(n, a, b, colour, True) for n, a, b in zip(names, mb, y)], [
+        ([a, a], [b, c]) for a, b, c in zip(mb, low, high)
+    ]
+
 
 @rc_context(STYLE)
 def pareto(
-    points:list, # this project's: `Point`s or (name, bytes, KL, standard error)
-    front:list|None=None, # (bytes, KL) of the bit budget's best mixes
-    references:tuple=(), # others': `Point`s, such as `LLAMA_CPP`
-    note:str=LLAMA_NOTE, # where the references come from
-    budget_mb:float|None=70, # what the file may have, MB of 10⁶ bytes
+    points: list,  # this project's: `Point`s or (name, bytes, KL, standard error)
+    front: list | None = None,  # (bytes, KL) of the bit budget's best mixes
+    references: tuple = (),  # others': `Point`s, such as `LLAMA_CPP`
+    note: str = LLAMA_NOTE,  # where the references come from
+    budget_mb: float | None = 70,  # what the file may have, MB of 10⁶ bytes
 ) -> Picture:
     "Size against error of quantized models; raises `ParameterError`"
     ours, others = _points("points", points), _points("references", references)
-    if not ours[0]: raise ParameterError("points is empty: there is nothing to draw; give at least one")
+    if not ours[0]:
+        raise ParameterError("points is empty: there is nothing to draw; give at least one")
     best = _points("front", sorted(("", *f) for f in ([] if front is None else front)))
-    note = "; ".join(["bars: ± one standard error"]*bool(ours[3].any()) + [note]*bool(others[0]))
+    note = "; ".join(["bars: ± one standard error"] * bool(ours[3].any()) + [note] * bool(others[0]))
     budget = [] if budget_mb is None else check_numbers("budget_mb", [budget_mb])
     mb, kl = (np.concatenate([v[i] for v in (ours, others, best)]) for i in (1, 2))
-    fig, ax = _pareto_axes(_pareto_title(*ours[:3], budget_mb), np.append(mb, budget), kl, len(ours[0]) + len(others[0]), note)
+    fig, ax = _pareto_axes(
+        _pareto_title(*ours[:3], budget_mb), np.append(mb, budget), kl, len(ours[0]) + len(others[0]), note
+    )
     labels, lines = [], [(best[1], np.maximum(best[2], ax.get_ylim()[0]))]
     for x in budget:
         ax.axvline(x, color=QUIET, ls=":", lw=1.4, zorder=1)
         labels.append((f"limit {short_number(x)} MB", x, ax.get_ylim()[1], QUIET, False))
         lines.append(([x, x], ax.get_ylim()))
     for series, marker, colour in ((ours, "o", PALETTE[0]), (others, "D", PALETTE[1])):
-        for a, b in zip((labels, lines), _draw_points(ax, series, marker, colour)): a += b
+        for a, b in zip((labels, lines), _draw_points(ax, series, marker, colour)):
+            a += b
     if len(best[1]):
         ax.plot(*lines[0], color=PALETTE[2], lw=1.3, zorder=2)
-        labels.append(("front", *(v[len(v)//2] for v in lines[0]), PALETTE[2], False))
+        labels.append(("front", *(v[len(v) // 2] for v in lines[0]), PALETTE[2], False))
     left_out = _label_points(ax, labels, lines)
-    if left_out: ax.set_xlabel(ax.get_xlabel().replace("bytes", f"bytes (no room for {count_of(left_out, 'name')})", 1))
+    if left_out:
+        ax.set_xlabel(ax.get_xlabel().replace("bytes", f"bytes (no room for {count_of(left_out, 'name')})", 1))
     return fig
 
 # %% ../../nbs/13_plots/03_tradeoff.ipynb #5623ad0c
-def _check_flip(ref:list[str], cand:list[str], flip:int|None) -> int: # tokens that agree
+def _check_flip(ref: list[str], cand: list[str], flip: int | None) -> int:  # tokens that agree
     "The answers are the same before `flip`, and throughout where there is none; raises `ParameterError`"
     n = max(len(ref), len(cand))
-    if flip is not None and not 0 <= flip < n: raise ParameterError(f"flip is {flip}, the longer answer has {count_of(n, 'token')}: give the index of the first token that differs, or None")
+    if flip is not None and not 0 <= flip < n:
+        raise ParameterError(
+            f"flip is {flip}, the longer answer has {count_of(n, 'token')}: give the index of the first token that differs, or None"
+        )
     agree = n if flip is None else flip
-    first = next((i for i in range(agree) if ref[i:i + 1] != cand[i:i + 1]), None)
-    if first is not None: raise ParameterError(f"flip is {flip}, but token {first} differs already: give the index of the first difference")
+    first = next((i for i in range(agree) if ref[i : i + 1] != cand[i : i + 1]), None)
+    if first is not None:
+        raise ParameterError(
+            f"flip is {flip}, but token {first} differs already: give the index of the first difference"
+        )
     return agree
 
-def _chance(p:float) -> str:
+
+def _chance(p: float) -> str:
     "A probability, two digits or its size"
     return f"{p:.2f}" if p >= 0.01 or p == 0 else f"{p:.0e}"
 
-def _flip_title(answers, flip:int|None) -> str:
+
+def _flip_title(answers, flip: int | None) -> str:
     "How far two answers agree and what each says then; `answers` are two results of `token_cells`"
-    if flip is None: return f"the same {count_of(len(answers[0][1]), 'token')}, median probability " + " and ".join(f"{np.median(p):.2f}" for _, p, _ in answers)
-    a, b = (f"{show_piece(labels[flip], 10)} ({_chance(p[flip])})" if flip < len(p) else "the end" for labels, p, _ in answers)
+    if flip is None:
+        return f"the same {count_of(len(answers[0][1]), 'token')}, median probability " + " and ".join(
+            f"{np.median(p):.2f}" for _, p, _ in answers
+        )
+    a, b = (
+        f"{show_piece(labels[flip], 10)} ({_chance(p[flip])})" if flip < len(p) else "the end"
+        for labels, p, _ in answers
+    )
     return f"the answers part at token {flip + 1:,}: {a} becomes {b}"
 
-def _mark_flip(ax, answers, flip:int, x:float, y:float, width:float) -> None:
+
+def _mark_flip(ax, answers, flip: int, x: float, y: float, width: float) -> None:
     "A frame around the two tokens that differ, the probability of each above and beneath"
-    ax.add_patch(Rectangle((x, y), width, 2*CELL, fill=False, ec=PALETTE[1], lw=2, zorder=4))
+    ax.add_patch(Rectangle((x, y), width, 2 * CELL, fill=False, ec=PALETTE[1], lw=2, zorder=4))
     for k, (_, p, _) in enumerate(answers):
-        inside = CELL*(k + 0.5) if flip >= len(p) else k*(2*CELL + LINE) - LINE/2 # an answer that ended has a free cell
-        ax.text(x + width/2, y + inside, _chance(p[flip]) if flip < len(p) else "end", ha="center", va="center_baseline", fontsize=8, fontfamily=MONO, color=PALETTE[1])
+        # an answer that ended has a free cell
+        inside = CELL * (k + 0.5) if flip >= len(p) else k * (2 * CELL + LINE) - LINE / 2
+        ax.text(
+            x + width / 2,
+            y + inside,
+            _chance(p[flip]) if flip < len(p) else "end",
+            ha="center",
+            va="center_baseline",
+            fontsize=8,
+            fontfamily=MONO,
+            color=PALETTE[1],
+        )
+
 
 @rc_context(STYLE)
 def divergence_strip(
-    pieces_ref:list[str], # tokens of one answer, (n,)
-    pieces_cand:list[str], # of the other, (m,)
-    p_ref, # probability that the first model gave each of its own, (n,), 0..1
-    p_cand, # and the second of its own, (m,), 0..1
-    flip:int|None, # index of the first token that differs; None where none does
-    names:tuple[str, str]=("reference", "candidate"), # what the two are called
+    pieces_ref: list[str],  # tokens of one answer, (n,)
+    pieces_cand: list[str],  # of the other, (m,)
+    p_ref,  # probability that the first model gave each of its own, (n,), 0..1
+    p_cand,  # and the second of its own, (m,), 0..1
+    flip: int | None,  # index of the first token that differs; None where none does
+    names: tuple[str, str] = ("reference", "candidate"),  # what the two are called
 ) -> Picture:
     "Two answers, one above the other, the first difference marked; raises `ParameterError`"
-    answers = token_cells(pieces_ref, p_ref, ("pieces_ref", "p_ref")), token_cells(pieces_cand, p_cand, ("pieces_cand", "p_cand"))
+    answers = (
+        token_cells(pieces_ref, p_ref, ("pieces_ref", "p_ref")),
+        token_cells(pieces_cand, p_cand, ("pieces_cand", "p_cand")),
+    )
     agree, n = _check_flip(list(pieces_ref), list(pieces_cand), flip), max(len(p) for _, p, _ in answers)
     widths = np.max([np.pad(w, (0, n - len(w))) for _, _, w in answers], axis=0)
-    if flip is not None: widths[flip] = max(widths[flip], 0.5) # room for its probabilities
+    if flip is not None:
+        widths[flip] = max(widths[flip], 0.5)  # room for its probabilities
     names = [short_name(s, 16) for s in names]
-    margin = SMALL*max(map(len, names)) + 0.12
+    margin = SMALL * max(map(len, names)) + 0.12
     x, row = wrap_cells(widths, WIDTH - 0.2 - margin).T
-    around = 0 if flip is None else LINE*(1*(row >= row[flip]) + 1*(row > row[flip])) # for the probabilities above and beneath
-    x, y = x + margin, (2*CELL + 0.12)*row + around
-    fig, ax, bar = strip_axes(_flip_title(answers, flip), y.max() + 2*CELL + LINE)
+    # for the probabilities above and beneath
+    around = 0 if flip is None else LINE * (1 * (row >= row[flip]) + 1 * (row > row[flip]))
+    x, y = x + margin, (2 * CELL + 0.12) * row + around
+    fig, ax, bar = strip_axes(_flip_title(answers, flip), y.max() + 2 * CELL + LINE)
     for k, (labels, p, _) in enumerate(answers):
         m = len(p)
-        cells = draw_cells(ax, labels, p, x[:m], y[:m] + k*CELL, widths[:m], np.where(np.arange(m) > agree, 0.3, 1))
-        for b in np.unique(y[:m]): ax.text(0.04, b + CELL*(k + 0.5), names[k], fontsize=7, fontfamily=MONO, va="center_baseline")
+        cells = draw_cells(ax, labels, p, x[:m], y[:m] + k * CELL, widths[:m], np.where(np.arange(m) > agree, 0.3, 1))
+        for b in np.unique(y[:m]):
+            ax.text(0.04, b + CELL * (k + 0.5), names[k], fontsize=7, fontfamily=MONO, va="center_baseline")
     colour_bar(cells, bar)
-    if flip is not None: _mark_flip(ax, answers, flip, x[flip], y[flip], widths[flip])
+    if flip is not None:
+        _mark_flip(ax, answers, flip, x[flip], y[flip], widths[flip])
     return fig
 
 # %% ../../nbs/13_plots/03_tradeoff.ipynb #701e7760
-def _check_runs(tokens, errors, labels) -> tuple: # (t,), (n, t)
+def _check_runs(tokens, errors, labels) -> tuple:  # (t,), (n, t)
     "The inputs of `calibration_convergence`, checked"
     t = check_numbers("tokens", tokens, low=1)
-    if (np.diff(t) <= 0).any(): raise ParameterError("tokens must rise: give each number of tokens once, in order")
-    if len(errors) != len(labels) or not len(labels): raise ParameterError(f"errors has {count_of(len(errors), 'line')}, labels has {len(labels)}: give one name for each line, at least one")
+    if (np.diff(t) <= 0).any():
+        raise ParameterError("tokens must rise: give each number of tokens once, in order")
+    if len(errors) != len(labels) or not len(labels):
+        raise ParameterError(
+            f"errors has {count_of(len(errors), 'line')}, labels has {len(labels)}: give one name for each line, at least one"
+        )
     e = [check_kl(f"errors[{i}]", v) for i, v in enumerate(errors)]
     for i, v in enumerate(e):
-        if len(v) != len(t): raise ParameterError(f"errors[{i}] has {len(v)} entries for {len(t)} numbers of tokens: give one for each")
+        if len(v) != len(t):
+            raise ParameterError(f"errors[{i}] has {len(v)} entries for {len(t)} numbers of tokens: give one for each")
     return t, np.array(e)
 
-def _draw_runs(ax, t:np.ndarray, e:np.ndarray, names:list[str], floor:float) -> list[tuple]: # labels for the margin
+
+def _draw_runs(
+    ax, t: np.ndarray, e: np.ndarray, names: list[str], floor: float
+) -> list[tuple]:  # labels for the margin
     "Up to seven lines, each in its own way; of more, the median and the band that holds four of five"
     if len(e) <= 7:
         looks, drawn = [(PALETTE[i % 4], "-" if i < 4 else "--") for i in range(len(e))], np.maximum(e, floor)
-        for v, (colour, dash) in zip(drawn, looks): ax.plot(t, v, dash, marker="o", color=colour, lw=1.3, ms=3.5, mew=0, clip_on=False)
+        for v, (colour, dash) in zip(drawn, looks):
+            ax.plot(t, v, dash, marker="o", color=colour, lw=1.3, ms=3.5, mew=0, clip_on=False)
         return [(v[-1], n, colour) for v, n, (colour, _) in zip(drawn, names, looks)]
     low, middle, high = np.maximum(np.percentile(e, [10, 50, 90], axis=0), floor)
     ax.fill_between(t, low, high, color=PALETTE[0], alpha=0.18, lw=0)
     ax.plot(t, middle, "-o", color=PALETTE[0], lw=1.5, ms=3.5, mew=0, clip_on=False)
-    return [(high[-1], "90 % are below", QUIET), (middle[-1], f"median of {len(e)}", PALETTE[0]), (low[-1], "10 % are below", QUIET)]
+    return [
+        (high[-1], "90 % are below", QUIET),
+        (middle[-1], f"median of {len(e)}", PALETTE[0]),
+        (low[-1], "10 % are below", QUIET),
+    ]
+
 
 @rc_context(STYLE)
 def calibration_convergence(
-    tokens, # numbers of calibration tokens, rising, (t,)
-    errors, # how far from settled each layer or kind of layer is, (n, t)
-    labels, # their names, (n,)
-    quantity:str="relative change of the importance", # what `errors` are, with their unit if they have one
+    tokens,  # numbers of calibration tokens, rising, (t,)
+    errors,  # how far from settled each layer or kind of layer is, (n, t)
+    labels,  # their names, (n,)
+    quantity: str = "relative change of the importance",  # what `errors` are, with their unit if they have one
 ) -> Picture:
     "How statistics settle as calibration goes on; raises `ParameterError`"
     t, e = _check_runs(tokens, errors, labels)
     names = [short_name(n, 24) for n in labels]
     worst = f"; worst: {names[e[:, -1].argmax()]}, {short_number(e[:, -1].max())}" if len(e) > 1 else ""
-    fig, (ax,) = new_picture(f"{'median '*bool(worst)}{short_number(np.median(e[:, -1]))} after {count_of(int(t[-1]), 'token')}{worst}", 3.6)
+    fig, (ax,) = new_picture(
+        f"{'median ' * bool(worst)}{short_number(np.median(e[:, -1]))} after {count_of(int(t[-1]), 'token')}{worst}",
+        3.6,
+    )
     floor = _floor(e.ravel())
-    _log(ax, "y", floor, max(1.3*e.max(), 4*floor))
-    _log(ax, "x", t[0]/1.1, max(t[-1], 2*t[0]))
+    _log(ax, "y", floor, max(1.3 * e.max(), 4 * floor))
+    _log(ax, "x", t[0] / 1.1, max(t[-1], 2 * t[0]))
     ax.set(xlabel="calibration tokens", ylabel=drawable(quantity) + _zeros(e).replace(" (", "\n("))
     margin = _draw_runs(ax, t, e, names, floor)
     if len(t) > 1:
-        guide = np.median(e[:, 0])*np.sqrt(t[0]/t)
+        guide = np.median(e[:, 0]) * np.sqrt(t[0] / t)
         ax.plot(t, guide, ":", color=QUIET, lw=1.3, zorder=1)
-        if guide[-1] > floor: margin.append((guide[-1], "∝ 1/√tokens", QUIET))
+        if guide[-1] > floor:
+            margin.append((guide[-1], "∝ 1/√tokens", QUIET))
     label_lines(ax, margin)
     return fig
 
 # %% ../../nbs/13_plots/03_tradeoff.ipynb #9739b47e
-def _training_title(steps:np.ndarray, dev:np.ndarray, best:int, last:float) -> str:
+def _training_title(steps: np.ndarray, dev: np.ndarray, best: int, last: float) -> str:
     "Where the best model is, and whether going on would help; `steps` are those with a dev value"
     title = f"best dev KL {short_number(dev[best])} nats at step {steps[best]:,.0f} of {last:,.0f}"
-    if best == len(dev) - 1: return title + (", still falling" if len(dev) > 1 else "")
-    return title + (f", back up to {short_number(dev[-1])} at the end" if dev[-1] > 1.005*dev[best] else ", flat since")
+    if best == len(dev) - 1:
+        return title + (", still falling" if len(dev) > 1 else "")
+    return title + (
+        f", back up to {short_number(dev[-1])} at the end" if dev[-1] > 1.005 * dev[best] else ", flat since"
+    )
+
 
 @rc_context(STYLE)
 def training_curve(
-    steps, # rising, (n,)
-    train_kl, # KL on the text learned from, nats, (n,); NaN where not measured
-    dev_kl, # KL on other text, nats, (n,); NaN where not measured
+    steps,  # rising, (n,)
+    train_kl,  # KL on the text learned from, nats, (n,); NaN where not measured
+    dev_kl,  # KL on other text, nats, (n,); NaN where not measured
 ) -> Picture:
     "KL as distillation goes on; raises `ParameterError`"
     s, lines = check_numbers("steps", steps), []
-    if (np.diff(s) <= 0).any(): raise ParameterError("steps must rise: give each step once, in order")
+    if (np.diff(s) <= 0).any():
+        raise ParameterError("steps must rise: give each step once, in order")
     for what, values in (("train_kl", train_kl), ("dev_kl", dev_kl)):
-        if len(values) != len(s): raise ParameterError(f"{what} has {len(values)} entries for {count_of(len(s), 'step')}: give one for each, NaN where not measured")
+        if len(values) != len(s):
+            raise ParameterError(
+                f"{what} has {len(values)} entries for {count_of(len(s), 'step')}: give one for each, NaN where not measured"
+            )
         v = np.asarray(values, float)
         lines.append((s[~np.isnan(v)], check_kl(what, v[~np.isnan(v)])))
     (ts, train), (ds, dev) = lines
     best, floor, high = int(dev.argmin()), _floor(train, dev), max(train.max(), dev.max())
     fig, (ax,) = new_picture(_training_title(ds, dev, best, s[-1]), 3.4)
-    _log(ax, "y", floor, max(1.2*high, 2*floor))
+    _log(ax, "y", floor, max(1.2 * high, 2 * floor))
     ax.set(xlim=(s[0], s[-1] if len(s) > 1 else s[0] + 1), xlabel="step", ylabel=f"KL, nats{_zeros(train, dev)}")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))

@@ -9,7 +9,10 @@ __all__ = ['FREQUENT', 'TEXTS', 'SPAN', 'NATIVE', 'OPEN', 'PROBE', 'SAMPLE', 'MI
            'budget_recipe']
 
 # %% ../../nbs/05_quant/07_budget.ipynb #9f2e5bf4
-import hashlib, itertools, math, re
+import hashlib
+import itertools
+import math
+import re
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -17,90 +20,123 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..fidelity.anatomy import EVERY, WARMUP, Reader, holding, token_kl
-from .calibrate import HEAD, Statistics, collect, remembered, sample_text, text_windows
-from ..models.checkpoint import validate
 from ..core import LlamaConfig, ParameterError, as_callback, as_int, as_path, as_text, as_type
-from .formats import Format, Quantized
+from ..fidelity.anatomy import EVERY, WARMUP, Reader, holding
 from ..inference.llama import Llama, TorchBackend, load
-from .rounding import FACTORS, relative_error, round_to_nearest, search_scales
+from ..models.checkpoint import validate
+from .calibrate import HEAD, Statistics, collect, remembered, sample_text, text_windows
+from .formats import Format, Quantized
 from .recipes import RECIPES, Recipe
+from .rounding import FACTORS, relative_error, round_to_nearest, search_scales
 from ..text.tokenizer import SmolLMTokenizer
 
 # %% ../../nbs/05_quant/07_budget.ipynb #78e41a14
-FREQUENT = (0, 256, 1024, 2048, 4096, 8192, 16384) # first rows of the embedding that may be held better than the rest
-_TOGETHER = (("self_attn.q_proj", "self_attn.k_proj"), ("self_attn.v_proj",), ("self_attn.o_proj",), ("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",))
+# first rows of the embedding that may be held better than the rest
+FREQUENT = (0, 256, 1024, 2048, 4096, 8192, 16384)
+_TOGETHER = (
+    ("self_attn.q_proj", "self_attn.k_proj"),
+    ("self_attn.v_proj",),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj", "mlp.up_proj"),
+    ("mlp.down_proj",),
+)
+
 
 class Unit(NamedTuple):
     "What is quantized alone to see how much it matters"
-    names:tuple[str, ...] # of tensors
-    layer:int = 0 # the first that notices
-    rows:tuple[int, int]|None = None # a band of rows; None is all
+
+    names: tuple[str, ...]  # of tensors
+    layer: int = 0  # the first that notices
+    rows: tuple[int, int] | None = None  # a band of rows; None is all
 
     @property
     def label(self) -> str:
         "A short name, for pictures"
-        if self.rows: return f"embedding rows {self.rows[0]:,} to {self.rows[1]:,}"
+        if self.rows:
+            return f"embedding rows {self.rows[0]:,} to {self.rows[1]:,}"
         return f"layer {self.layer} " + "+".join(n.split(".")[-2].removesuffix("_proj") for n in self.names)
 
-def units(config:LlamaConfig) -> list[Unit]: # the embedding's bands first, then layer by layer
+
+def units(config: LlamaConfig) -> list[Unit]:  # the embedding's bands first, then layer by layer
     "All matrices of a model"
-    heads, rows = (HEAD,) + ("lm_head.weight",)*(not config.tie_word_embeddings), config.vocab_size
-    edges = [n for n in FREQUENT if n < rows//16*16] + [rows]
+    heads, rows = (HEAD,) + ("lm_head.weight",) * (not config.tie_word_embeddings), config.vocab_size
+    edges = [n for n in FREQUENT if n < rows // 16 * 16] + [rows]
     return [Unit(heads, 0, band) for band in zip(edges, edges[1:])] + [
-        Unit(tuple(f"model.layers.{i}.{n}.weight" for n in names), i) for i in range(config.num_hidden_layers) for names in _TOGETHER]
+        Unit(tuple(f"model.layers.{i}.{n}.weight" for n in names), i)
+        for i in range(config.num_hidden_layers)
+        for names in _TOGETHER
+    ]
 
 # %% ../../nbs/05_quant/07_budget.ipynb #d897d2d5
-TEXTS, SPAN = 8, 48 # texts, and tokens of each, that a measurement reads
+TEXTS, SPAN = 8, 48  # texts, and tokens of each, that a measurement reads
 
 # %% ../../nbs/05_quant/07_budget.ipynb #42afef22
-NATIVE = ("int4-book-g128-log8", "int8-row-f32") # what every engine of this project runs
-OPEN = NATIVE + ("int4-book-g64-log8", "int4-book-g32-log8", "int4-sym-g64-log8", "int4-asym-g64-f16", "int8-g64-f16", "f16")
-PROBE, SAMPLE, MIXES = NATIVE[0], 64, (1, 2, 4) # a format; rows looked at; every n-th unit quantized
+NATIVE = ("int4-book-g128-log8", "int8-row-f32")  # what every engine of this project runs
+OPEN = NATIVE + (
+    "int4-book-g64-log8",
+    "int4-book-g32-log8",
+    "int4-sym-g64-log8",
+    "int4-asym-g64-f16",
+    "int8-g64-f16",
+    "f16",
+)
+PROBE, SAMPLE, MIXES = NATIVE[0], 64, (1, 2, 4)  # a format; rows looked at; every n-th unit quantized
+
 
 def rounded(
-    w:Tensor, # (rows, cols) float32
-    format:Format,
-    importance:Tensor, # (cols,)
-    factors=FACTORS, # lengths of the ruler to try
+    w: Tensor,  # (rows, cols) float32
+    format: Format,
+    importance: Tensor,  # (cols,)
+    factors=FACTORS,  # lengths of the ruler to try
 ) -> Quantized:
-    "As the method \"search\" of a recipe does it"
-    if format.kind == "float": return round_to_nearest(w, format)
+    'As the method "search" of a recipe does it'
+    if format.kind == "float":
+        return round_to_nearest(w, format)
     return search_scales(w, format, importance, factors=factors)
 
+
 def errors(
-    w:Tensor, # (rows, cols) float32
-    probe:Quantized, # of all its rows
-    importance:Tensor, # (cols,)
-    formats, # names
-) -> np.ndarray: # (1 + formats,): relative weighted squared error of the probe and of each format
+    w: Tensor,  # (rows, cols) float32
+    probe: Quantized,  # of all its rows
+    importance: Tensor,  # (cols,)
+    formats,  # names
+) -> np.ndarray:  # (1 + formats,): relative weighted squared error of the probe and of each format
     "What each format leaves, estimated on some rows"
-    every = slice(None, None, max(1, len(w)//SAMPLE))
-    made = [replace(probe, codes=probe.codes[every], scales=probe.scales[every])] + [rounded(w[every], Format.parse(f), importance) for f in formats]
+    every = slice(None, None, max(1, len(w) // SAMPLE))
+    made = [replace(probe, codes=probe.codes[every], scales=probe.scales[every])] + [
+        rounded(w[every], Format.parse(f), importance) for f in formats
+    ]
     return np.array([relative_error(w[every], q, importance) for q in made])
 
-_FEW = FACTORS[3::4] # the probe's scales are searched coarsely: that takes a fifth of the time, and its error is known
+
+# the probe's scales are searched coarsely: that takes a fifth of the time, and its error is known
+_FEW = FACTORS[3::4]
+
 
 def patched(
-    model:Llama,
-    parts:list[tuple], # rows or None, {tensor: what it is there}
-) -> dict[str, Tensor]: # whole tensors, as `holding` takes them
+    model: Llama,
+    parts: list[tuple],  # rows or None, {tensor: what it is there}
+) -> dict[str, Tensor]:  # whole tensors, as `holding` takes them
     "Some rows of tensors replaced"
     out = {}
     for rows, new in parts:
-        if rows: out |= {n: model.get_parameter(n).data.clone() for n in new if n not in out}
+        if rows:
+            out |= {n: model.get_parameter(n).data.clone() for n in new if n not in out}
         for n, w in new.items():
-            if rows: out[n][slice(*rows)] = w
-            else: out[n] = w
+            if rows:
+                out[n][slice(*rows)] = w
+            else:
+                out[n] = w
     return out
 
+
 def _alone(
-    reader:Reader,
-    unit:Unit,
-    x:Tensor|None, # what the unit's layer hears; None for the embedding
-    statistics:Statistics,
-    formats, # names
-) -> tuple: # a part as `patched` takes it; mean and typical KL, nats; errors (1 + formats,)
+    reader: Reader,
+    unit: Unit,
+    x: Tensor | None,  # what the unit's layer hears; None for the embedding
+    statistics: Statistics,
+    formats,  # names
+) -> tuple:  # a part as `patched` takes it; mean and typical KL, nats; errors (1 + formats,)
     "Quantize one unit and see what that does"
     new, error = {}, []
     for n in unit.names:
@@ -108,248 +144,346 @@ def _alone(
         q = rounded(w, Format.parse(PROBE), statistics.importance(n), _FEW)
         new[n] = torch.from_numpy(q.dequantize())
         error.append(errors(w, q, statistics.importance(n), formats))
-    with holding(reader.model, patched(reader.model, [(unit.rows, new)])): k = reader.kl(reader.start() if unit.rows else x, unit.layer)
-    return (unit.rows, new), (k.mean(), np.sqrt(k).mean()**2), np.mean(error, 0)
+    with holding(reader.model, patched(reader.model, [(unit.rows, new)])):
+        k = reader.kl(reader.start() if unit.rows else x, unit.layer)
+    return (unit.rows, new), (k.mean(), np.sqrt(k).mean() ** 2), np.mean(error, 0)
+
 
 @torch.inference_mode()
 def measure(
-    backend:TorchBackend,
-    ids:np.ndarray, # (texts, span) token ids
-    statistics:Statistics, # for the importance of channels
-    formats=NATIVE, # names
-    on_progress=None, # called with (units done, units in all); may raise `Cancelled`
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # of each unit alone the mean KL and the typical one (units, 2), nats; errors (units, 1 + formats); mean KL of the mixed streams (mixes,)
+    backend: TorchBackend,
+    ids: np.ndarray,  # (texts, span) token ids
+    statistics: Statistics,  # for the importance of channels
+    formats=NATIVE,  # names
+    on_progress=None,  # called with (units done, units in all); may raise `Cancelled`
+) -> tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]:  # of each unit alone the mean KL and the typical one (units, 2), nats; errors (units, 1 + formats); mean KL of the mixed streams (mixes,)
     "Quantize one unit after the other and see what it does to the predictions"
     todo, reader, parts, figures = units(backend.config), Reader(backend.model, ids), {}, []
+
     def alone(k, x):
         parts[k], *f = _alone(reader, todo[k], x, statistics, formats)
         figures.append(f)
-        if on_progress: on_progress(k + 1, len(todo))
-    def mixed(m): return holding(reader.model, patched(reader.model, [p for k, p in parts.items() if k % m == 0]))
+        if on_progress:
+            on_progress(k + 1, len(todo))
+
+    def mixed(m):
+        return holding(reader.model, patched(reader.model, [p for k, p in parts.items() if k % m == 0]))
+
     for k, u in enumerate(todo):
-        if u.rows: alone(k, None)
+        if u.rows:
+            alone(k, None)
     bands, x, streams, ends = dict(parts), reader.start(), {}, []
     for m in MIXES:
-        with mixed(m): streams[m] = reader.start()
+        with mixed(m):
+            streams[m] = reader.start()
     for i in range(backend.config.num_hidden_layers):
-        parts.clear() # the weights of the layer before are not needed again
+        parts.clear()  # the weights of the layer before are not needed again
         for k, u in enumerate(todo):
-            if u.layer == i and not u.rows: alone(k, x)
+            if u.layer == i and not u.rows:
+                alone(k, x)
         for m in MIXES:
-            with mixed(m): streams[m] = reader.layer(streams[m], i)
+            with mixed(m):
+                streams[m] = reader.layer(streams[m], i)
         x = reader.layer(x, i)
     parts = bands
     for m in MIXES:
-        with mixed(m): ends.append(reader.kl(streams[m], i + 1).mean())
+        with mixed(m):
+            ends.append(reader.kl(streams[m], i + 1).mean())
     kl, error = zip(*figures)
     return np.array(kl), np.array(error), np.array(ends)
 
 # %% ../../nbs/05_quant/07_budget.ipynb #4084d401
-TOKENS, WINDOW = 2048, 256 # of the text that importances come from
-_VERSION = 3 # of the measurement: a change makes what was kept unusable
+TOKENS, WINDOW = 2048, 256  # of the text that importances come from
+_VERSION = 3  # of the measurement: a change makes what was kept unusable
+
 
 @dataclass
 class Sensitivity:
     "How much each part of a model matters, and what each format leaves in it"
-    config:LlamaConfig
-    formats:tuple[str, ...]
-    kl:np.ndarray # (units,): nats a token with this unit alone in the probe's format
-    error:np.ndarray # (units, 1 + formats): relative weighted squared error of the probe and of each format
-    mixed:np.ndarray # (mixes,): nats a token with every n-th unit in the probe's format
+
+    config: LlamaConfig
+    formats: tuple[str, ...]
+    kl: np.ndarray  # (units,): nats a token with this unit alone in the probe's format
+    error: np.ndarray  # (units, 1 + formats): relative weighted squared error of the probe and of each format
+    mixed: np.ndarray  # (mixes,): nats a token with every n-th unit in the probe's format
 
     @property
     def units(self) -> list[Unit]:
         "What was measured, in order"
         return units(self.config)
+
     @property
-    def damage(self) -> np.ndarray: # (units, formats)
+    def damage(self) -> np.ndarray:  # (units, formats)
         "Nats a token that each unit costs in each format, on its own"
-        return (self.kl/self.error[:, 0])[:, None]*self.error[:, 1:]
+        return (self.kl / self.error[:, 0])[:, None] * self.error[:, 1:]
+
     @property
     def interaction(self) -> float:
         "How quickly damages stop to add up: c in K = S/(1 + c·S), fitted to the mixed streams"
         sums = np.array([self.kl[::m].sum() for m in MIXES])
-        x, y = sums*self.mixed, sums - self.mixed # K + c·S·K = S
-        return max(float((x*y).sum()/(x*x).sum()), 0.0)
-    def predict(self,
-        total:float, # sum of damages, nats
-    ) -> float: # nats a token
+        x, y = sums * self.mixed, sums - self.mixed  # K + c·S·K = S
+        return max(float((x * y).sum() / (x * x).sum()), 0.0)
+
+    def predict(
+        self,
+        total: float,  # sum of damages, nats
+    ) -> float:  # nats a token
         "KL of a model whose units are damaged by so much, each on its own"
-        return total/(1 + self.interaction*total)
+        return total / (1 + self.interaction * total)
+
 
 def sensitivity(
-    folder, # a checkpoint folder
-    native:bool=True, # only formats that every engine runs; False: all, for PyTorch
-    text:str|None=None, # to measure on; default: the model writes one
-    on_progress=None, # called with (stage, done, total); may raise `Cancelled`
+    folder,  # a checkpoint folder
+    native: bool = True,  # only formats that every engine runs; False: all, for PyTorch
+    text: str | None = None,  # to measure on; default: the model writes one
+    on_progress=None,  # called with (stage, done, total); may raise `Cancelled`
 ) -> Sensitivity:
     "Measure a checkpoint, or remember what was measured; raises `CheckpointError` or `ParameterError`"
     folder = as_path("folder", folder)
     as_callback("on_progress", on_progress)
-    if text is not None: as_text("text", text)
+    if text is not None:
+        as_text("text", text)
     say = lambda stage: (lambda done, total: on_progress(stage, done, total)) if on_progress else None
-    backend = load(folder, device="cpu", context=min(WINDOW, validate(folder, changed_only=True).max_position_embeddings))
-    if text is None: ids = sample_text(backend.model, TOKENS, window=WINDOW, identity=backend.file_sha256, on_progress=say("write text"))
-    else: ids = text_windows(SmolLMTokenizer.load(folder), text, backend.context)[:TOKENS//backend.context]
+    backend = load(
+        folder, device="cpu", context=min(WINDOW, validate(folder, changed_only=True).max_position_embeddings)
+    )
+    if text is None:
+        ids = sample_text(
+            backend.model, TOKENS, window=WINDOW, identity=backend.file_sha256, on_progress=say("write text")
+        )
+    else:
+        ids = text_windows(SmolLMTokenizer.load(folder), text, backend.context)[: TOKENS // backend.context]
     formats, count = NATIVE if native else OPEN, len(units(backend.config))
+
     def make():
-        found = measure(backend, ids[:TEXTS, :SPAN], collect(backend.model, ids, full=False, on_progress=say("take notes")), formats, say("measure"))
+        found = measure(
+            backend,
+            ids[:TEXTS, :SPAN],
+            collect(backend.model, ids, full=False, on_progress=say("take notes")),
+            formats,
+            say("measure"),
+        )
         return np.concatenate([a.ravel() for a in found])
+
     seen = hashlib.sha256(ids.tobytes()).hexdigest()
-    facts = dict(identity=backend.file_sha256, config=backend.config.to_dict(), ids=seen, formats=formats, probe=PROBE,
-        sizes=[TEXTS, SPAN, WARMUP, EVERY, SAMPLE, *MIXES, *FREQUENT], version=_VERSION)
-    sizes = 2*count, count*(1 + len(formats)), len(MIXES)
-    def is_valid(a): return a.shape == (sum(sizes),) and a.dtype.kind == "f" and bool(np.isfinite(a).all())
+    facts = dict(
+        identity=backend.file_sha256,
+        config=backend.config.to_dict(),
+        ids=seen,
+        formats=formats,
+        probe=PROBE,
+        sizes=[TEXTS, SPAN, WARMUP, EVERY, SAMPLE, *MIXES, *FREQUENT],
+        version=_VERSION,
+    )
+    sizes = 2 * count, count * (1 + len(formats)), len(MIXES)
+
+    def is_valid(a):
+        return a.shape == (sum(sizes),) and a.dtype.kind == "f" and bool(np.isfinite(a).all())
+
     a = remembered(facts, make, is_valid) if backend.file_sha256 else make()
     kl, error, mixed = np.split(a, np.cumsum(sizes[:2]))
     mean, typical = kl.reshape(count, 2).T
-    out = Sensitivity(backend.config, formats, typical*mean.sum()/typical.sum(), error.reshape(count, -1), mixed)
+    out = Sensitivity(backend.config, formats, typical * mean.sum() / typical.sum(), error.reshape(count, -1), mixed)
     backend.close()
     return out
 
 # %% ../../nbs/05_quant/07_budget.ipynb #c6d48501
 class Option(NamedTuple):
     "One way to hold one unit"
-    nbytes:int
-    kl:float # nats that it costs
-    held:tuple # a format; for the embedding: frequent rows, their format, that of the rest
+
+    nbytes: int
+    kl: float  # nats that it costs
+    held: tuple  # a format; for the embedding: frequent rows, their format, that of the rest
+
 
 def useful(
-    options:list[Option],
-) -> list[Option]: # by size
+    options: list[Option],
+) -> list[Option]:  # by size
     "Those that are not beaten by a smaller one"
     out = []
     for o in sorted(options):
-        if not out or o.kl < out[-1].kl: out.append(o)
+        if not out or o.kl < out[-1].kl:
+            out.append(o)
     return out
 
-def _embedding_options(s:Sensitivity) -> list[Option]:
+
+def _embedding_options(s: Sensitivity) -> list[Option]:
     "All ways to hold the embedding (and the head, where it is another tensor)"
     bands, names = [u for u in s.units if u.rows], s.units[0].names
     rows, cols, out = s.config.vocab_size, s.config.hidden_size, []
-    size = lambda n, f: len(names)*Format.parse(f).nbytes(n, cols) if n else 0
-    below = np.vstack([np.zeros(len(s.formats)), np.cumsum(s.damage[:len(bands)], 0)]) # nats of the first bands
+    size = lambda n, f: len(names) * Format.parse(f).nbytes(n, cols) if n else 0
+    below = np.vstack([np.zeros(len(s.formats)), np.cumsum(s.damage[: len(bands)], 0)])  # nats of the first bands
     for i, n in enumerate([0] + [u.rows[1] for u in bands[:-1]]):
-        for a, b in itertools.product(range(len(s.formats)), repeat=2) if n else ((0, b) for b in range(len(s.formats))):
-            if a == b and n: continue
-            out.append(Option(size(n, s.formats[a]) + size(rows - n, s.formats[b]), float(below[i, a] + below[-1, b] - below[i, b]), (n, s.formats[a], s.formats[b])))
+        for a, b in (
+            itertools.product(range(len(s.formats)), repeat=2) if n else ((0, b) for b in range(len(s.formats)))
+        ):
+            if a == b and n:
+                continue
+            out.append(
+                Option(
+                    size(n, s.formats[a]) + size(rows - n, s.formats[b]),
+                    float(below[i, a] + below[-1, b] - below[i, b]),
+                    (n, s.formats[a], s.formats[b]),
+                )
+            )
     return useful(out)
 
+
 def options(
-    s:Sensitivity,
-) -> list[list[Option]]: # the embedding's first, then those of each unit of the layers
+    s: Sensitivity,
+) -> list[list[Option]]:  # the embedding's first, then those of each unit of the layers
     "What there is to choose from"
     shapes, out = s.config.tensor_shapes(), [_embedding_options(s)]
     for u, kl in zip(s.units, s.damage):
-        if not u.rows: out.append(useful([Option(sum(Format.parse(f).nbytes(*shapes[n]) for n in u.names), float(k), (f,)) for f, k in zip(s.formats, kl)]))
+        if not u.rows:
+            out.append(
+                useful(
+                    [
+                        Option(sum(Format.parse(f).nbytes(*shapes[n]) for n in u.names), float(k), (f,))
+                        for f, k in zip(s.formats, kl)
+                    ]
+                )
+            )
     return out
 
 # %% ../../nbs/05_quant/07_budget.ipynb #20016f00
-STATES = 1 << 18 # steps of the table, at most
+STATES = 1 << 18  # steps of the table, at most
 
-def _least(lists:list[list[Option]]) -> int:
+
+def _least(lists: list[list[Option]]) -> int:
     "Bytes of the smallest choice"
     return sum(min(o.nbytes for o in options) for options in lists)
 
+
 def _knapsack(
-    lists:list[list[Option]],
-    budget:int, # bytes
-) -> tuple[int, np.ndarray, list[np.ndarray]]: # bytes a step, least damage for 0, 1, 2, … steps above the least size, what each list gives then
+    lists: list[list[Option]],
+    budget: int,  # bytes
+) -> tuple[
+    int, np.ndarray, list[np.ndarray]
+]:  # bytes a step, least damage for 0, 1, 2, … steps above the least size, what each list gives then
     "The table of best choices"
     least, most = _least(lists), sum(max(o.nbytes for o in options) for options in lists)
     room = min(budget, most) - least
-    step = 64*max(1, -(-room//(64*STATES)))
-    best, picks = np.zeros(room//step + 1), []
+    step = 64 * max(1, -(-room // (64 * STATES)))
+    best, picks = np.zeros(room // step + 1), []
     for options in lists:
         small, rows = min(o.nbytes for o in options), np.full((len(options), len(best)), np.inf)
         for row, o in zip(rows, options):
-            extra = -(-(o.nbytes - small)//step)
-            if extra < len(best): row[extra:] = best[:len(best) - extra] + o.kl
+            extra = -(-(o.nbytes - small) // step)
+            if extra < len(best):
+                row[extra:] = best[: len(best) - extra] + o.kl
         picks.append(rows.argmin(0).astype(np.uint16))
         best = rows.min(0)
     return step, best, picks
 
+
 def choose(
-    lists:list[list[Option]],
-    budget:int, # bytes
-) -> list[Option]: # one of each list
+    lists: list[list[Option]],
+    budget: int,  # bytes
+) -> list[Option]:  # one of each list
     "The options of least damage that fit; raises `ParameterError`"
-    if budget < _least(lists): raise ParameterError(f"{budget:,} bytes are too few: the least is {_least(lists):,}")
+    if budget < _least(lists):
+        raise ParameterError(f"{budget:,} bytes are too few: the least is {_least(lists):,}")
     step, best, picks = _knapsack(lists, budget)
     at, out = len(best) - 1, []
     for options, pick in zip(lists[::-1], picks[::-1]):
         out.append(o := options[pick[at]])
-        at -= -(-(o.nbytes - min(x.nbytes for x in options))//step)
+        at -= -(-(o.nbytes - min(x.nbytes for x in options)) // step)
     return out[::-1]
 
+
 def front(
-    lists:list[list[Option]],
-    points:int=60, # at most
-) -> list[tuple[int, float]]: # bytes and damage, nats; both strictly monotone
+    lists: list[list[Option]],
+    points: int = 60,  # at most
+) -> list[tuple[int, float]]:  # bytes and damage, nats; both strictly monotone
     "The best choice for every budget"
     step, best, _ = _knapsack(lists, sum(max(o.nbytes for o in options) for options in lists))
-    better = np.flatnonzero(np.diff(best, prepend=np.inf) < 0) # budgets with which something improves
+    better = np.flatnonzero(np.diff(best, prepend=np.inf) < 0)  # budgets with which something improves
     chosen = better[np.unique(np.linspace(0, len(better) - 1, points).astype(int))]
-    return [(_least(lists) + int(i)*step, float(best[i])) for i in chosen]
+    return [(_least(lists) + int(i) * step, float(best[i])) for i in chosen]
 
 # %% ../../nbs/05_quant/07_budget.ipynb #e8df578b
-_FACTS, _PART, _MIX = 8192, 256, 80 # bytes of a header: config, recipe, source, padding; a part in its table; a tensor in its recipe
+# bytes of a header: config, recipe, source, padding; a part in its table; a tensor in its recipe
+_FACTS, _PART, _MIX = 8192, 256, 80
+
 
 class Allocation(NamedTuple):
     "What a budget buys"
-    recipe:Recipe
-    nbytes:int # of the whole file, at most
-    kl:float # predicted, nats a token
+
+    recipe: Recipe
+    nbytes: int  # of the whole file, at most
+    kl: float  # predicted, nats a token
+
 
 def fixed_bytes(
-    config:LlamaConfig,
-) -> int: # bytes, at least what any recipe's file takes
+    config: LlamaConfig,
+) -> int:  # bytes, at least what any recipe's file takes
     "Header and norm weights: what a file holds beside its matrices"
     shapes = config.tensor_shapes()
-    header = _FACTS + (len(shapes) + 2)*_PART + sum(_MIX for n in shapes.values() if len(n) == 2) # embedding and head have two parts
+    # embedding and head have two parts
+    header = _FACTS + (len(shapes) + 2) * _PART + sum(_MIX for n in shapes.values() if len(n) == 2)
     return header + sum(Format.parse("f32").nbytes(1, n[0]) for n in shapes.values() if len(n) == 1)
 
+
 def allocate(
-    s:Sensitivity,
-    budget:int, # bytes of the file
-    base:Recipe=RECIPES["fast"], # whose method and calibration text are taken
+    s: Sensitivity,
+    budget: int,  # bytes of the file
+    base: Recipe = RECIPES["fast"],  # whose method and calibration text are taken
 ) -> Allocation:
     "Spend a budget; raises `ParameterError` naming the least that is possible"
     budget, base = as_int("budget", budget, 1), as_type("base", base, Recipe)
     lists, extra = options(s), fixed_bytes(s.config)
-    if budget < (least := _least(lists) + extra): raise ParameterError(f"{budget:,} bytes are too few for this model: the least is {least:,}, four bits a weight")
+    if budget < (least := _least(lists) + extra):
+        raise ParameterError(f"{budget:,} bytes are too few for this model: the least is {least:,}, four bits a weight")
     embedding, *layers = chosen = choose(lists, budget - extra)
     n, first, rest = embedding.held
-    held = {name: o.held[0] for u, o in zip(s.units[len(s.units) - len(layers):], layers) for name in u.names}
+    held = {name: o.held[0] for u, o in zip(s.units[len(s.units) - len(layers) :], layers) for name in u.names}
     linear = min(set(held.values()), key=lambda f: Format.parse(f).nbytes(16, 1536))
-    recipe = replace(base, name=f"{base.name} in {budget/1e6:g} MB", linear=linear, embedding=rest, frequent=first if n else "", frequent_rows=n, mix=tuple((k, f) for k, f in held.items() if f != linear))
+    recipe = replace(
+        base,
+        name=f"{base.name} in {budget / 1e6:g} MB",
+        linear=linear,
+        embedding=rest,
+        frequent=first if n else "",
+        frequent_rows=n,
+        mix=tuple((k, f) for k, f in held.items() if f != linear),
+    )
     return Allocation(recipe, sum(o.nbytes for o in chosen) + extra, s.predict(sum(o.kl for o in chosen)))
 
+
 def curve(
-    s:Sensitivity,
-    points:int=60, # at most
-) -> list[tuple[int, float]]: # bytes of a file and predicted KL, nats a token
+    s: Sensitivity,
+    points: int = 60,  # at most
+) -> list[tuple[int, float]]:  # bytes of a file and predicted KL, nats a token
     "What each budget can buy"
     return [(n + fixed_bytes(s.config), s.predict(kl)) for n, kl in front(options(s), points)]
 
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
+
 def parse_bytes(
-    text, # "80MB", "69.2e6", "64 MiB", or a number of bytes
+    text,  # "80MB", "69.2e6", "64 MiB", or a number of bytes
 ) -> int:
     "A size as people write it; raises `ParameterError`"
-    m = re.fullmatch(r"([0-9]+\.?[0-9]*(?:e[0-9]{1,2})?) *([kmg]?i?)b?", str(text).strip().replace(",", "").replace("_", "").lower())
-    if not m or m[2] not in _UNITS or not (n := int(float(m[1])*_UNITS[m[2]])): raise ParameterError(f"{text!r} is no size; write 80MB, 69.2e6 or a number of bytes")
+    m = re.fullmatch(
+        r"([0-9]+\.?[0-9]*(?:e[0-9]{1,2})?) *([kmg]?i?)b?", str(text).strip().replace(",", "").replace("_", "").lower()
+    )
+    if not m or m[2] not in _UNITS or not (n := int(float(m[1]) * _UNITS[m[2]])):
+        raise ParameterError(f"{text!r} is no size; write 80MB, 69.2e6 or a number of bytes")
     return n
 
+
 def budget_recipe(
-    folder, # a checkpoint folder
-    budget, # of the file: bytes, or text as `parse_bytes` reads it
-    base:Recipe=RECIPES["small"], # whose method and calibration text are taken
-    native:bool=True, # only formats that every engine runs; False: all, for PyTorch
-    text:str|None=None, # to measure on; default: the model writes one
-    on_progress=None, # called with (stage, done, total); may raise `Cancelled`
-) -> Recipe: # for `recipes.quantize`
+    folder,  # a checkpoint folder
+    budget,  # of the file: bytes, or text as `parse_bytes` reads it
+    base: Recipe = RECIPES["small"],  # whose method and calibration text are taken
+    native: bool = True,  # only formats that every engine runs; False: all, for PyTorch
+    text: str | None = None,  # to measure on; default: the model writes one
+    on_progress=None,  # called with (stage, done, total); may raise `Cancelled`
+) -> Recipe:  # for `recipes.quantize`
     "Measure a model and spend a budget on it; raises `CheckpointError` or `ParameterError`"
     size = parse_bytes(budget)
     as_type("base", base, Recipe)

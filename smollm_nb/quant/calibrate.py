@@ -7,65 +7,88 @@ __all__ = ['WINDOW', 'BATCH', 'KV_BYTES', 'HEAD', 'batch_size', 'sample_text', '
            'listen', 'collect', 'gptq']
 
 # %% ../../nbs/05_quant/04_calibrate.ipynb #ec8a3b6f
-import contextlib, hashlib, io, json
+import contextlib
+import hashlib
+import io
+import json
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import (
-    LlamaConfig, ParameterError, as_callback, as_ids, as_int, as_number, as_text, as_type, atomic_file, cache_dir,
-    folder_lock, storing)
-from .formats import Quantized, spread
+from smollm_nb.core import (
+    LlamaConfig,
+    ParameterError,
+    as_callback,
+    as_ids,
+    as_int,
+    as_number,
+    as_text,
+    as_type,
+    atomic_file,
+    cache_dir,
+    folder_lock,
+    storing,
+)
 from ..inference.llama import KVCache, Llama, return_memory, rope_table
+from .formats import Quantized, spread
 from .rounding import points, row_blocks
 
 # %% ../../nbs/05_quant/04_calibrate.ipynb #cf754470
-WINDOW = 512 # tokens of one text
-BATCH, KV_BYTES = 16, 4*10**8 # texts at a time, at most; bytes of their keys and values, at most
+WINDOW = 512  # tokens of one text
+BATCH, KV_BYTES = 16, 4 * 10**8  # texts at a time, at most; bytes of their keys and values, at most
+
 
 def batch_size(
-    config:LlamaConfig,
-    window:int, # tokens of one text
-) -> int: # 1..`BATCH`
+    config: LlamaConfig,
+    window: int,  # tokens of one text
+) -> int:  # 1..`BATCH`
     "How many texts are written side by side: larger models have room for fewer"
-    return min(BATCH, max(1, KV_BYTES//(8*window*config.num_hidden_layers*config.num_key_value_heads*config.head_dim))) # keys and values, float32
+    # keys and values, float32
+    return min(
+        BATCH,
+        max(1, KV_BYTES // (8 * window * config.num_hidden_layers * config.num_key_value_heads * config.head_dim)),
+    )
+
 
 @torch.inference_mode()
 def _sample_batch(
-    model:Llama,
-    rows:int, # texts
-    length:int, # tokens of each
-    opening:list[int], # first tokens of each
-    temperature:float,
-    seed:int,
-    on_token, # called after each token of the texts; may raise `Cancelled`
-) -> np.ndarray: # (rows, length) int32
+    model: Llama,
+    rows: int,  # texts
+    length: int,  # tokens of each
+    opening: list[int],  # first tokens of each
+    temperature: float,
+    seed: int,
+    on_token,  # called after each token of the texts; may raise `Cancelled`
+) -> np.ndarray:  # (rows, length) int32
     "Texts that the model writes, side by side"
     rng, n = torch.Generator().manual_seed(seed), len(opening)
     cache = KVCache(model.config, length, "cpu", torch.float32, (rows,))
     cos, sin = rope_table(model.config, length)
-    ids = torch.tensor([opening + [0]*(length - n)]*rows)
+    ids = torch.tensor([opening + [0] * (length - n)] * rows)
     x = model(ids[:, :n], (cos[:n], sin[:n]), cache, 0)[:, -1:]
     for p in range(n, length):
-        chance = (model.head(x[:, 0])/temperature).softmax(-1)
+        chance = (model.head(x[:, 0]) / temperature).softmax(-1)
         ids[:, p] = torch.multinomial(chance, 1, generator=rng)[:, 0]
-        if p < length - 1: x = model(ids[:, p:p + 1], (cos[p:p + 1], sin[p:p + 1]), cache, p)
-        if p % 64 == 63: return_memory() # arrays that grow at each step leave holes behind
+        if p < length - 1:
+            x = model(ids[:, p : p + 1], (cos[p : p + 1], sin[p : p + 1]), cache, p)
+        if p % 64 == 63:
+            return_memory()  # arrays that grow at each step leave holes behind
         on_token()
     return ids.numpy().astype(np.int32)
 
+
 def sample_text(
-    model:Llama, # the model that writes, on the CPU; its weights may be mapped as they are stored
-    tokens:int=32768, # in all, rounded up to whole texts
-    temperature:float=0.9,
-    seed:int=0,
-    window:int=WINDOW, # tokens of one text
-    opening:list[int]|None=None, # first tokens of each; default: the token that begins a document
-    identity:str="", # hash of the weights; without it nothing is kept
-    on_progress=None, # called with (tokens done, tokens in all); may raise `Cancelled`
-) -> np.ndarray: # (texts, window) int32 token ids
+    model: Llama,  # the model that writes, on the CPU; its weights may be mapped as they are stored
+    tokens: int = 32768,  # in all, rounded up to whole texts
+    temperature: float = 0.9,
+    seed: int = 0,
+    window: int = WINDOW,  # tokens of one text
+    opening: list[int] | None = None,  # first tokens of each; default: the token that begins a document
+    identity: str = "",  # hash of the weights; without it nothing is kept
+    on_progress=None,  # called with (tokens done, tokens in all); may raise `Cancelled`
+) -> np.ndarray:  # (texts, window) int32 token ids
     "Calibration text that the model writes itself; resumed and cached where `identity` is given"
     config = as_type("model", model, Llama).config
     tokens, seed = as_int("tokens", tokens, 1), as_int("seed", seed, 0, 1 << 62)
@@ -73,178 +96,248 @@ def sample_text(
     temperature = as_number("temperature", temperature, 1e-3, 10)
     opening = as_ids("opening", [] if opening is None else opening)
     opening = opening or [config.eos_token_ids[-1] if config.bos_token_id is None and config.eos_token_ids else 0]
-    for i, id in enumerate(opening): as_int(f"opening[{i}]", id, 0, config.vocab_size - 1)
-    if len(opening) >= window: raise ParameterError(f"an opening of {len(opening)} tokens leaves nothing of a text of {window}")
+    for i, id in enumerate(opening):
+        as_int(f"opening[{i}]", id, 0, config.vocab_size - 1)
+    if len(opening) >= window:
+        raise ParameterError(f"an opening of {len(opening)} tokens leaves nothing of a text of {window}")
     as_callback("on_progress", on_progress)
-    rows, out, done = -(-tokens//window), [], 0
-    facts = dict(identity=as_text("identity", identity), config=config.to_dict(), temperature=temperature, seed=seed,
-        window=window, opening=opening, torch=torch.__version__, version=3)
+    rows, out, done = -(-tokens // window), [], 0
+    facts = dict(
+        identity=as_text("identity", identity),
+        config=config.to_dict(),
+        temperature=temperature,
+        seed=seed,
+        window=window,
+        opening=opening,
+        torch=torch.__version__,
+        version=3,
+    )
+
     def on_token():
         nonlocal done
         done += size
-        if on_progress: on_progress(done, rows*window)
+        if on_progress:
+            on_progress(done, rows * window)
+
     batch = batch_size(model.config, window)
+
     def is_valid(a):
         "Whether an array can be what the model wrote"
-        if a.shape != (size, window) or a.dtype != np.int32: return False
-        return bool(((a >= 0) & (a < config.vocab_size)).all() and (a[:, :len(opening)] == opening).all())
+        if a.shape != (size, window) or a.dtype != np.int32:
+            return False
+        return bool(((a >= 0) & (a < config.vocab_size)).all() and (a[:, : len(opening)] == opening).all())
+
     for i in range(0, rows, batch):
-        size, done = min(batch, rows - i), i*window + min(batch, rows - i)*len(opening)
+        size, done = min(batch, rows - i), i * window + min(batch, rows - i) * len(opening)
         make = lambda: _sample_batch(model, size, window, opening, temperature, seed + i, on_token)
         out.append(remembered(facts | dict(first=i, rows=size), make, is_valid) if identity else make())
     return np.concatenate(out)
 
 # %% ../../nbs/05_quant/04_calibrate.ipynb #cf754471
 def remembered(
-    facts:dict, # plain JSON: all that the array depends on
-    make, # called without arguments: works the array out
-    is_valid, # called with an array from the cache: whether it can be that one
+    facts: dict,  # plain JSON: all that the array depends on
+    make,  # called without arguments: works the array out
+    is_valid,  # called with an array from the cache: whether it can be that one
 ) -> np.ndarray:
     "The array that these facts determine: from the cache, or made and kept; raises `StorageError`"
     key = json.dumps(facts, sort_keys=True).encode()
-    path = cache_dir()/"calibration"/f"{hashlib.sha256(key).hexdigest()[:32]}.npy"
-    if (a := _read_array(path, key, is_valid)) is not None: return a
+    path = cache_dir() / "calibration" / f"{hashlib.sha256(key).hexdigest()[:32]}.npy"
+    if (a := _read_array(path, key, is_valid)) is not None:
+        return a
     with storing(path), folder_lock(path):
-        if (a := _read_array(path, key, is_valid)) is not None: return a # another process has made it meanwhile
+        if (a := _read_array(path, key, is_valid)) is not None:
+            return a  # another process has made it meanwhile
         path.parent.mkdir(parents=True, exist_ok=True)
         a, buffer = make(), io.BytesIO()
         np.save(buffer, a)
         raw = buffer.getvalue()
-        with atomic_file(path, len(raw)) as tmp: tmp.write_bytes(raw + hashlib.sha256(key + raw).digest())
+        with atomic_file(path, len(raw)) as tmp:
+            tmp.write_bytes(raw + hashlib.sha256(key + raw).digest())
     return a
 
-def _read_array(path, key:bytes, is_valid) -> np.ndarray|None:
+
+def _read_array(path, key: bytes, is_valid) -> np.ndarray | None:
     "An array as `remembered` keeps it, its hash behind it; None where it is not there, or not what was written"
     with contextlib.suppress(OSError, ValueError, EOFError, MemoryError):
         raw = path.read_bytes()
-        if hashlib.sha256(key + raw[:-32]).digest() != raw[-32:]: return None
+        if hashlib.sha256(key + raw[:-32]).digest() != raw[-32:]:
+            return None
         a = np.load(io.BytesIO(raw[:-32]))
-        if is_valid(a): return a
+        if is_valid(a):
+            return a
     return None
 
 # %% ../../nbs/05_quant/04_calibrate.ipynb #09a61d49
 def text_windows(
-    tokenizer, # a `SmolLMTokenizer`
-    text:str,
-    window:int=WINDOW, # tokens
-) -> np.ndarray: # (texts, window) int32
+    tokenizer,  # a `SmolLMTokenizer`
+    text: str,
+    window: int = WINDOW,  # tokens
+) -> np.ndarray:  # (texts, window) int32
     "A user's own calibration text; raises `ParameterError` when it is shorter than one window"
     ids, window = tokenizer.encode(as_text("text", text)), as_int("window", window, 1)
-    if len(ids) < window: raise ParameterError(f"calibration text has {len(ids)} tokens, at least {window} are needed")
-    return np.array(ids[:len(ids)//window*window], np.int32).reshape(-1, window)
+    if len(ids) < window:
+        raise ParameterError(f"calibration text has {len(ids)} tokens, at least {window} are needed")
+    return np.array(ids[: len(ids) // window * window], np.int32).reshape(-1, window)
 
 # %% ../../nbs/05_quant/04_calibrate.ipynb #bd568bec
-_HEARS = dict(q_proj="self_attn.q_proj", k_proj="self_attn.q_proj", v_proj="self_attn.q_proj", o_proj="self_attn.o_proj",
-              gate_proj="mlp.gate_proj", up_proj="mlp.gate_proj", down_proj="mlp.down_proj")
-HEAD = "model.embed_tokens.weight" # as the output head it hears the last hidden states
+_HEARS = dict(
+    q_proj="self_attn.q_proj",
+    k_proj="self_attn.q_proj",
+    v_proj="self_attn.q_proj",
+    o_proj="self_attn.o_proj",
+    gate_proj="mlp.gate_proj",
+    up_proj="mlp.gate_proj",
+    down_proj="mlp.down_proj",
+)
+HEAD = "model.embed_tokens.weight"  # as the output head it hears the last hidden states
 
-def _input_of(name:str) -> str:
+
+def _input_of(name: str) -> str:
     "Under which matrix's name the input of a matrix is noted"
-    if name in (HEAD, "lm_head.weight"): return HEAD
+    if name in (HEAD, "lm_head.weight"):
+        return HEAD
     layer, part = name.removesuffix(".weight").rsplit(".", 2)[0], name.split(".")[-2]
     return f"{layer}.{_HEARS[part]}.weight"
+
 
 @dataclass
 class Statistics:
     "What every matrix hears"
-    moments:dict[str, Tensor] # input name → (cols,) mean squares, or (cols, cols) mean products
-    tokens:int
-    def hessian(self, name:str) -> Tensor: # (cols, cols)
+
+    moments: dict[str, Tensor]  # input name → (cols,) mean squares, or (cols, cols) mean products
+    tokens: int
+
+    def hessian(self, name: str) -> Tensor:  # (cols, cols)
         "Mean products of the inputs of a matrix; needs the full note"
         m = self.moments[_input_of(name)]
-        if m.ndim != 2: raise ParameterError("these statistics hold mean squares only; collect them with full=True")
+        if m.ndim != 2:
+            raise ParameterError("these statistics hold mean squares only; collect them with full=True")
         return m
-    def importance(self, name:str) -> Tensor: # (cols,)
+
+    def importance(self, name: str) -> Tensor:  # (cols,)
         "Mean square of each input channel of a matrix"
         m = self.moments[_input_of(name)]
         return m.diagonal() if m.ndim == 2 else m
 
+
 @torch.no_grad()
 def listen(
-    model:Llama, # on the CPU; its weights may be mapped as they are stored
-    ids:np.ndarray, # (texts, window) token ids
-    full:bool=True, # products of all pairs of channels, not only squares
-    batch:int=4, # texts at a time
-    on_progress=None, # called with (texts done, texts in all), each counted once a layer; may raise `Cancelled`
-): # yields the `Statistics` of a layer's inputs, one after another, and at last those of the head's
+    model: Llama,  # on the CPU; its weights may be mapped as they are stored
+    ids: np.ndarray,  # (texts, window) token ids
+    full: bool = True,  # products of all pairs of channels, not only squares
+    batch: int = 4,  # texts at a time
+    on_progress=None,  # called with (texts done, texts in all), each counted once a layer; may raise `Cancelled`
+):  # yields the `Statistics` of a layer's inputs, one after another, and at last those of the head's
     "Send texts through a model layer by layer and note what each matrix hears"
     ids, window, c = torch.from_numpy(ids).long(), ids.shape[1], model.config
     x, rope, sums, done = model.model.embed_tokens(ids).float(), rope_table(c, window), {}, 0
+
     def note(name, a):
         a = a.flatten(0, -2)
-        if name not in sums: sums[name] = a.new_zeros((a.shape[1],)*2 if full else a.shape[1])
-        if full: sums[name].addmm_(a.T, a)
-        else: sums[name] += a.square().sum(0)
+        if name not in sums:
+            sums[name] = a.new_zeros((a.shape[1],) * 2 if full else a.shape[1])
+        if full:
+            sums[name].addmm_(a.T, a)
+        else:
+            sums[name] += a.square().sum(0)
+
     def noted():
         out = Statistics({k: v.div_(ids.numel()) for k, v in sums.items()}, ids.numel())
         sums.clear()
         return out
+
     for i, layer in enumerate(model.model.layers):
-        ears = [layer.get_submodule(n).register_forward_pre_hook(lambda _, args, name=f"model.layers.{i}.{n}.weight": note(name, args[0])) for n in set(_HEARS.values())]
+        ears = [
+            layer.get_submodule(n).register_forward_pre_hook(
+                lambda _, args, name=f"model.layers.{i}.{n}.weight": note(name, args[0])
+            )
+            for n in set(_HEARS.values())
+        ]
         try:
-            for part in x.split(batch): # a view: what comes out of the layer takes the place of what went in
-                part.copy_(layer(part, rope, KVCache(replace(c, num_hidden_layers=1), window, "cpu", torch.float32, (len(part),)), 0, 0))
+            for part in x.split(batch):  # a view: what comes out of the layer takes the place of what went in
+                part.copy_(
+                    layer(
+                        part,
+                        rope,
+                        KVCache(replace(c, num_hidden_layers=1), window, "cpu", torch.float32, (len(part),)),
+                        0,
+                        0,
+                    )
+                )
                 done += len(part)
-                if on_progress: on_progress(done, len(ids)*c.num_hidden_layers)
+                if on_progress:
+                    on_progress(done, len(ids) * c.num_hidden_layers)
         finally:
-            for e in ears: e.remove()
+            for e in ears:
+                e.remove()
         yield noted()
-    for part in x.split(batch): note(HEAD, model.model.norm(part))
+    for part in x.split(batch):
+        note(HEAD, model.model.norm(part))
     yield noted()
 
+
 def collect(
-    model:Llama,
-    ids:np.ndarray, # (texts, window) token ids
-    full:bool=True, # products of all pairs of channels, not only squares
-    on_progress=None, # as `listen`
+    model: Llama,
+    ids: np.ndarray,  # (texts, window) token ids
+    full: bool = True,  # products of all pairs of channels, not only squares
+    on_progress=None,  # as `listen`
 ) -> Statistics:
     "What every matrix of a model hears"
     layers = list(listen(model, ids, full, on_progress=on_progress))
     return Statistics({k: v for s in layers for k, v in s.moments.items()}, layers[0].tokens)
 
 # %% ../../nbs/05_quant/04_calibrate.ipynb #f5182939
-def _inverse_factor(h:Tensor, damping:float) -> Tensor: # (cols, cols) upper triangular
+def _inverse_factor(h: Tensor, damping: float) -> Tensor:  # (cols, cols) upper triangular
     "The upper Cholesky factor of the inverse of the damped Hessian"
     h = h.double().clone()
     dead = h.diagonal() == 0
     h[dead, dead] = 1
-    h += torch.eye(len(h))*damping*h.diagonal().mean()
+    h += torch.eye(len(h)) * damping * h.diagonal().mean()
     return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True).float()
 
-def _round_columns(wt:Tensor, u:Tensor, st:Tensor, mt:Tensor, p:Tensor, block:int) -> Tensor: # (cols, rows) points
+
+def _round_columns(
+    wt: Tensor, u: Tensor, st: Tensor, mt: Tensor, p: Tensor, block: int
+) -> Tensor:  # (cols, rows) points
     "Round columns in order, each error passed on to the columns that follow; `wt` is left as it was when each was rounded"
-    middle, out = (p[1:] + p[:-1])/2, torch.empty_like(wt)
+    middle, out = (p[1:] + p[:-1]) / 2, torch.empty_like(wt)
     for a in range(0, len(wt), block):
         b = min(a + block, len(wt))
         errors = torch.empty(b - a, wt.shape[1])
         for j in range(a, b):
-            chosen = p[torch.bucketize((wt[j] - mt[j])/torch.where(st[j] == 0, 1, st[j]), middle)]
-            errors[j - a] = e = (wt[j] - mt[j] - st[j]*chosen)/u[j, j]
+            chosen = p[torch.bucketize((wt[j] - mt[j]) / torch.where(st[j] == 0, 1, st[j]), middle)]
+            errors[j - a] = e = (wt[j] - mt[j] - st[j] * chosen) / u[j, j]
             out[j] = chosen
-            wt[j + 1:b] -= u[j, j + 1:b, None]*e
+            wt[j + 1 : b] -= u[j, j + 1 : b, None] * e
         wt[b:] -= u[a:b, b:].T @ errors
     return out
 
+
 def gptq(
-    w:Tensor, # (rows, cols) float32
-    q:Quantized, # its scales (and minima) are kept, its codes chosen anew
-    hessian:Tensor, # (cols, cols)
-    damping:float=0.01, # fraction of the mean diagonal
-    block:int=128, # columns between two large updates
-    meant:bool=True, # give back what was rounded too, for which `distill` has use
-) -> tuple[Quantized, Tensor|None]: # with the weights that were rounded in the end, (rows, cols)
+    w: Tensor,  # (rows, cols) float32
+    q: Quantized,  # its scales (and minima) are kept, its codes chosen anew
+    hessian: Tensor,  # (cols, cols)
+    damping: float = 0.01,  # fraction of the mean diagonal
+    block: int = 128,  # columns between two large updates
+    meant: bool = True,  # give back what was rounded too, for which `distill` has use
+) -> tuple[Quantized, Tensor | None]:  # with the weights that were rounded in the end, (rows, cols)
     "Codes that make up for each other's errors (Frantar et al., 2022)"
     f, cols = q.format, w.shape[1]
     order = torch.argsort(hessian.diagonal(), descending=True)
     u = _inverse_factor(hessian[order][:, order], damping)
-    p, codes, rounded = points(f, q.book) if q.book is not None else points(f), np.empty_like(q.codes), torch.empty_like(w) if meant else None
+    p, codes, rounded = (
+        points(f, q.book) if q.book is not None else points(f),
+        np.empty_like(q.codes),
+        torch.empty_like(w) if meant else None,
+    )
     back = torch.argsort(order)
     for at in row_blocks(w, 1 << 22):
-        wide = lambda a: torch.from_numpy(spread(a[at], f.group, cols)).T[order].contiguous() # (cols, rows)
+        wide = lambda a: torch.from_numpy(spread(a[at], f.group, cols)).T[order].contiguous()  # (cols, rows)
         st = wide(q.scales)
         mt = wide(q.minima) if q.minima is not None else torch.zeros_like(st)
         wt = w[at].T[order].contiguous()
         c = torch.searchsorted(p, _round_columns(wt, u, st, mt, p, block)[back].T.contiguous())
         codes[at] = (c - 127 if f.kind == "int8" else c).numpy()
-        if meant: rounded[at] = wt[back].T
+        if meant:
+            rounded[at] = wt[back].T
     return Quantized(f, codes, q.scales, q.minima, q.book), rounded

@@ -13,30 +13,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .formats import Format, Quantized, spread
 from ..inference.llama import Llama, rope_table
+from .formats import Format, Quantized, spread
 from .rounding import Nearest, points, quantize_with
 
 # %% ../../nbs/05_quant/05_distill.ipynb #e0ecd744
 @dataclass
 class Part:
     "A range of a tensor's rows on its way into a file"
-    rows:tuple[int, int] # begin, end
-    q:Quantized
-    meant:Tensor|None = None # (rows, cols) the weights that the codes were rounded from; None where the codes are final
+
+    rows: tuple[int, int]  # begin, end
+    q: Quantized
+    # (rows, cols) the weights that the codes were rounded from; None where the codes are final
+    meant: Tensor | None = None
+
 
 class Latent:
     "The continuous weights behind a part's codes"
-    def __init__(self, part:Part):
+
+    def __init__(self, part: Part):
         self.part, f, cols = part, part.q.format, part.meant.shape[1]
         wide = lambda a: None if a is None else torch.from_numpy(spread(a, f.group, cols)).contiguous()
         self.weights, self.scale, self.minima = part.meant.clone(), wide(part.q.scales), wide(part.q.minima)
-        self.places, self.nearest = 2/torch.where(self.scale == 0, 1, self.scale), Nearest(points(f, part.q.book) if part.q.book is not None else points(f))
-    def rounded(self) -> Tensor: # (rows, cols)
+        self.places, self.nearest = (
+            2 / torch.where(self.scale == 0, 1, self.scale),
+            Nearest(points(f, part.q.book) if part.q.book is not None else points(f)),
+        )
+
+    def rounded(self) -> Tensor:  # (rows, cols)
         "The weights as the codes would say them"
         x = self.weights if self.minima is None else self.weights - self.minima
-        out = self.nearest(x*self.places).mul_(self.scale)
+        out = self.nearest(x * self.places).mul_(self.scale)
         return out if self.minima is None else out.add_(self.minima)
+
     def finished(self) -> Part:
         "The part with new codes, which are final"
         q, t = self.part.q, lambda a: None if a is None else torch.from_numpy(a)
@@ -46,57 +55,80 @@ class Latent:
 # %% ../../nbs/05_quant/05_distill.ipynb #714b5c76
 class _Through:
     "A cache that keeps nothing: each text is read in one piece, and gradients flow through it"
-    k = torch.empty(0)
-    def update(self, layer, pos, k, v): return k, v
 
-def _student(teacher:Llama, parts:dict[str, list[Part]]) -> Llama:
+    k = torch.empty(0)
+
+    def update(self, layer, pos, k, v):
+        return k, v
+
+
+def _student(teacher: Llama, parts: dict[str, list[Part]]) -> Llama:
     "A model of the parts' weights and the teacher's norms"
-    with torch.device("meta"): model = Llama(teacher.config)
+    with torch.device("meta"):
+        model = Llama(teacher.config)
     whole = lambda name: torch.cat([torch.from_numpy(p.q.dequantize()) for p in parts[name]])
-    model.load_state_dict({n: whole(n) if n in parts else t.float().clone() for n, t in teacher.state_dict().items()}, assign=True)
+    model.load_state_dict(
+        {n: whole(n) if n in parts else t.float().clone() for n, t in teacher.state_dict().items()}, assign=True
+    )
     return model.requires_grad_(True)
 
-def _learn_text(teacher:Llama, student:Llama, ids:Tensor, rope, share:float) -> float: # nats
+
+def _learn_text(teacher: Llama, student: Llama, ids: Tensor, rope, share: float) -> float:  # nats
     "Add one text's gradients, weighted by `share`; returns its mean KL"
-    with torch.no_grad(): right = teacher.head(teacher(ids[None], rope, _Through(), 0)[0]).log_softmax(-1)
+    with torch.no_grad():
+        right = teacher.head(teacher(ids[None], rope, _Through(), 0)[0]).log_softmax(-1)
     mine = student.head(student(ids[None], rope, _Through(), 0)[0]).log_softmax(-1)
-    loss = (right.exp()*(right - mine)).sum(-1).mean()
-    (loss*share).backward()
+    loss = (right.exp() * (right - mine)).sum(-1).mean()
+    (loss * share).backward()
     return loss.item()
 
-def rate(step:int, steps:int) -> float: # 0..1
+
+def rate(step: int, steps: int) -> float:  # 0..1
     "The learning rate at a step, relative to its peak"
-    return min(1, (step + 1)/3)*(0.1 + 0.45*(1 + math.cos(math.pi*step/steps)))
+    return min(1, (step + 1) / 3) * (0.1 + 0.45 * (1 + math.cos(math.pi * step / steps)))
+
 
 def distill(
-    teacher:Llama, # the original, on the CPU; its weights may be mapped as they are stored
-    parts:dict[str, list[Part]], # each matrix's parts
-    ids:np.ndarray, # (texts, window) token ids to learn from, taken in turn
-    steps:int,
-    texts:int=2, # a step
-    lr:float=6e-5, # of the weights
-    norm_lr:float=3e-4, # of the norms
-    on_progress=None, # called with (steps done, steps); may raise `Cancelled`
-) -> tuple[dict[str, list[Part]], dict[str, Tensor], list[float]]: # parts with new codes, norms, KL of each step's texts in nats
+    teacher: Llama,  # the original, on the CPU; its weights may be mapped as they are stored
+    parts: dict[str, list[Part]],  # each matrix's parts
+    ids: np.ndarray,  # (texts, window) token ids to learn from, taken in turn
+    steps: int,
+    texts: int = 2,  # a step
+    lr: float = 6e-5,  # of the weights
+    norm_lr: float = 3e-4,  # of the norms
+    on_progress=None,  # called with (steps done, steps); may raise `Cancelled`
+) -> tuple[
+    dict[str, list[Part]], dict[str, Tensor], list[float]
+]:  # parts with new codes, norms, KL of each step's texts in nats
     "Move codes and norms until the quantized model predicts what the original does"
     student, rope, losses = _student(teacher, parts), rope_table(teacher.config, ids.shape[1]), []
     latents = {(n, p.rows[0]): Latent(p) for n, ps in parts.items() for p in ps if p.meant is not None}
     norms = {n: p for n, p in student.named_parameters() if p.ndim == 1}
-    opt = torch.optim.Adam([dict(params=[v.weights for v in latents.values()], peak=lr), dict(params=list(norms.values()), peak=norm_lr)], betas=(0.9, 0.98), foreach=False)
+    opt = torch.optim.Adam(
+        [dict(params=[v.weights for v in latents.values()], peak=lr), dict(params=list(norms.values()), peak=norm_lr)],
+        betas=(0.9, 0.98),
+        foreach=False,
+    )
     for step in range(steps):
-        for g in opt.param_groups: g["lr"] = g["peak"]*rate(step, steps)
-        turn = [torch.from_numpy(ids[(step*texts + i) % len(ids)]).long() for i in range(texts)]
-        losses.append(sum(_learn_text(teacher, student, t, rope, 1/texts) for t in turn)/texts)
+        for g in opt.param_groups:
+            g["lr"] = g["peak"] * rate(step, steps)
+        turn = [torch.from_numpy(ids[(step * texts + i) % len(ids)]).long() for i in range(texts)]
+        losses.append(sum(_learn_text(teacher, student, t, rope, 1 / texts) for t in turn) / texts)
         _move(student, latents, opt)
-        if on_progress: on_progress(step + 1, steps)
-    finished = {n: [latents[n, p.rows[0]].finished() if p.meant is not None else p for p in ps] for n, ps in parts.items()}
+        if on_progress:
+            on_progress(step + 1, steps)
+    finished = {
+        n: [latents[n, p.rows[0]].finished() if p.meant is not None else p for p in ps] for n, ps in parts.items()
+    }
     return finished, {n: p.detach() for n, p in norms.items()}, losses
 
+
 @torch.no_grad()
-def _move(student:Llama, latents:dict, opt) -> None:
+def _move(student: Llama, latents: dict, opt) -> None:
     "One step of Adam on the continuous weights, which the student then gets rounded"
     rows = {key: slice(*v.part.rows) for key, v in latents.items()}
-    for key, v in latents.items(): v.weights.grad = student.get_parameter(key[0]).grad[rows[key]]
+    for key, v in latents.items():
+        v.weights.grad = student.get_parameter(key[0]).grad[rows[key]]
     opt.step()
     for key, v in latents.items():
         v.weights.grad = None

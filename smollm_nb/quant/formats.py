@@ -8,230 +8,301 @@ __all__ = ['GROUPS', 'ROWS', 'STEP', 'LOG8', 'Format', 'Quantized', 'spread', 'r
            'check_quantized', 'pack', 'unpack']
 
 # %% ../../nbs/05_quant/01_formats.ipynb #81da45c6
-import math, re
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..core import ParameterError, QuantFileError
 
 # %% ../../nbs/05_quant/01_formats.ipynb #72ac2368
-GROUPS = (32, 64, 96, 128, 192) # columns that share a scale
+GROUPS = (32, 64, 96, 128, 192)  # columns that share a scale
 _NAME = re.compile(r"(f32|f16)|(int8)-row-(f32)|(int8|int4)(?:-(asym|sym|book))?-g([1-9][0-9]{0,3})-(f16|log8)")
+
 
 @dataclass(frozen=True)
 class Format:
     "How the numbers of a matrix are held"
-    kind:str # "float", "int8", "asym", "sym", "book"
-    bits:int # a code, or a float
-    group:int = 0 # columns that share a scale; 0 is the whole row
-    scale:str = "" # "f32", "f16", "log8"; "" for floats
+
+    kind: str  # "float", "int8", "asym", "sym", "book"
+    bits: int  # a code, or a float
+    group: int = 0  # columns that share a scale; 0 is the whole row
+    scale: str = ""  # "f32", "f16", "log8"; "" for floats
 
     @classmethod
-    def parse(cls,
-        name:str, # such as "int4-book-g128-log8"
+    def parse(
+        cls,
+        name: str,  # such as "int4-book-g128-log8"
     ) -> "Format":
         "The format of a name; raises `QuantFileError`"
         m = _NAME.fullmatch(name) if isinstance(name, str) else None
-        if m and m[1]: return cls("float", int(m[1][1:]))
-        if m and m[2]: return cls("int8", 8, 0, m[3])
-        if m and int(m[6]) in GROUPS and (m[4] == "int4") == bool(m[5]): return cls(m[5] or "int8", int(m[4][3:]), int(m[6]), m[7])
-        raise QuantFileError(f"unknown format {name!r}; formats are f32, f16, int8-row-f32, int8-g64-f16, int4-book-g128-log8 and their kin")
+        if m and m[1]:
+            return cls("float", int(m[1][1:]))
+        if m and m[2]:
+            return cls("int8", 8, 0, m[3])
+        if m and int(m[6]) in GROUPS and (m[4] == "int4") == bool(m[5]):
+            return cls(m[5] or "int8", int(m[4][3:]), int(m[6]), m[7])
+        raise QuantFileError(
+            f"unknown format {name!r}; formats are f32, f16, int8-row-f32, int8-g64-f16, int4-book-g128-log8 and their kin"
+        )
 
     @property
     def name(self) -> str:
         "The name that `parse` takes"
-        if self.kind == "float": return f"f{self.bits}"
+        if self.kind == "float":
+            return f"f{self.bits}"
         kind = f"int{self.bits}" + ("" if self.kind == "int8" else f"-{self.kind}")
         return f"{kind}-{f'g{self.group}' if self.group else 'row'}-{self.scale}"
 
-    def groups(self, cols:int) -> int:
+    def groups(self, cols: int) -> int:
         "Groups in a row of `cols` numbers, the ragged one included"
-        return -(-cols//self.group) if self.group else 1
+        return -(-cols // self.group) if self.group else 1
 
-    def regions(self, rows:int, cols:int) -> dict[str, tuple[int, int]]: # name → (offset, bytes)
+    def regions(self, rows: int, cols: int) -> dict[str, tuple[int, int]]:  # name → (offset, bytes)
         "Where head, codes, scales and minima stand in a packed matrix; each starts at a multiple of 64"
-        r, at, out = -(-rows//ROWS)*ROWS, 0, {}
+        r, at, out = -(-rows // ROWS) * ROWS, 0, {}
         per_scale = dict(f32=4, f16=2, log8=1).get(self.scale, 0)
-        sizes = dict(floats=rows*cols*self.bits//8) if self.kind == "float" else dict(
-            head=64 if self.kind == "book" or self.scale == "log8" else 0, codes=r*(-(-cols//STEP)*STEP)*self.bits//8,
-            scales=r*self.groups(cols)*per_scale, minima=r*self.groups(cols)*2 if self.kind == "asym" else 0)
+        sizes = (
+            dict(floats=rows * cols * self.bits // 8)
+            if self.kind == "float"
+            else dict(
+                head=64 if self.kind == "book" or self.scale == "log8" else 0,
+                codes=r * (-(-cols // STEP) * STEP) * self.bits // 8,
+                scales=r * self.groups(cols) * per_scale,
+                minima=r * self.groups(cols) * 2 if self.kind == "asym" else 0,
+            )
+        )
         for name, n in sizes.items():
-            if n: out[name], at = (at, n), at + -(-n//64)*64
+            if n:
+                out[name], at = (at, n), at + -(-n // 64) * 64
         return out
 
-    def nbytes(self, rows:int, cols:int) -> int:
+    def nbytes(self, rows: int, cols: int) -> int:
         "Bytes of a packed matrix, a multiple of 64"
-        return sum(-(-n//64)*64 for _, n in self.regions(rows, cols).values())
+        return sum(-(-n // 64) * 64 for _, n in self.regions(rows, cols).values())
 
-ROWS, STEP = 16, 8 # a block of codes is 16 rows by 8 columns
+
+ROWS, STEP = 16, 8  # a block of codes is 16 rows by 8 columns
 
 # %% ../../nbs/05_quant/01_formats.ipynb #a4a9fac8
 @dataclass
 class Quantized:
     "A matrix as codes and scales"
-    format:Format
-    codes:np.ndarray # (rows, cols): int8 for int8, uint8 0..15 for int4, floats for floats
-    scales:np.ndarray|None = None # (rows, groups) float32, as they are held
-    minima:np.ndarray|None = None # (rows, groups) float32, for "asym"; held as fp16
-    book:np.ndarray|None = None # (16,) int8, for "book"
 
-    def dequantize(self) -> np.ndarray: # (rows, cols) float32
+    format: Format
+    codes: np.ndarray  # (rows, cols): int8 for int8, uint8 0..15 for int4, floats for floats
+    scales: np.ndarray | None = None  # (rows, groups) float32, as they are held
+    minima: np.ndarray | None = None  # (rows, groups) float32, for "asym"; held as fp16
+    book: np.ndarray | None = None  # (16,) int8, for "book"
+
+    def dequantize(self) -> np.ndarray:  # (rows, cols) float32
         "The numbers that codes and scales stand for"
         c = self.codes.astype(np.float32)
-        if self.format.kind == "float": return c
-        if self.format.kind == "sym": c -= 8
-        if self.format.kind == "book": c = self.book.astype(np.float32)[self.codes]
+        if self.format.kind == "float":
+            return c
+        if self.format.kind == "sym":
+            c -= 8
+        if self.format.kind == "book":
+            c = self.book.astype(np.float32)[self.codes]
         c *= spread(self.scales, self.format.group, c.shape[1])
-        if self.format.kind == "asym": c += spread(self.minima, self.format.group, c.shape[1])
+        if self.format.kind == "asym":
+            c += spread(self.minima, self.format.group, c.shape[1])
         return c
 
+
 def spread(
-    values:np.ndarray, # (rows, groups)
-    group:int, # 0 is the whole row
-    cols:int,
-) -> np.ndarray: # (rows, cols)
+    values: np.ndarray,  # (rows, groups)
+    group: int,  # 0 is the whole row
+    cols: int,
+) -> np.ndarray:  # (rows, cols)
     "Each group's value for each of its columns"
     return np.repeat(values, group or cols, axis=1)[:, :cols]
 
 # %% ../../nbs/05_quant/01_formats.ipynb #7ba5a8e1
-def _log_table() -> np.ndarray: # (128,) float32
+def _log_table() -> np.ndarray:  # (128,) float32
     "2^(-k/12): the float32 nearest to one of twelve powers, halved k//12 times, so that a kernel needs only twelve numbers and a shift"
     k = np.arange(128)
-    return np.ldexp((2.0**(-(k % 12)/12)).astype(np.float32), -(k//12))
+    return np.ldexp((2.0 ** (-(k % 12) / 12)).astype(np.float32), -(k // 12))
+
 
 LOG8 = _log_table()
 
+
 def round_scales(
-    scales:np.ndarray, # any shape, float; finite
-    kind:str, # "f32", "f16" or "log8"
-    base:float|None=None, # for log8: the largest scale; default: that of `scales`
-) -> np.ndarray: # same shape, float32
+    scales: np.ndarray,  # any shape, float; finite
+    kind: str,  # "f32", "f16" or "log8"
+    base: float | None = None,  # for log8: the largest scale; default: that of `scales`
+) -> np.ndarray:  # same shape, float32
     "The nearest scales that can be held (log8: the nearest logarithm)"
     s = np.asarray(scales, np.float32)
-    if kind == "f32": return s
-    if kind == "f16": return np.clip(s, -65504, 65504).astype(np.float16).astype(np.float32)
+    if kind == "f32":
+        return s
+    if kind == "f16":
+        return np.clip(s, -65504, 65504).astype(np.float16).astype(np.float32)
     base = np.float32(np.abs(s).max(initial=0) if base is None else base)
     return log8_value(log8_code(s, base), base)
 
+
 def log8_code(
-    s:np.ndarray, # any shape, float32
-    base:np.float32, # the largest scale
-) -> np.ndarray: # same shape, uint8
+    s: np.ndarray,  # any shape, float32
+    base: np.float32,  # the largest scale
+) -> np.ndarray:  # same shape, uint8
     "Sign bit and logarithm of a scale"
     with np.errstate(divide="ignore", invalid="ignore"):
-        k = np.nan_to_num(np.rint(-12*np.log2(np.abs(s, dtype=np.float64)/np.float64(base))), nan=127, posinf=127, neginf=0).clip(0, 127)
+        k = np.nan_to_num(
+            np.rint(-12 * np.log2(np.abs(s, dtype=np.float64) / np.float64(base))), nan=127, posinf=127, neginf=0
+        ).clip(0, 127)
     return k.astype(np.uint8) | np.where(np.signbit(s), 128, 0).astype(np.uint8)
 
+
 def log8_value(
-    code:np.ndarray, # any shape, uint8
-    base:np.float32,
-) -> np.ndarray: # same shape, float32
+    code: np.ndarray,  # any shape, uint8
+    base: np.float32,
+) -> np.ndarray:  # same shape, float32
     "The scale of a byte"
-    return np.where(code & 128, -1, 1).astype(np.float32)*(np.float32(base)*LOG8[code & 127])
+    return np.where(code & 128, -1, 1).astype(np.float32) * (np.float32(base) * LOG8[code & 127])
 
 # %% ../../nbs/05_quant/01_formats.ipynb #1234c629
-def _pad(a:np.ndarray, rows:int, cols:int) -> np.ndarray:
+def _pad(a: np.ndarray, rows: int, cols: int) -> np.ndarray:
     "`a` with zeros up to multiples of `rows` and `cols`"
     return np.pad(a, ((0, -a.shape[0] % rows), (0, -a.shape[1] % cols)))
 
+
 def pack_codes4(
-    codes:np.ndarray, # (rows, cols) uint8, 0..15
-) -> np.ndarray: # uint8, (bytes,)
+    codes: np.ndarray,  # (rows, cols) uint8, 0..15
+) -> np.ndarray:  # uint8, (bytes,)
     "Four-bit codes in blocks of 16 rows × 8 columns, 64 bytes each"
     c = _pad(codes, ROWS, STEP)
-    c = c.reshape(len(c)//ROWS, ROWS, -1, 2, 4) # block, row, step, half, column of the half
+    c = c.reshape(len(c) // ROWS, ROWS, -1, 2, 4)  # block, row, step, half, column of the half
     return (c[:, :, :, 0] | c[:, :, :, 1] << 4).transpose(0, 2, 1, 3).ravel()
 
+
 def unpack_codes4(
-    raw:np.ndarray, # uint8, (bytes,)
-    rows:int,
-    cols:int,
-) -> np.ndarray: # (rows, cols) uint8
+    raw: np.ndarray,  # uint8, (bytes,)
+    rows: int,
+    cols: int,
+) -> np.ndarray:  # (rows, cols) uint8
     "Undo `pack_codes4`"
-    b = raw.reshape(-(-rows//ROWS), -1, ROWS, 4).transpose(0, 2, 1, 3) # block, row, step, byte
+    b = raw.reshape(-(-rows // ROWS), -1, ROWS, 4).transpose(0, 2, 1, 3)  # block, row, step, byte
     c = np.stack([b & 15, b >> 4], 3)
-    return c.reshape(-(-rows//ROWS)*ROWS, -1)[:rows, :cols]
+    return c.reshape(-(-rows // ROWS) * ROWS, -1)[:rows, :cols]
+
 
 def pack_codes8(
-    codes:np.ndarray, # (rows, cols) int8
-) -> np.ndarray: # uint8, (bytes,)
+    codes: np.ndarray,  # (rows, cols) int8
+) -> np.ndarray:  # uint8, (bytes,)
     "Eight-bit codes in blocks of 16 rows × 4 columns, 64 bytes each"
     c = _pad(codes, ROWS, STEP)
-    return c.reshape(len(c)//ROWS, ROWS, -1, 4).transpose(0, 2, 1, 3).ravel().view(np.uint8)
+    return c.reshape(len(c) // ROWS, ROWS, -1, 4).transpose(0, 2, 1, 3).ravel().view(np.uint8)
+
 
 def unpack_codes8(
-    raw:np.ndarray, # uint8, (bytes,)
-    rows:int,
-    cols:int,
-) -> np.ndarray: # (rows, cols) int8
+    raw: np.ndarray,  # uint8, (bytes,)
+    rows: int,
+    cols: int,
+) -> np.ndarray:  # (rows, cols) int8
     "Undo `pack_codes8`"
-    b = raw.view(np.int8).reshape(-(-rows//ROWS), -1, ROWS, 4).transpose(0, 2, 1, 3)
-    return b.reshape(-(-rows//ROWS)*ROWS, -1)[:rows, :cols]
+    b = raw.view(np.int8).reshape(-(-rows // ROWS), -1, ROWS, 4).transpose(0, 2, 1, 3)
+    return b.reshape(-(-rows // ROWS) * ROWS, -1)[:rows, :cols]
+
 
 def pack_scales(
-    s:np.ndarray, # (rows, groups)
-) -> np.ndarray: # (blocks*groups*16,), same dtype
+    s: np.ndarray,  # (rows, groups)
+) -> np.ndarray:  # (blocks*groups*16,), same dtype
     "Sixteen rows of one group together"
     s = _pad(s, ROWS, 1)
-    return s.reshape(len(s)//ROWS, ROWS, -1).transpose(0, 2, 1).ravel()
+    return s.reshape(len(s) // ROWS, ROWS, -1).transpose(0, 2, 1).ravel()
+
 
 def unpack_scales(
-    flat:np.ndarray, # (blocks*groups*16,)
-    rows:int,
-    groups:int,
-) -> np.ndarray: # (rows, groups)
+    flat: np.ndarray,  # (blocks*groups*16,)
+    rows: int,
+    groups: int,
+) -> np.ndarray:  # (rows, groups)
     "Undo `pack_scales`"
     return flat.reshape(-1, groups, ROWS).transpose(0, 2, 1).reshape(-1, groups)[:rows]
 
 # %% ../../nbs/05_quant/01_formats.ipynb #e16c7b1c
 _DTYPE = dict(f32=np.float32, f16=np.float16)
 
-def check_quantized(q:Quantized) -> None:
+
+def check_quantized(q: Quantized) -> None:
     "Raise `ParameterError` unless codes, scales and book fit the format"
     f, (rows, cols) = q.format, q.codes.shape
-    if f.kind == "float": return
+    if f.kind == "float":
+        return
     limit = (-127, 127) if f.kind == "int8" else (0, 15)
-    if q.codes.size and not limit[0] <= q.codes.min() <= q.codes.max() <= limit[1]: raise ParameterError(f"codes of {f.name} must lie in {limit[0]}..{limit[1]}")
+    if q.codes.size and not limit[0] <= q.codes.min() <= q.codes.max() <= limit[1]:
+        raise ParameterError(f"codes of {f.name} must lie in {limit[0]}..{limit[1]}")
     for name, a in dict(scales=q.scales, minima=q.minima if f.kind == "asym" else q.scales).items():
-        if a is None or a.shape != (rows, f.groups(cols)): raise ParameterError(f"{name} of {f.name} must have shape {(rows, f.groups(cols))}")
-        if not np.isfinite(a).all(): raise ParameterError(f"{name} must be finite")
-    if f.kind == "book" and (q.book is None or q.book.shape != (16,)): raise ParameterError("a code book has 16 entries")
+        if a is None or a.shape != (rows, f.groups(cols)):
+            raise ParameterError(f"{name} of {f.name} must have shape {(rows, f.groups(cols))}")
+        if not np.isfinite(a).all():
+            raise ParameterError(f"{name} must be finite")
+    if f.kind == "book" and (q.book is None or q.book.shape != (16,)):
+        raise ParameterError("a code book has 16 entries")
+
 
 def pack(
-    q:Quantized, # its scales as `round_scales` made them
-) -> np.ndarray: # (nbytes,) uint8
+    q: Quantized,  # its scales as `round_scales` made them
+) -> np.ndarray:  # (nbytes,) uint8
     "A matrix as the bytes of a file; raises `ParameterError`"
     check_quantized(q)
     f, (rows, cols) = q.format, q.codes.shape
-    out, base = np.zeros(f.nbytes(rows, cols), np.uint8), np.float32(np.abs(q.scales).max(initial=0) if q.scales is not None else 0)
+    out, base = (
+        np.zeros(f.nbytes(rows, cols), np.uint8),
+        np.float32(np.abs(q.scales).max(initial=0) if q.scales is not None else 0),
+    )
+
     def put(region, a):
         at, n = f.regions(rows, cols)[region]
-        out[at:at + n] = a.view(np.uint8) if a.dtype != np.uint8 else a
+        out[at : at + n] = a.view(np.uint8) if a.dtype != np.uint8 else a
+
     if f.kind == "float":
         put("floats", np.ascontiguousarray(q.codes, _DTYPE[f"f{f.bits}"]).ravel())
         return out
     put("codes", pack_codes4(q.codes) if f.bits == 4 else pack_codes8(q.codes))
     if "head" in f.regions(rows, cols):
         book = np.zeros(16, np.int8) if q.book is None else q.book
-        put("head", np.concatenate([base.reshape(1).view(np.uint8), np.zeros(12, np.uint8), book.view(np.uint8), np.zeros(32, np.uint8)]))
+        put(
+            "head",
+            np.concatenate(
+                [base.reshape(1).view(np.uint8), np.zeros(12, np.uint8), book.view(np.uint8), np.zeros(32, np.uint8)]
+            ),
+        )
     put("scales", pack_scales(log8_code(q.scales, base) if f.scale == "log8" else q.scales.astype(_DTYPE[f.scale])))
-    if f.kind == "asym": put("minima", pack_scales(q.minima.astype(np.float16)))
+    if f.kind == "asym":
+        put("minima", pack_scales(q.minima.astype(np.float16)))
     return out
 
+
 def unpack(
-    format:Format,
-    raw:np.ndarray, # (nbytes,) uint8
-    rows:int,
-    cols:int,
+    format: Format,
+    raw: np.ndarray,  # (nbytes,) uint8
+    rows: int,
+    cols: int,
 ) -> Quantized:
     "Undo `pack`; raises `QuantFileError` for a wrong number of bytes"
-    if len(raw) != format.nbytes(rows, cols): raise QuantFileError(f"{format.name} of {rows} × {cols} takes {format.nbytes(rows, cols):,} bytes, not {len(raw):,}")
-    region = {k: raw[at:at + n] for k, (at, n) in format.regions(rows, cols).items()}
-    if format.kind == "float": return Quantized(format, region["floats"].view(_DTYPE[f"f{format.bits}"]).reshape(rows, cols))
+    if len(raw) != format.nbytes(rows, cols):
+        raise QuantFileError(
+            f"{format.name} of {rows} × {cols} takes {format.nbytes(rows, cols):,} bytes, not {len(raw):,}"
+        )
+    region = {k: raw[at : at + n] for k, (at, n) in format.regions(rows, cols).items()}
+    if format.kind == "float":
+        return Quantized(format, region["floats"].view(_DTYPE[f"f{format.bits}"]).reshape(rows, cols))
     codes = (unpack_codes4 if format.bits == 4 else unpack_codes8)(region["codes"], rows, cols)
     base = region["head"][:4].view(np.float32)[0] if "head" in region else None
-    def by_row(flat): return unpack_scales(flat.astype(np.float32), rows, format.groups(cols))
-    scales = log8_value(region["scales"], base) if format.scale == "log8" else region["scales"].view(_DTYPE[format.scale])
-    return Quantized(format, codes, by_row(scales), by_row(region["minima"].view(np.float16)) if format.kind == "asym" else None,
-                     region["head"][16:32].view(np.int8) if format.kind == "book" else None)
+
+    def by_row(flat):
+        return unpack_scales(flat.astype(np.float32), rows, format.groups(cols))
+
+    scales = (
+        log8_value(region["scales"], base) if format.scale == "log8" else region["scales"].view(_DTYPE[format.scale])
+    )
+    return Quantized(
+        format,
+        codes,
+        by_row(scales),
+        by_row(region["minima"].view(np.float16)) if format.kind == "asym" else None,
+        region["head"][16:32].view(np.int8) if format.kind == "book" else None,
+    )

@@ -7,54 +7,84 @@ __all__ = ['MAGIC', 'VERSION', 'HEAD', 'ALIGN', 'MAX_HEADER', 'MAX_DEPTH', 'ENTR
            'write_q4', 'Q4File', 'read_q4', 'describe']
 
 # %% ../../nbs/05_quant/02_q4file.ipynb #6aa848e1
-import contextlib, hashlib, json, mmap, os, re, reprlib, shutil, struct, tempfile
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import re
+import reprlib
+import shutil
+import struct
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..core import (
-    ConfigError, InvalidStateError, LlamaConfig, QuantFileError, StorageError, as_path, as_text, as_type,
-    atomic_file, storing)
+from smollm_nb.core import (
+    ConfigError,
+    InvalidStateError,
+    LlamaConfig,
+    QuantFileError,
+    StorageError,
+    as_path,
+    as_text,
+    as_type,
+    atomic_file,
+    storing,
+)
 from .formats import Format, unpack
 
 # %% ../../nbs/05_quant/02_q4file.ipynb #d25f36b6
 MAGIC, VERSION = b"SMOLLM_Q4", 1
-HEAD = struct.Struct("<9sBQ32s") # magic, version, bytes of the header, its SHA-256
-ALIGN = 64 # bytes
-MAX_HEADER = 1 << 19 # bytes; the 135M model takes 63 kB
-MAX_DEPTH = 32 # lists within lists; a header needs 5
+HEAD = struct.Struct("<9sBQ32s")  # magic, version, bytes of the header, its SHA-256
+ALIGN = 64  # bytes
+MAX_HEADER = 1 << 19  # bytes; the 135M model takes 63 kB
+MAX_DEPTH = 32  # lists within lists; a header needs 5
+
 
 def aligned(
-    n:int, # bytes
-) -> int: # bytes
+    n: int,  # bytes
+) -> int:  # bytes
     "The next multiple of 64"
-    return -(-n//ALIGN)*ALIGN
+    return -(-n // ALIGN) * ALIGN
+
 
 @dataclass(frozen=True)
 class Part:
     "A range of a tensor's rows, in one format"
-    rows:tuple[int, int] # begin, end; a vector is one row
-    format:Format
-    offset:int # from the file's start, bytes, a multiple of 64
-    nbytes:int
-    sha256:str # of its bytes
-    data:np.ndarray|None = field(default=None, repr=False, compare=False) # (nbytes,) uint8, read-only: the file itself
+
+    rows: tuple[int, int]  # begin, end; a vector is one row
+    format: Format
+    offset: int  # from the file's start, bytes, a multiple of 64
+    nbytes: int
+    sha256: str  # of its bytes
+    # (nbytes,) uint8, read-only: the file itself
+    data: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 # %% ../../nbs/05_quant/02_q4file.ipynb #ec9c4262
-def _header_bytes(header:dict) -> bytes:
+def _header_bytes(header: dict) -> bytes:
     "A header as JSON; raises `QuantFileError` for what JSON cannot hold"
-    try: raw = json.dumps(header, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError, RecursionError) as e: raise QuantFileError(f"recipe and source must be plain JSON ({e})") from None
-    if len(raw) > MAX_HEADER: raise QuantFileError(f"a header of {len(raw):,} bytes, at most {MAX_HEADER:,} are allowed: shorten recipe or source")
+    try:
+        raw = json.dumps(header, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as e:
+        raise QuantFileError(f"recipe and source must be plain JSON ({e})") from None
+    if len(raw) > MAX_HEADER:
+        raise QuantFileError(
+            f"a header of {len(raw):,} bytes, at most {MAX_HEADER:,} are allowed: shorten recipe or source"
+        )
     return raw
 
-def _no_twins(pairs:list) -> dict:
+
+def _no_twins(pairs: list) -> dict:
     "A JSON object, refused if a key comes twice"
     d = dict(pairs)
-    if len(d) < len(pairs): raise ValueError("a key comes twice")
+    if len(d) < len(pairs):
+        raise ValueError("a key comes twice")
     return d
+
 
 def _too_deep(v) -> bool:
     "Whether lists and objects nest deeper than `MAX_DEPTH`"
@@ -63,245 +93,334 @@ def _too_deep(v) -> bool:
         level = [c for x in level if isinstance(x, (list, dict)) for c in (x.values() if isinstance(x, dict) else x)]
     return bool(level)
 
-def _parse_header(raw:bytes) -> dict:
+
+def _parse_header(raw: bytes) -> dict:
     "Undo `_header_bytes`"
     try:
         d = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_twins)
-        if _too_deep(d): raise ValueError("nested too deep")
-        json.dumps(d, ensure_ascii=False, allow_nan=False).encode() # neither NaN nor half a character
-    except (ValueError, RecursionError) as e: raise QuantFileError(f"header is not sound JSON ({e})") from None
+        if _too_deep(d):
+            raise ValueError("nested too deep")
+        json.dumps(d, ensure_ascii=False, allow_nan=False).encode()  # neither NaN nor half a character
+    except (ValueError, RecursionError) as e:
+        raise QuantFileError(f"header is not sound JSON ({e})") from None
     return d
 
 # %% ../../nbs/05_quant/02_q4file.ipynb #fd59cab1
-_short = reprlib.repr # cuts what is long or deep
+_short = reprlib.repr  # cuts what is long or deep
 _WORDS = {dict: "a record", list: "a list", str: "a text", int: "a whole number"}
 
-def _fields(d, where:str, **types) -> None:
-    "Raise unless `d` has these keys, no other, of exactly these types"
-    if type(d) is not dict: raise QuantFileError(f"{where} must be a record, not {_short(d)}")
-    if odd := sorted(d.keys() ^ types.keys()): raise QuantFileError(f"{where}: {_short(odd[0])} {'is unknown' if odd[0] in d else 'is missing'}")
-    for k, t in types.items():
-        if type(d[k]) is not t: raise QuantFileError(f"{where}: {k} must be {_WORDS[t]}, not {_short(d[k])}")
 
-def _read_config(header:dict) -> LlamaConfig:
+def _fields(d, where: str, **types) -> None:
+    "Raise unless `d` has these keys, no other, of exactly these types"
+    if type(d) is not dict:
+        raise QuantFileError(f"{where} must be a record, not {_short(d)}")
+    if odd := sorted(d.keys() ^ types.keys()):
+        raise QuantFileError(f"{where}: {_short(odd[0])} {'is unknown' if odd[0] in d else 'is missing'}")
+    for k, t in types.items():
+        if type(d[k]) is not t:
+            raise QuantFileError(f"{where}: {k} must be {_WORDS[t]}, not {_short(d[k])}")
+
+
+def _read_config(header: dict) -> LlamaConfig:
     "Check a header's facts, all but the tensor table"
     _fields(header, "header", config=dict, recipe=dict, source=dict, tool=str, format=str, tensors=list)
-    try: return LlamaConfig.from_dict(header["config"], "config")
-    except (ConfigError, OverflowError) as e: raise QuantFileError(f"header: config: {str(e).removeprefix('config: ')}") from None
+    try:
+        return LlamaConfig.from_dict(header["config"], "config")
+    except (ConfigError, OverflowError) as e:
+        raise QuantFileError(f"header: config: {str(e).removeprefix('config: ')}") from None
 
 # %% ../../nbs/05_quant/02_q4file.ipynb #1b35ada5
-def _sizes(shape) -> tuple[int, int]: # rows, columns
+def _sizes(shape) -> tuple[int, int]:  # rows, columns
     "A tensor's shape as that of a matrix; a vector is one row"
     return (1, shape[0]) if len(shape) == 1 else tuple(shape)
 
-def _read_format(name:str, where:str) -> Format:
+
+def _read_format(name: str, where: str) -> Format:
     "The format of exactly this name"
     with contextlib.suppress(QuantFileError):
-        if (fmt := Format.parse(name[:40])).name == name: return fmt # no name is longer, and one format has one name
+        # no name is longer, and one format has one name
+        if (fmt := Format.parse(name[:40])).name == name:
+            return fmt
     raise QuantFileError(f"{where}: format {_short(name)} is unknown here: update smollm_nb, or quantize again")
 
-def _read_part(p, where:str, begin:int, shape:tuple[int, ...], at:int) -> Part:
+
+def _read_part(p, where: str, begin: int, shape: tuple[int, ...], at: int) -> Part:
     "One entry of `parts`, which must start at row `begin` and byte `at`"
     _fields(p, where, rows=list, format=str, offset=int, bytes=int, sha256=str)
     (rows, cols), r = _sizes(shape), p["rows"]
     if [*map(type, r)] != [int, int] or not begin == r[0] < r[1] <= rows:
-        raise QuantFileError(f"{where}: rows must be [{begin}, end], end at most {rows}, not {_short(r)}: parts leave no gap and do not overlap")
+        raise QuantFileError(
+            f"{where}: rows must be [{begin}, end], end at most {rows}, not {_short(r)}: parts leave no gap and do not overlap"
+        )
     fmt = _read_format(p["format"], where)
-    if len(shape) == 1 and fmt.name != "f32": raise QuantFileError(f"{where}: a vector is held in f32, not in {fmt.name}")
-    if p["bytes"] != (n := fmt.nbytes(r[1] - r[0], cols)): raise QuantFileError(f"{where}: bytes must be {n} for {fmt.name}, not {_short(p['bytes'])}")
-    if p["offset"] != at: raise QuantFileError(f"{where}: offset must be {at}, where the part before it ends, not {_short(p['offset'])}")
-    if not re.fullmatch("[0-9a-f]{64}", p["sha256"]): raise QuantFileError(f"{where}: sha256 must be 64 hex digits, not {_short(p['sha256'])}")
+    if len(shape) == 1 and fmt.name != "f32":
+        raise QuantFileError(f"{where}: a vector is held in f32, not in {fmt.name}")
+    if p["bytes"] != (n := fmt.nbytes(r[1] - r[0], cols)):
+        raise QuantFileError(f"{where}: bytes must be {n} for {fmt.name}, not {_short(p['bytes'])}")
+    if p["offset"] != at:
+        raise QuantFileError(f"{where}: offset must be {at}, where the part before it ends, not {_short(p['offset'])}")
+    if not re.fullmatch("[0-9a-f]{64}", p["sha256"]):
+        raise QuantFileError(f"{where}: sha256 must be 64 hex digits, not {_short(p['sha256'])}")
     return Part(tuple(r), fmt, at, n, p["sha256"])
 
-def _read_entry(e, where:str, shapes:dict, seen, at:int) -> tuple[str, tuple[Part, ...]]:
+
+def _read_entry(e, where: str, shapes: dict, seen, at: int) -> tuple[str, tuple[Part, ...]]:
     "One entry of the table: the tensor's name and its parts, the first at byte `at`"
     _fields(e, where, name=str, shape=list, parts=list)
     name, parts, begin = e["name"], [], 0
-    if name not in shapes: raise QuantFileError(f"{where}: the config has no tensor {_short(name)}")
-    if name in seen: raise QuantFileError(f"{where}: {name} comes twice")
+    if name not in shapes:
+        raise QuantFileError(f"{where}: the config has no tensor {_short(name)}")
+    if name in seen:
+        raise QuantFileError(f"{where}: {name} comes twice")
     where, shape = f"{where} {name}", shapes[name]
-    if [*map(type, e["shape"])] != [int]*len(shape) or tuple(e["shape"]) != shape:
+    if [*map(type, e["shape"])] != [int] * len(shape) or tuple(e["shape"]) != shape:
         raise QuantFileError(f"{where}: shape must be {list(shape)} by the config, not {_short(e['shape'])}")
     for i, p in enumerate(e["parts"]):
         parts.append(_read_part(p, f"{where} parts[{i}]", begin, shape, at))
         begin, at = parts[-1].rows[1], at + parts[-1].nbytes
-    if begin != _sizes(shape)[0]: raise QuantFileError(f"{where}: parts cover {begin} of {_sizes(shape)[0]} rows")
+    if begin != _sizes(shape)[0]:
+        raise QuantFileError(f"{where}: parts cover {begin} of {_sizes(shape)[0]} rows")
     return name, tuple(parts)
 
 # %% ../../nbs/05_quant/02_q4file.ipynb #330a7423
-ENTRY = 128 # bytes; every entry of the table takes more
+ENTRY = 128  # bytes; every entry of the table takes more
 
-def _expected(config:LlamaConfig, entries:int) -> dict[str, tuple[int, ...]]: # name → shape
+
+def _expected(config: LlamaConfig, entries: int) -> dict[str, tuple[int, ...]]:  # name → shape
     "The tensors of a config, not listed where a table of so many `entries` cannot be theirs"
-    if not config.num_hidden_layers <= entries <= MAX_HEADER//ENTRY: raise QuantFileError(f"header: tensors: {entries} entries for {config.num_hidden_layers} layers")
+    if not config.num_hidden_layers <= entries <= MAX_HEADER // ENTRY:
+        raise QuantFileError(f"header: tensors: {entries} entries for {config.num_hidden_layers} layers")
     return config.tensor_shapes()
 
-def _summary(table:dict[str, tuple[Part, ...]]) -> str:
+
+def _summary(table: dict[str, tuple[Part, ...]]) -> str:
     "The formats of a file, the one with most bytes first"
     size = {}
-    for p in (p for parts in table.values() for p in parts): size[p.format.name] = size.get(p.format.name, 0) + p.nbytes
+    for p in (p for parts in table.values() for p in parts):
+        size[p.format.name] = size.get(p.format.name, 0) + p.nbytes
     return " + ".join(sorted(size, key=lambda k: (-size[k], k)))
 
+
 def _read_table(
-    header:dict,
-    config:LlamaConfig,
-    at:int, # where the first part must stand
-) -> tuple[dict[str, tuple[Part, ...]], int]: # name → parts; where the last one ends
+    header: dict,
+    config: LlamaConfig,
+    at: int,  # where the first part must stand
+) -> tuple[dict[str, tuple[Part, ...]], int]:  # name → parts; where the last one ends
     "Check the whole tensor table"
     shapes, table = _expected(config, len(header["tensors"])), {}
     for i, e in enumerate(header["tensors"]):
         name, parts = _read_entry(e, f"tensors[{i}]", shapes, table, at)
         table[name], at = parts, parts[-1].offset + parts[-1].nbytes
-    if lost := [n for n in shapes if n not in table]: raise QuantFileError(f"header: tensors: {lost[0]} is missing" + f", and {len(lost) - 1} more"*(len(lost) > 1))
-    if header["format"] != _summary(table): raise QuantFileError(f"header: format must be {_summary(table)!r} by the table, not {_short(header['format'])}")
+    if lost := [n for n in shapes if n not in table]:
+        raise QuantFileError(f"header: tensors: {lost[0]} is missing" + f", and {len(lost) - 1} more" * (len(lost) > 1))
+    if header["format"] != _summary(table):
+        raise QuantFileError(f"header: format must be {_summary(table)!r} by the table, not {_short(header['format'])}")
     return table, at
 
 # %% ../../nbs/05_quant/02_q4file.ipynb #176c4e29
-_INFINITY = {2: 0x7c00, 4: 0x7f800000} # bytes of a float → the bits of +inf
+_INFINITY = {2: 0x7C00, 4: 0x7F800000}  # bytes of a float → the bits of +inf
+
 
 def _finite(
-    raw:np.ndarray, # uint8, floats of `size` bytes
-    size:int, # 2 or 4
+    raw: np.ndarray,  # uint8, floats of `size` bytes
+    size: int,  # 2 or 4
 ) -> bool:
     "Whether all floats are finite, found by their bits"
     top = _INFINITY[size]
-    return bool(raw.view(f"i{size}").max() < top and raw.view(f"u{size}").max() < top + (1 << 8*size - 1))
+    return bool(raw.view(f"i{size}").max() < top and raw.view(f"u{size}").max() < top + (1 << 8 * size - 1))
+
 
 def _poison(
-    fmt:Format,
-    raw:np.ndarray, # uint8, (nbytes,)
-    rows:int,
-    cols:int,
-) -> str: # "" if all is well
+    fmt: Format,
+    raw: np.ndarray,  # uint8, (nbytes,)
+    rows: int,
+    cols: int,
+) -> str:  # "" if all is well
     "What a packed part holds that no arithmetic should meet"
-    region = {k: raw[at:at + n] for k, (at, n) in fmt.regions(rows, cols).items()}
-    for name, size in dict(floats=fmt.bits//8, scales={"f32": 4, "f16": 2}.get(fmt.scale), minima=2).items():
-        if name in region and size and not _finite(region[name], size): return f"{name} are not all finite"
-    if "head" in region and not _finite(region["head"][:4], 4): return "the base of the scales is not finite"
-    if fmt.kind == "int8" and region["codes"].view(np.int8).min() == -128: return "a code of -128, the least is -127"
+    region = {k: raw[at : at + n] for k, (at, n) in fmt.regions(rows, cols).items()}
+    for name, size in dict(floats=fmt.bits // 8, scales={"f32": 4, "f16": 2}.get(fmt.scale), minima=2).items():
+        if name in region and size and not _finite(region[name], size):
+            return f"{name} are not all finite"
+    if "head" in region and not _finite(region["head"][:4], 4):
+        return "the base of the scales is not finite"
+    if fmt.kind == "int8" and region["codes"].view(np.int8).min() == -128:
+        return "a code of -128, the least is -127"
     return ""
 
 # %% ../../nbs/05_quant/02_q4file.ipynb #e1a133b9
-class QuantStorageError(QuantFileError, StorageError): "A quantized model file that cannot be written"
+class QuantStorageError(QuantFileError, StorageError):
+    "A quantized model file that cannot be written"
+
 
 @contextlib.contextmanager
-def _reading(path:Path):
+def _reading(path: Path):
     "Errors become one line that begins with the file's name"
-    try: yield
-    except QuantFileError as e: raise QuantFileError(f"{path}: {str(e)[:300]}") from None
+    try:
+        yield
+    except QuantFileError as e:
+        raise QuantFileError(f"{path}: {str(e)[:300]}") from None
     except OSError as e:
         why = e.strerror or str(e)
         raise QuantFileError(f"{path}: cannot be read ({why}): check its folder and the rights there") from None
 
+
 @contextlib.contextmanager
-def _writing(path:Path):
+def _writing(path: Path):
     "The same for what is written"
     try:
-        with storing(path): yield
+        with storing(path):
+            yield
     except StorageError as e:
         out = QuantStorageError(str(e))
         out.errno, out.needed = e.errno, e.needed
         raise out from None
-    except QuantFileError as e: raise QuantFileError(f"{path}: {str(e)[:300]}") from None
+    except QuantFileError as e:
+        raise QuantFileError(f"{path}: {str(e)[:300]}") from None
 
-def _lay_out(facts:dict, entries:list[dict], start:int=0) -> bytes: # all that stands before the first part
+
+def _lay_out(facts: dict, entries: list[dict], start: int = 0) -> bytes:  # all that stands before the first part
     "Header and table, the entries' offsets moved behind them"
     moved = [e | dict(parts=[p | dict(offset=p["offset"] + start) for p in e["parts"]]) for e in entries]
     raw = _header_bytes(facts | dict(tensors=moved))
-    if (end := aligned(HEAD.size + len(raw))) != start: return _lay_out(facts, entries, end)
+    if (end := aligned(HEAD.size + len(raw))) != start:
+        return _lay_out(facts, entries, end)
     return (HEAD.pack(MAGIC, VERSION, len(raw), hashlib.sha256(raw).digest()) + raw).ljust(end, b"\0")
+
 
 def _append(f, raw) -> None:
     "Write all of `raw` to an unbuffered file"
     view = memoryview(raw)
-    while len(view): view = view[f.write(view):]
+    while len(view):
+        view = view[f.write(view) :]
 
-def _entry(name:str, shape, parts:list, at:int) -> dict:
+
+def _entry(name: str, shape, parts: list, at: int) -> dict:
     "What the table says of a tensor whose first part stands at byte `at`"
     out = []
     for (begin, end), fmt, a in parts:
-        if a.dtype != np.uint8 or a.ndim != 1: raise QuantFileError(f"tensor {name}: a packed part is a vector of uint8, not {a.dtype} of shape {a.shape}")
-        out.append(dict(rows=[int(begin), int(end)], format=fmt.name, offset=at, bytes=a.size, sha256=hashlib.sha256(a).hexdigest()))
+        if a.dtype != np.uint8 or a.ndim != 1:
+            raise QuantFileError(f"tensor {name}: a packed part is a vector of uint8, not {a.dtype} of shape {a.shape}")
+        out.append(
+            dict(
+                rows=[int(begin), int(end)],
+                format=fmt.name,
+                offset=at,
+                bytes=a.size,
+                sha256=hashlib.sha256(a).hexdigest(),
+            )
+        )
         at += a.size
     return dict(name=name, shape=[int(n) for n in shape], parts=out)
 
-def _store(f, name:str, shape, parts, shapes:dict, table:dict) -> dict: # the table's entry, offsets counted from the first part
+
+def _store(
+    f, name: str, shape, parts, shapes: dict, table: dict
+) -> dict:  # the table's entry, offsets counted from the first part
     "Check one tensor, add its parts to `table`, write them"
     parts, at = [(r, fmt, np.ascontiguousarray(a)) for r, fmt, a in parts], f.tell()
     entry = _entry(name, shape, parts, at)
     _, table[name] = _read_entry(entry, "tensor", shapes, table, at)
     for p, (_, fmt, a) in zip(table[name], parts):
-        if why := _poison(fmt, a, p.rows[1] - p.rows[0], _sizes(shape)[1]): raise QuantFileError(f"tensor {name}, rows {p.rows[0]}..{p.rows[1]}: {why}")
+        if why := _poison(fmt, a, p.rows[1] - p.rows[0], _sizes(shape)[1]):
+            raise QuantFileError(f"tensor {name}, rows {p.rows[0]}..{p.rows[1]}: {why}")
         _append(f, a)
     return entry
 
 # %% ../../nbs/05_quant/02_q4file.ipynb #53e03410
 def write_q4(
-    path, # the file to make or replace
-    config:LlamaConfig,
-    tensors, # iterable of (name, shape, [((begin, end), Format, packed (nbytes,) uint8), …]), each taken once
-    recipe:dict, # how it was quantized: plain JSON
-    source:dict, # what was quantized: its id, its SHA-256, a note
-) -> Path: # the file
+    path,  # the file to make or replace
+    config: LlamaConfig,
+    tensors,  # iterable of (name, shape, [((begin, end), Format, packed (nbytes,) uint8), …]), each taken once
+    recipe: dict,  # how it was quantized: plain JSON
+    source: dict,  # what was quantized: its id, its SHA-256, a note
+) -> Path:  # the file
     "Write a SMOLLM_Q4 file, whole or not at all; raises `QuantFileError` for what `read_q4` would refuse"
     from smollm_nb import __version__
+
     path, as_dict = as_path("path", path), as_type("config", config, LlamaConfig).to_dict()
     facts = dict(config=as_dict, recipe=recipe, source=source, tool=f"smollm_nb {__version__}", format="")
     with _writing(path):
-        if path.is_dir(): raise QuantFileError("is a folder: name a file in it")
+        if path.is_dir():
+            raise QuantFileError("is a folder: name a file in it")
         _read_config(_parse_header(_header_bytes(facts | dict(tensors=[]))))
         body = tempfile.TemporaryFile(dir=path.parent, buffering=0)
     with body:
         shapes, table, entries = config.tensor_shapes(), {}, []
         for t in tensors:
-            with _writing(path): entries.append(_store(body, *t, shapes, table))
-        with _writing(path): _assemble(path, config, _lay_out(facts | dict(format=_summary(table)), entries), body)
+            with _writing(path):
+                entries.append(_store(body, *t, shapes, table))
+        with _writing(path):
+            _assemble(path, config, _lay_out(facts | dict(format=_summary(table)), entries), body)
     return path
 
-def _assemble(path:Path, config:LlamaConfig, head:bytes, body) -> None:
+
+def _assemble(path: Path, config: LlamaConfig, head: bytes, body) -> None:
     "Read the head as a reader would, then make the file of head and body"
     n = HEAD.unpack_from(head)[2]
-    _read_table(_parse_header(head[HEAD.size:HEAD.size + n]), config, len(head))
+    _read_table(_parse_header(head[HEAD.size : HEAD.size + n]), config, len(head))
     with atomic_file(path, len(head) + body.seek(0, os.SEEK_END)) as tmp, open(tmp, "wb") as f:
         body.seek(0)
         f.write(head)
         shutil.copyfileobj(body, f, 1 << 20)
 
 # %% ../../nbs/05_quant/02_q4file.ipynb #6223ecc3
-_OTHERS = {b"GGUF": "a GGUF file", b"PK\3\4": "a zip archive, perhaps a PyTorch checkpoint,", b"\x1f\x8b": "a gzip file", b"version https://git-lfs": "a Git LFS pointer",
-           b"<": "a web page", b"{": "a JSON file"}
+_OTHERS = {
+    b"GGUF": "a GGUF file",
+    b"PK\3\4": "a zip archive, perhaps a PyTorch checkpoint,",
+    b"\x1f\x8b": "a gzip file",
+    b"version https://git-lfs": "a Git LFS pointer",
+    b"<": "a web page",
+    b"{": "a JSON file",
+}
 
-def _not_ours(head:bytes) -> str:
+
+def _not_ours(head: bytes) -> str:
     "What a file without our magic is"
-    if not head: return "is empty"
-    kind = next((k for start, k in _OTHERS.items() if head.startswith(start)), "a safetensors file" if head[8:10] == b'{"' else "something else, or damaged,")
+    if not head:
+        return "is empty"
+    kind = next(
+        (k for start, k in _OTHERS.items() if head.startswith(start)),
+        "a safetensors file" if head[8:10] == b'{"' else "something else, or damaged,",
+    )
     return f"is {kind} and not a SMOLLM_Q4 file; `smollm quantize` makes one from a checkpoint"
 
-def _read_head(f) -> tuple[bytes, bytes, int]: # JSON, its SHA-256, where the first part stands
+
+def _read_head(f) -> tuple[bytes, bytes, int]:  # JSON, its SHA-256, where the first part stands
     "The bytes before the first part"
     head = f.read(HEAD.size)
-    if not head.startswith(MAGIC): raise QuantFileError(_not_ours(head))
-    if len(head) < HEAD.size: raise QuantFileError(f"is cut short after {len(head)} bytes")
+    if not head.startswith(MAGIC):
+        raise QuantFileError(_not_ours(head))
+    if len(head) < HEAD.size:
+        raise QuantFileError(f"is cut short after {len(head)} bytes")
     _, version, n, digest = HEAD.unpack(head)
-    if version != VERSION: raise QuantFileError(f"version is {version}, only {VERSION} is read here: update smollm_nb, or quantize again")
-    if not 0 < n <= MAX_HEADER: raise QuantFileError(f"header length must be in 1..{MAX_HEADER:,}, not {n:,}")
+    if version != VERSION:
+        raise QuantFileError(f"version is {version}, only {VERSION} is read here: update smollm_nb, or quantize again")
+    if not 0 < n <= MAX_HEADER:
+        raise QuantFileError(f"header length must be in 1..{MAX_HEADER:,}, not {n:,}")
     raw, start = f.read(n), aligned(HEAD.size + n)
-    if len(raw) < n: raise QuantFileError(f"is cut short within its header, after {HEAD.size + len(raw):,} bytes")
-    if hashlib.sha256(raw).digest() != digest: raise QuantFileError("header does not match its SHA-256: the file is damaged, fetch or make it again")
-    if any(f.read(start - HEAD.size - n)): raise QuantFileError("padding after the header must be zeros")
+    if len(raw) < n:
+        raise QuantFileError(f"is cut short within its header, after {HEAD.size + len(raw):,} bytes")
+    if hashlib.sha256(raw).digest() != digest:
+        raise QuantFileError("header does not match its SHA-256: the file is damaged, fetch or make it again")
+    if any(f.read(start - HEAD.size - n)):
+        raise QuantFileError("padding after the header must be zeros")
     return raw, digest, start
 
 # %% ../../nbs/05_quant/02_q4file.ipynb #2d30ef7e
 class Q4File:
     "A SMOLLM_Q4 file, mapped; a context manager"
-    def __init__(self,
+
+    def __init__(
+        self,
         path,
-        verify:bool=True, # hash every part and look for infinities; False checks the structure alone
+        verify: bool = True,  # hash every part and look for infinities; False checks the structure alone
     ):
         self.path, self._map = as_path("path", path), None
         with _reading(self.path):
-            if self.path.exists() and not self.path.is_file(): raise QuantFileError("is not a file")
-            with open(self.path, "rb") as f: self._load(f)
+            if self.path.exists() and not self.path.is_file():
+                raise QuantFileError("is not a file")
+            with open(self.path, "rb") as f:
+                self._load(f)
             if verify and (why := self._damage()):
                 self.close()
                 raise QuantFileError(why)
@@ -312,44 +431,60 @@ class Q4File:
         self.header = _parse_header(raw)
         self.config = _read_config(self.header)
         self._table, end = _read_table(self.header, self.config, start)
-        self._shapes, self.recipe, self.source = self.config.tensor_shapes(), self.header["recipe"], self.header["source"]
-        self.file_sha256 = digest.hex() # the header's hash: it covers the hash of every part, so it stands for all bytes
+        self._shapes, self.recipe, self.source = (
+            self.config.tensor_shapes(),
+            self.header["recipe"],
+            self.header["source"],
+        )
+        # the header's hash: it covers the hash of every part, so it stands for all bytes
+        self.file_sha256 = digest.hex()
         self.bytes = os.fstat(f.fileno()).st_size
-        if self.bytes != end: raise QuantFileError(f"has {self.bytes:,} bytes, its table accounts for {end:,}: {'cut short' if self.bytes < end else 'something was added'}")
+        if self.bytes != end:
+            raise QuantFileError(
+                f"has {self.bytes:,} bytes, its table accounts for {end:,}: {'cut short' if self.bytes < end else 'something was added'}"
+            )
         self._map = mmap.mmap(f.fileno(), end, access=mmap.ACCESS_READ)
 
-    def _view(self, p:Part) -> np.ndarray: # (nbytes,) uint8
+    def _view(self, p: Part) -> np.ndarray:  # (nbytes,) uint8
         "The file's bytes of a part"
-        if self._map is None: raise InvalidStateError(f"{self.path}: is closed; read it again")
+        if self._map is None:
+            raise InvalidStateError(f"{self.path}: is closed; read it again")
         return np.frombuffer(self._map, np.uint8, p.nbytes, p.offset)
 
-    def _damage(self) -> str: # "" if all is well
+    def _damage(self) -> str:  # "" if all is well
         "What is wrong with the bytes of the parts"
-        todo = sorted(((name, p) for name, parts in self._table.items() for p in parts), key=lambda x: -x[1].nbytes) # the longest work first
-        if self.bytes < 1 << 20: return next(filter(None, (self._flaw(*x) for x in todo)), "")
-        with ThreadPoolExecutor(2) as pool: return next(filter(None, pool.map(lambda x: self._flaw(*x), todo)), "") # hashing lets other threads run
+        # the longest work first
+        todo = sorted(((name, p) for name, parts in self._table.items() for p in parts), key=lambda x: -x[1].nbytes)
+        if self.bytes < 1 << 20:
+            return next(filter(None, (self._flaw(*x) for x in todo)), "")
+        # hashing lets other threads run
+        with ThreadPoolExecutor(2) as pool:
+            return next(filter(None, pool.map(lambda x: self._flaw(*x), todo)), "")
 
-    def _flaw(self, name:str, p:Part) -> str: # "" if all is well
+    def _flaw(self, name: str, p: Part) -> str:  # "" if all is well
         "What is wrong with the bytes of one part"
-        if hashlib.sha256(self._view(p)).hexdigest() != p.sha256: why = "does not match its SHA-256: the file is damaged, fetch or make it again"
-        else: why = _poison(p.format, self._view(p), p.rows[1] - p.rows[0], _sizes(self._shapes[name])[1])
+        if hashlib.sha256(self._view(p)).hexdigest() != p.sha256:
+            why = "does not match its SHA-256: the file is damaged, fetch or make it again"
+        else:
+            why = _poison(p.format, self._view(p), p.rows[1] - p.rows[0], _sizes(self._shapes[name])[1])
         return why and f"tensor {name}, rows {p.rows[0]}..{p.rows[1]}: {why}"
 
     def names(self) -> list[str]:
         "The tensors, in the order of the file"
         return list(self._table)
 
-    def shape(self, name:str) -> tuple[int, ...]:
+    def shape(self, name: str) -> tuple[int, ...]:
         "(rows, cols) of a matrix, (n,) of a vector"
-        if as_text("name", name) not in self._table: raise QuantFileError(f"{self.path}: holds no tensor {name!r}")
+        if as_text("name", name) not in self._table:
+            raise QuantFileError(f"{self.path}: holds no tensor {name!r}")
         return self._shapes[name]
 
-    def parts(self, name:str) -> list[Part]:
+    def parts(self, name: str) -> list[Part]:
         "A tensor's parts with their bytes, in the order of its rows"
         self.shape(name)
         return [replace(p, data=self._view(p)) for p in self._table[name]]
 
-    def tensor(self, name:str) -> np.ndarray: # (rows, cols) or (n,), float32
+    def tensor(self, name: str) -> np.ndarray:  # (rows, cols) or (n,), float32
         "A tensor as plain numbers, a copy"
         shape = self.shape(name)
         out = np.empty(_sizes(shape), np.float32)
@@ -361,42 +496,63 @@ class Q4File:
     @property
     def bits_per_weight(self) -> float:
         "Bits of the whole file for each of the model's parameters"
-        return 8*self.bytes/self.config.n_params
+        return 8 * self.bytes / self.config.n_params
 
     def close(self) -> None:
         "Let go of the mapping; views that are still in use keep it until they are gone"
         held, self._map = self._map, None
         with contextlib.suppress(BufferError):
-            if held is not None: held.close()
+            if held is not None:
+                held.close()
 
-    def __enter__(self): return self
-    def __exit__(self, *exc): self.close()
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
 
 def read_q4(
     path,
-    verify:bool=True, # hash every part and look for infinities; False checks the structure alone
+    verify: bool = True,  # hash every part and look for infinities; False checks the structure alone
 ) -> Q4File:
     "Map a SMOLLM_Q4 file and check it; raises `QuantFileError`"
     return Q4File(path, verify)
 
 # %% ../../nbs/05_quant/02_q4file.ipynb #39768784
-def _shares(table:dict[str, tuple[Part, ...]], shapes:dict) -> list[dict]:
+def _shares(table: dict[str, tuple[Part, ...]], shapes: dict) -> list[dict]:
     "For each format: its parts, weights and bytes, and its share of them"
     out = {}
     for name, p in ((name, p) for name, parts in table.items() for p in parts):
         r = out.setdefault(p.format.name, dict(format=p.format.name, parts=0, weights=0, bytes=0))
         r["parts"] += 1
-        r["weights"] += (p.rows[1] - p.rows[0])*_sizes(shapes[name])[1]
+        r["weights"] += (p.rows[1] - p.rows[0]) * _sizes(shapes[name])[1]
         r["bytes"] += p.nbytes
     weights, size = (sum(r[k] for r in out.values()) for k in ("weights", "bytes"))
-    return [r | dict(weight_share=round(r["weights"]/weights, 4), byte_share=round(r["bytes"]/size, 4)) for r in sorted(out.values(), key=lambda r: -r["bytes"])]
+    return [
+        r | dict(weight_share=round(r["weights"] / weights, 4), byte_share=round(r["bytes"] / size, 4))
+        for r in sorted(out.values(), key=lambda r: -r["bytes"])
+    ]
+
 
 def describe(
-    path, # a SMOLLM_Q4 file
-    verify:bool=False, # hash all of it as well
+    path,  # a SMOLLM_Q4 file
+    verify: bool = False,  # hash all of it as well
 ) -> dict:
     "What a file holds, as plain JSON; raises `QuantFileError`"
     with read_q4(path, verify) as q:
-        return dict(path=str(q.path), format=MAGIC.decode(), version=VERSION, parameters=q.config.n_params, bytes=q.bytes, bits_per_weight=round(q.bits_per_weight, 3),
-            file_sha256=q.file_sha256, verified=verify, tool=q.header["tool"], recipe=q.recipe, source=q.source,
-            formats=_shares(q._table, q._shapes), config=q.header["config"])
+        return dict(
+            path=str(q.path),
+            format=MAGIC.decode(),
+            version=VERSION,
+            parameters=q.config.n_params,
+            bytes=q.bytes,
+            bits_per_weight=round(q.bits_per_weight, 3),
+            file_sha256=q.file_sha256,
+            verified=verify,
+            tool=q.header["tool"],
+            recipe=q.recipe,
+            source=q.source,
+            formats=_shares(q._table, q._shapes),
+            config=q.header["config"],
+        )

@@ -7,288 +7,417 @@ __all__ = ['RECIPES', 'CALIBRATION_TEXT', 'Recipe', 'get_recipe', 'formats_of', 
            'calibration_ids', 'quantize', 'source_of', 'seen_text', 'cached', 'SmolLMQuantizer']
 
 # %% ../../nbs/05_quant/06_recipes.ipynb #b61efc6f
-import hashlib, itertools, json, os, shutil, time, warnings
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import time
+import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .calibrate import HEAD, WINDOW, Statistics, gptq, listen, sample_text, text_windows
-from ..text.chat import encode_chat
-from ..models.checkpoint import PROVENANCE, is_unchanged, read_provenance, validate, weight_files, write_provenance
-from ..core import (
-    LlamaConfig, ParameterError, Result, as_callback, as_path, as_text, as_type, atomic_file, cache_dir, cached_folder,
-    require_space, scratch_folder, sha256_file)
-from .distill import Part, distill
-from .formats import Format, Quantized, pack
+from smollm_nb.core import (
+    LlamaConfig,
+    ParameterError,
+    Result,
+    as_callback,
+    as_path,
+    as_text,
+    as_type,
+    atomic_file,
+    cache_dir,
+    cached_folder,
+    require_space,
+    scratch_folder,
+    sha256_file,
+)
 from ..inference.generation import end_ids
 from ..inference.llama import Llama, read_model
+from smollm_nb.models.checkpoint import (
+    PROVENANCE,
+    is_unchanged,
+    read_provenance,
+    validate,
+    weight_files,
+    write_provenance,
+)
+from .calibrate import HEAD, WINDOW, Statistics, gptq, listen, sample_text, text_windows
+from .distill import Part, distill
+from .formats import Format, Quantized, pack
 from .q4file import write_q4
 from .rounding import round_to_nearest, search_scales, unheld_groups
+from ..text.chat import encode_chat
 from ..text.tokenizer import SmolLMTokenizer
 
 # %% ../../nbs/05_quant/06_recipes.ipynb #890b70ed
 @dataclass(frozen=True)
 class Recipe:
     "How to quantize a model"
-    name:str
-    linear:str # format of the matrices inside the layers
-    embedding:str # format of the embedding, which is the head too
-    frequent:str = "" # format of the embedding's first rows; "" is the same
-    frequent_rows:int = 0 # how many those are
-    method:str = "nearest" # "nearest", "search" (importance-weighted scales) or "gptq" (on top of those)
-    tokens:int = 0 # of calibration text
-    window:int = WINDOW # tokens of one text
-    steps:int = 0 # of distillation
-    chat_tokens:int = 0 # of chats that the model writes, for distillation
-    temperature:float = 0.9 # of calibration text that the model writes
-    seed:int = 0
-    damping:float = 0.01 # GPTQ, matrices
-    head_damping:float = 0.1 # GPTQ, embedding
-    mix:tuple[tuple[str, str], ...] = () # (tensor, format) of the matrices inside the layers that are held otherwise
+
+    name: str
+    linear: str  # format of the matrices inside the layers
+    embedding: str  # format of the embedding, which is the head too
+    frequent: str = ""  # format of the embedding's first rows; "" is the same
+    frequent_rows: int = 0  # how many those are
+    method: str = "nearest"  # "nearest", "search" (importance-weighted scales) or "gptq" (on top of those)
+    tokens: int = 0  # of calibration text
+    window: int = WINDOW  # tokens of one text
+    steps: int = 0  # of distillation
+    chat_tokens: int = 0  # of chats that the model writes, for distillation
+    temperature: float = 0.9  # of calibration text that the model writes
+    seed: int = 0
+    damping: float = 0.01  # GPTQ, matrices
+    head_damping: float = 0.1  # GPTQ, embedding
+    # (tensor, format) of the matrices inside the layers that are held otherwise
+    mix: tuple[tuple[str, str], ...] = ()
+
 
 _FOUR, _PLAN = "int4-book-g128-log8", "int4-asym-g128-f16"
-RECIPES = {r.name: r for r in (
-    Recipe("plan", _PLAN, "f16"),
-    Recipe("plan-all", _PLAN, _PLAN),
-    Recipe("fast", _FOUR, _FOUR, "int8-row-f32", 2048, "search", 2048, 128),
-    Recipe("small", _FOUR, _FOUR, "int8-row-f32", 2048, "gptq", 32768),
-    Recipe("best", _FOUR, _FOUR, "int8-row-f32", 2048, "gptq", 32768, steps=48, chat_tokens=16384),
-    Recipe("int8", "int8-row-f32", "int8-row-f32"),
-)}
+RECIPES = {
+    r.name: r
+    for r in (
+        Recipe("plan", _PLAN, "f16"),
+        Recipe("plan-all", _PLAN, _PLAN),
+        Recipe("fast", _FOUR, _FOUR, "int8-row-f32", 2048, "search", 2048, 128),
+        Recipe("small", _FOUR, _FOUR, "int8-row-f32", 2048, "gptq", 32768),
+        Recipe("best", _FOUR, _FOUR, "int8-row-f32", 2048, "gptq", 32768, steps=48, chat_tokens=16384),
+        Recipe("int8", "int8-row-f32", "int8-row-f32"),
+    )
+}
+
 
 def get_recipe(
-    name:str, # one of `RECIPES`
+    name: str,  # one of `RECIPES`
 ) -> Recipe:
     "A recipe by its name; raises `ParameterError`"
     if as_text("recipe", name) not in RECIPES:
         raise ParameterError(f"recipe {name!r} must be one of {', '.join(RECIPES)}")
     return RECIPES[name]
 
+
 def formats_of(
-    recipe:Recipe,
-    name:str, # of a tensor
-    shape:tuple[int, ...],
-) -> list[tuple[tuple[int, int], Format]]: # rows from, to; format
+    recipe: Recipe,
+    name: str,  # of a tensor
+    shape: tuple[int, ...],
+) -> list[tuple[tuple[int, int], Format]]:  # rows from, to; format
     "Which rows of a tensor are held how"
-    if len(shape) == 1: return [((0, 1), Format.parse("f32"))]
-    if name not in (HEAD, "lm_head.weight"): return [((0, shape[0]), Format.parse(dict(recipe.mix).get(name, recipe.linear)))]
-    n = min(recipe.frequent_rows, shape[0]//16*16)
+    if len(shape) == 1:
+        return [((0, 1), Format.parse("f32"))]
+    if name not in (HEAD, "lm_head.weight"):
+        return [((0, shape[0]), Format.parse(dict(recipe.mix).get(name, recipe.linear)))]
+    n = min(recipe.frequent_rows, shape[0] // 16 * 16)
     first = [((0, n), Format.parse(recipe.frequent))] if recipe.frequent and n else []
-    return first + [((n if first else 0, shape[0]), Format.parse(recipe.embedding))]*(not first or n < shape[0])
+    return first + [((n if first else 0, shape[0]), Format.parse(recipe.embedding))] * (not first or n < shape[0])
+
 
 def predict_bytes(
-    recipe:Recipe,
-    config:LlamaConfig,
-) -> int: # bytes of all tensors, the file's header not counted
+    recipe: Recipe,
+    config: LlamaConfig,
+) -> int:  # bytes of all tensors, the file's header not counted
     "How large a file will be"
     as_type("recipe", recipe, Recipe)
     cols = lambda shape: shape[-1]
-    return sum(f.nbytes(b - a, cols(shape)) for name, shape in config.tensor_shapes().items() for (a, b), f in formats_of(recipe, name, shape))
+    return sum(
+        f.nbytes(b - a, cols(shape))
+        for name, shape in config.tensor_shapes().items()
+        for (a, b), f in formats_of(recipe, name, shape)
+    )
 
 # %% ../../nbs/05_quant/06_recipes.ipynb #43667400
 def quantize_tensor(
-    w:torch.Tensor, # (rows, cols) or (n,), float32
-    name:str,
-    recipe:Recipe,
-    statistics:Statistics|None, # what its inputs look like; needed by "search" and "gptq"
+    w: torch.Tensor,  # (rows, cols) or (n,), float32
+    name: str,
+    recipe: Recipe,
+    statistics: Statistics | None,  # what its inputs look like; needed by "search" and "gptq"
 ) -> list[Part]:
     "A tensor as codes and scales; raises `ParameterError`"
-    if w.ndim == 1: return [Part((0, 1), Quantized(Format.parse("f32"), w[None].numpy()))]
+    if w.ndim == 1:
+        return [Part((0, 1), Quantized(Format.parse("f32"), w[None].numpy()))]
     parts = formats_of(recipe, name, tuple(w.shape))
-    try: return [Part(rows, *_quantize_rows(w[rows[0]:rows[1]], f, name, recipe, statistics)) for rows, f in parts]
-    except ParameterError as e: raise ParameterError(f"tensor {name}: {e}") from None
+    try:
+        return [Part(rows, *_quantize_rows(w[rows[0] : rows[1]], f, name, recipe, statistics)) for rows, f in parts]
+    except ParameterError as e:
+        raise ParameterError(f"tensor {name}: {e}") from None
 
-def _quantize_rows(w:torch.Tensor, f:Format, name:str, recipe:Recipe, statistics:Statistics|None) -> tuple:
+
+def _quantize_rows(w: torch.Tensor, f: Format, name: str, recipe: Recipe, statistics: Statistics | None) -> tuple:
     "Some rows of a tensor in one format; with the weights that were rounded where they may still move"
-    if f.kind == "float" or recipe.method == "nearest": return (round_to_nearest(w, f),)
+    if f.kind == "float" or recipe.method == "nearest":
+        return (round_to_nearest(w, f),)
     q = search_scales(w, f, statistics.importance(name))
-    if recipe.method == "search": return (q,)
-    return gptq(w, q, statistics.hessian(name), recipe.head_damping if name in (HEAD, "lm_head.weight") else recipe.damping, meant=recipe.steps > 0)
+    if recipe.method == "search":
+        return (q,)
+    return gptq(
+        w,
+        q,
+        statistics.hessian(name),
+        recipe.head_damping if name in (HEAD, "lm_head.weight") else recipe.damping,
+        meant=recipe.steps > 0,
+    )
 
 # %% ../../nbs/05_quant/06_recipes.ipynb #24614d28
-CALIBRATION_TEXT = "calibration.txt" # beside the file
+CALIBRATION_TEXT = "calibration.txt"  # beside the file
+
 
 def calibration_ids(
-    model:Llama,
-    tokenizer:SmolLMTokenizer,
-    recipe:Recipe,
-    text:str|None=None, # to calibrate on; default: the model writes one
-    identity:str="", # hash of the weights, under which a text is remembered
-    on_progress=None, # called with (stage, done, total); may raise `Cancelled`
-) -> tuple[np.ndarray, np.ndarray]: # texts to take notes on and texts to learn from, (texts, window) token ids; empty where the recipe wants none
+    model: Llama,
+    tokenizer: SmolLMTokenizer,
+    recipe: Recipe,
+    text: str | None = None,  # to calibrate on; default: the model writes one
+    identity: str = "",  # hash of the weights, under which a text is remembered
+    on_progress=None,  # called with (stage, done, total); may raise `Cancelled`
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # texts to take notes on and texts to learn from, (texts, window) token ids; empty where the recipe wants none
     "The texts of a recipe"
-    window, say = min(recipe.window, model.config.max_position_embeddings), (lambda done, total: on_progress("write text", done, total)) if on_progress else None
-    if not recipe.tokens: return (np.zeros((0, window), np.int32),)*2
+    window, say = (
+        min(recipe.window, model.config.max_position_embeddings),
+        (lambda done, total: on_progress("write text", done, total)) if on_progress else None,
+    )
+    if not recipe.tokens:
+        return (np.zeros((0, window), np.int32),) * 2
     if text is not None:
-        ids = text_windows(tokenizer, text, window)[:-(-recipe.tokens//window)]
+        ids = text_windows(tokenizer, text, window)[: -(-recipe.tokens // window)]
         return ids, ids
-    write = lambda tokens, seed, **kw: sample_text(model, tokens, recipe.temperature, seed, window, identity=identity, on_progress=say, **kw)
+    write = lambda tokens, seed, **kw: sample_text(
+        model, tokens, recipe.temperature, seed, window, identity=identity, on_progress=say, **kw
+    )
     ids = write(recipe.tokens, recipe.seed)
-    if not (recipe.steps and recipe.chat_tokens and tokenizer.chat_template): return ids, ids
+    if not (recipe.steps and recipe.chat_tokens and tokenizer.chat_template):
+        return ids, ids
     chats = write(recipe.chat_tokens, recipe.seed + 1, opening=_user_turn(tokenizer))
     n = min(len(ids), len(chats))
-    return ids, np.concatenate([np.stack([chats[:n], ids[:n]], 1).reshape(-1, window), chats[n:], ids[n:]]) # taken in turn
+    # taken in turn
+    return ids, np.concatenate([np.stack([chats[:n], ids[:n]], 1).reshape(-1, window), chats[n:], ids[n:]])
 
-def _user_turn(tokenizer:SmolLMTokenizer) -> list[int]:
+
+def _user_turn(tokenizer: SmolLMTokenizer) -> list[int]:
     "The tokens up to where a user's first message begins"
     a, b = (encode_chat(tokenizer, [dict(role="user", content=c)]) for c in ("A", "9"))
-    return a[:next(i for i, (x, y) in enumerate(zip(a, b)) if x != y)]
+    return a[: next(i for i, (x, y) in enumerate(zip(a, b)) if x != y)]
+
 
 def quantize(
-    folder, # a checkpoint folder
-    output, # folder for the quantized model, made if it is not there
-    recipe:str|Recipe="small",
-    text:str|None=None, # to calibrate on; default: the model writes one
-    on_progress=None, # called with (stage, done, total); may raise `Cancelled`
-) -> Result: # path, bytes, bits_per_weight, recipe, seconds
+    folder,  # a checkpoint folder
+    output,  # folder for the quantized model, made if it is not there
+    recipe: str | Recipe = "small",
+    text: str | None = None,  # to calibrate on; default: the model writes one
+    on_progress=None,  # called with (stage, done, total); may raise `Cancelled`
+) -> Result:  # path, bytes, bits_per_weight, recipe, seconds
     "Quantize a checkpoint to a SMOLLM_Q4 file; raises `CheckpointError`, `ParameterError` or `StorageError`"
     start, recipe = time.perf_counter(), recipe if isinstance(recipe, Recipe) else get_recipe(recipe)
     folder, output = as_path("folder", folder), as_path("output", output)
     as_callback("on_progress", on_progress)
-    if text is not None: as_text("text", text)
+    if text is not None:
+        as_text("text", text)
     config = validate(folder, changed_only=True)
-    if output.resolve() == folder.resolve(): raise ParameterError(f"{output} is the checkpoint itself; choose another folder for the quantized model")
-    if output.exists() and not output.is_dir(): raise ParameterError(f"{output} is a file; name a folder")
-    room = 2*predict_bytes(recipe, config) # the tensors are gathered in one file and put together in another
+    if output.resolve() == folder.resolve():
+        raise ParameterError(f"{output} is the checkpoint itself; choose another folder for the quantized model")
+    if output.exists() and not output.is_dir():
+        raise ParameterError(f"{output} is a file; name a folder")
+    room = 2 * predict_bytes(recipe, config)  # the tensors are gathered in one file and put together in another
     require_space(output, room)
     model, tok, source = read_model(folder), SmolLMTokenizer.load(folder), source_of(folder)
-    config = replace(config, eos_token_ids=end_ids(tok, config)) # who reads the file may have no tokenizer to ask
+    # who reads the file may have no tokenizer to ask
+    config = replace(config, eos_token_ids=end_ids(tok, config))
     ids, lessons = calibration_ids(model, tok, recipe, text, "-".join(source["sha256"].values()), on_progress)
-    seen = "\n\n".join(tok.decode(row, skip_special=True) for row in np.unique(np.concatenate([ids, lessons]), axis=0).tolist())
-    path, lost = output/_file_name(recipe), {}
+    seen = "\n\n".join(
+        tok.decode(row, skip_special=True) for row in np.unique(np.concatenate([ids, lessons]), axis=0).tolist()
+    )
+    path, lost = output / _file_name(recipe), {}
     tensors = _quantized(model, recipe, ids, on_progress, lost)
-    if recipe.steps: tensors = _distilled(model, recipe, dict(tensors), lessons, on_progress)
+    if recipe.steps:
+        tensors = _distilled(model, recipe, dict(tensors), lessons, on_progress)
     packed = ((n, config.tensor_shapes()[n], [(p.rows, p.q.format, pack(p.q)) for p in parts]) for n, parts in tensors)
     how = asdict(recipe) | dict(calibration=_calibration_record(seen, text))
     with scratch_folder(path, room) as made:
-        write_q4(made/path.name, config, packed, how, source)
+        write_q4(made / path.name, config, packed, how, source)
         _copy_small_files(folder, made, seen)
-        if not seen: (output/CALIBRATION_TEXT).unlink(missing_ok=True)
-        for p in sorted(made.iterdir(), key=lambda p: p.name == path.name): # the weights come last
-            os.replace(p, output/p.name)
-    if lost: warnings.warn(_lost_note(recipe, lost), stacklevel=2)
+        if not seen:
+            (output / CALIBRATION_TEXT).unlink(missing_ok=True)
+        for p in sorted(made.iterdir(), key=lambda p: p.name == path.name):  # the weights come last
+            os.replace(p, output / p.name)
+    if lost:
+        warnings.warn(_lost_note(recipe, lost), stacklevel=2)
     size = path.stat().st_size
-    return Result(path=str(path), bytes=size, bits_per_weight=round(8*size/config.n_params, 4), recipe=recipe.name, seconds=round(time.perf_counter() - start, 2))
+    return Result(
+        path=str(path),
+        bytes=size,
+        bits_per_weight=round(8 * size / config.n_params, 4),
+        recipe=recipe.name,
+        seconds=round(time.perf_counter() - start, 2),
+    )
 
-def _file_name(recipe:Recipe) -> str:
+
+def _file_name(recipe: Recipe) -> str:
     "What a recipe's file is called"
     return "model_q8.bin" if Format.parse(recipe.linear).bits == 8 else "model_q4.bin"
 
-def _lost_note(recipe:Recipe, lost:dict[str, str]) -> str:
+
+def _lost_note(recipe: Recipe, lost: dict[str, str]) -> str:
     "What to tell of groups that a recipe's scales cannot hold"
     several = f" and {len(lost) - 3} more tensors" if len(lost) > 3 else ""
     which = ", ".join(f"{n} ({share})" for n, share in list(lost.items())[:3])
-    return (f"recipe {recipe.name}: some weights of {which}{several} are too small or too large for the scales "
-            "of their format: they became zero or were clipped; the recipes fast, small, best and int8 hold them")
+    return (
+        f"recipe {recipe.name}: some weights of {which}{several} are too small or too large for the scales "
+        "of their format: they became zero or were clipped; the recipes fast, small, best and int8 hold them"
+    )
 
-def _quantized(model:Llama, recipe:Recipe, ids:np.ndarray, on_progress, lost:dict[str, str]):
+
+def _quantized(model: Llama, recipe: Recipe, ids: np.ndarray, on_progress, lost: dict[str, str]):
     "Yield (name, parts) of every tensor: layer by layer, then those outside; note in `lost` what no scale can hold"
     names, total, done = list(model.config.tensor_shapes()), model.config.n_params, 0
-    say = (lambda *_: on_progress("quantize", done, total)) if on_progress else None # more often than once a layer, so that it can be stopped
+    # more often than once a layer, so that it can be stopped
+    say = (lambda *_: on_progress("quantize", done, total)) if on_progress else None
     heard = listen(model, ids, recipe.method == "gptq", on_progress=say) if len(ids) else itertools.repeat(None)
     for i, stats in zip(range(model.config.num_hidden_layers + 1), heard):
         inside = f"model.layers.{i}."
-        for name in [n for n in names if n.startswith(inside) or (i == model.config.num_hidden_layers and not n.startswith("model.layers."))]:
+        for name in [
+            n
+            for n in names
+            if n.startswith(inside) or (i == model.config.num_hidden_layers and not n.startswith("model.layers."))
+        ]:
             w = model.get_parameter(name).float()
             yield name, quantize_tensor(w, name, recipe, stats)
-            if share := _lost_share(w, name, recipe): lost[name] = share
+            if share := _lost_share(w, name, recipe):
+                lost[name] = share
             done += w.numel()
-            if on_progress: on_progress("quantize", done, total)
+            if on_progress:
+                on_progress("quantize", done, total)
 
-def _lost_share(w:torch.Tensor, name:str, recipe:Recipe) -> str: # "" if all is well
+
+def _lost_share(w: torch.Tensor, name: str, recipe: Recipe) -> str:  # "" if all is well
     "How many groups of a tensor have numbers that the scales of their format cannot hold"
-    if w.ndim == 1: return ""
+    if w.ndim == 1:
+        return ""
     groups = torch.cat([unheld_groups(w[a:b], f).ravel() for (a, b), f in formats_of(recipe, name, tuple(w.shape))])
     return f"{int(groups.sum()):,} of {len(groups):,} groups" if groups.any() else ""
 
-def _distilled(model:Llama, recipe:Recipe, parts:dict[str, list[Part]], lessons:np.ndarray, on_progress):
+
+def _distilled(model: Llama, recipe: Recipe, parts: dict[str, list[Part]], lessons: np.ndarray, on_progress):
     "Yield (name, parts) of every tensor, after the model has learned from the original"
     matrices = {n: ps for n, ps in parts.items() if len(model.config.tensor_shapes()[n]) == 2}
-    learned, norms, _ = distill(model, matrices, lessons, recipe.steps, on_progress=(lambda done, total: on_progress("distill", done, total)) if on_progress else None)
+    learned, norms, _ = distill(
+        model,
+        matrices,
+        lessons,
+        recipe.steps,
+        on_progress=(lambda done, total: on_progress("distill", done, total)) if on_progress else None,
+    )
     yield from learned.items()
-    for name, w in norms.items(): yield name, quantize_tensor(w, name, recipe, None)
+    for name, w in norms.items():
+        yield name, quantize_tensor(w, name, recipe, None)
 
-def _calibration_record(seen:str, text:str|None) -> dict:
+
+def _calibration_record(seen: str, text: str | None) -> dict:
     "Which text was seen"
-    return dict(by="none" if not seen else "the model itself" if text is None else "the user", characters=len(seen), sha256=hashlib.sha256(seen.encode()).hexdigest() if seen else "")
+    return dict(
+        by="none" if not seen else "the model itself" if text is None else "the user",
+        characters=len(seen),
+        sha256=hashlib.sha256(seen.encode()).hexdigest() if seen else "",
+    )
+
 
 def source_of(
-    folder, # a checkpoint folder
-) -> dict: # id, revision, sha256, note
+    folder,  # a checkpoint folder
+) -> dict:  # id, revision, sha256, note
     "What was quantized: id, hash and what to keep in mind; raises `CheckpointError` or `ConfigError`"
     folder = as_path("folder", folder)
     record, files = read_provenance(folder), weight_files(folder)
-    hashes = {k: v["sha256"] for k, v in record.get("files", {}).items() if folder/k in files}
-    if len(hashes) < len(files): hashes = {p.name: sha256_file(p) for p in files}
-    return dict(id=record.get("source", folder.name), revision=record.get("revision"), sha256=hashes, note=record.get("note", ""))
+    hashes = {k: v["sha256"] for k, v in record.get("files", {}).items() if folder / k in files}
+    if len(hashes) < len(files):
+        hashes = {p.name: sha256_file(p) for p in files}
+    return dict(
+        id=record.get("source", folder.name),
+        revision=record.get("revision"),
+        sha256=hashes,
+        note=record.get("note", ""),
+    )
 
-def _small_files(folder:Path) -> list[Path]:
+
+def _small_files(folder: Path) -> list[Path]:
     "Config and tokenizer, which go along with the weights"
-    return [p for p in sorted(folder.iterdir())
-            if p.suffix in (".json", ".jinja") and p.name != PROVENANCE and "index" not in p.name and p.is_file()]
+    return [
+        p
+        for p in sorted(folder.iterdir())
+        if p.suffix in (".json", ".jinja") and p.name != PROVENANCE and "index" not in p.name and p.is_file()
+    ]
 
-def _copy_small_files(folder:Path, output:Path, seen:str) -> None:
+
+def _copy_small_files(folder: Path, output: Path, seen: str) -> None:
     "Config and tokenizer go along, and the text that the recipe has seen"
     if seen:
-        with atomic_file(output/CALIBRATION_TEXT) as tmp: tmp.write_text(seen, encoding="utf-8", newline="")
+        with atomic_file(output / CALIBRATION_TEXT) as tmp:
+            tmp.write_text(seen, encoding="utf-8", newline="")
     for p in _small_files(folder):
-        with atomic_file(output/p.name) as tmp: shutil.copyfile(p, tmp)
+        with atomic_file(output / p.name) as tmp:
+            shutil.copyfile(p, tmp)
+
 
 def seen_text(
-    path, # a quantized file
-    record:dict, # `calibration` of its recipe
-) -> str|None: # empty where it has seen none; None where its text is not at hand
+    path,  # a quantized file
+    record: dict,  # `calibration` of its recipe
+) -> str | None:  # empty where it has seen none; None where its text is not at hand
     "The text that a quantized file was calibrated on"
-    want = record.get("sha256") if isinstance(record, dict) else None # a file's header may hold anything there
-    if not want: return ""
-    beside = as_path("path", path).parent/CALIBRATION_TEXT
+    want = record.get("sha256") if isinstance(record, dict) else None  # a file's header may hold anything there
+    if not want:
+        return ""
+    beside = as_path("path", path).parent / CALIBRATION_TEXT
     text = beside.read_bytes().decode("utf-8", "replace") if beside.is_file() else ""
     return text if hashlib.sha256(text.encode()).hexdigest() == want else None
 
 # %% ../../nbs/05_quant/06_recipes.ipynb #45180a2c
 def cached(
-    folder, # a checkpoint folder
-    recipe:str="fast",
-    on_progress=None, # called with (stage, done, total); may raise `Cancelled`
-) -> Path: # the file
+    folder,  # a checkpoint folder
+    recipe: str = "fast",
+    on_progress=None,  # called with (stage, done, total); may raise `Cancelled`
+) -> Path:  # the file
     "The file of a recipe from the cache, made where it is not there yet or not whole; raises as `quantize`"
     folder, chosen = as_path("folder", folder), get_recipe(recipe)
     known = {name: f["sha256"] for name, f in read_provenance(folder).get("files", {}).items()}
     small = {p.name: known.get(p.name) or sha256_file(p) for p in _small_files(folder)}
     facts = json.dumps([source_of(folder)["sha256"], small, asdict(chosen)], sort_keys=True)
-    def fill(staged:Path) -> None:
+
+    def fill(staged: Path) -> None:
         quantize(folder, staged, chosen, on_progress=on_progress)
         write_provenance(staged, f"recipe {recipe}")
-    home = cache_dir()/"quantized"/f"{recipe}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
-    return cached_folder(home, fill, is_unchanged)/_file_name(chosen)
+
+    home = cache_dir() / "quantized" / f"{recipe}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
+    return cached_folder(home, fill, is_unchanged) / _file_name(chosen)
 
 # %% ../../nbs/05_quant/06_recipes.ipynb #9b194f43
 class SmolLMQuantizer:
     "The plan's entry points"
+
     @staticmethod
-    def check(recipe:str, bits:int) -> None:
+    def check(recipe: str, bits: int) -> None:
         "Raise `ParameterError` unless a recipe makes weights of so many bits"
         have = Format.parse(get_recipe(recipe).linear).bits
-        if have != bits: raise ParameterError(f"recipe {recipe!r} makes {have} bits a weight, not {bits}; recipes are {', '.join(RECIPES)}")
+        if have != bits:
+            raise ParameterError(
+                f"recipe {recipe!r} makes {have} bits a weight, not {bits}; recipes are {', '.join(RECIPES)}"
+            )
 
     @staticmethod
     def quantize_to_int4(
-        model_path, # a checkpoint folder
-        output_path, # folder for `model_q4.bin`
-        recipe:str="small",
-        **kw, # as `quantize`
-    ) -> Path: # the file
+        model_path,  # a checkpoint folder
+        output_path,  # folder for `model_q4.bin`
+        recipe: str = "small",
+        **kw,  # as `quantize`
+    ) -> Path:  # the file
         "Quantize to four bits a weight"
         SmolLMQuantizer.check(recipe, 4)
         return Path(quantize(model_path, output_path, recipe, **kw)["path"])
 
     @staticmethod
     def quantize_to_int8(
-        model_path, # a checkpoint folder
-        output_path, # folder for `model_q8.bin`
-        **kw, # as `quantize`
-    ) -> Path: # the file
+        model_path,  # a checkpoint folder
+        output_path,  # folder for `model_q8.bin`
+        **kw,  # as `quantize`
+    ) -> Path:  # the file
         "Quantize to eight bits a weight"
         return Path(quantize(model_path, output_path, "int8", **kw)["path"])

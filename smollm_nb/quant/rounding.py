@@ -15,96 +15,125 @@ import torch
 from torch import Tensor
 
 from ..core import ParameterError, as_int, as_text, as_type
-from .formats import Format, Quantized, round_scales, spread
 from ..inference.llama import DTYPES, Llama, TorchBackend, pick_device
+from .formats import Format, Quantized, round_scales, spread
 from .q4file import read_q4
 
 # %% ../../nbs/05_quant/03_rounding.ipynb #32655e04
 BOOK = np.array([-127, -99, -79, -63, -48, -34, -21, -9, 2, 13, 25, 38, 51, 66, 85, 114], np.int8)
 
+
 def points(
-    format:Format,
-    book:np.ndarray=BOOK, # (16,) int8, for the kind "book"
-) -> Tensor: # float32, in rising order; the code of a point is its index (int8: index − 127)
+    format: Format,
+    book: np.ndarray = BOOK,  # (16,) int8, for the kind "book"
+) -> Tensor:  # float32, in rising order; the code of a point is its index (int8: index − 127)
     "The integers that codes stand for"
-    if format.kind == "int8": return torch.arange(-127., 128.)
-    if format.kind == "book": return torch.from_numpy(book.astype(np.float32))
-    return torch.arange(16.) - (8 if format.kind == "sym" else 0)
+    if format.kind == "int8":
+        return torch.arange(-127.0, 128.0)
+    if format.kind == "book":
+        return torch.from_numpy(book.astype(np.float32))
+    return torch.arange(16.0) - (8 if format.kind == "sym" else 0)
+
 
 def group_view(
-    w:Tensor, # (rows, cols)
-    group:int, # 0 is the whole row
-) -> Tensor: # (rows, groups, group), zeros behind the last column
+    w: Tensor,  # (rows, cols)
+    group: int,  # 0 is the whole row
+) -> Tensor:  # (rows, groups, group), zeros behind the last column
     "A matrix cut into groups"
     g = group or w.shape[1]
     return torch.nn.functional.pad(w, (0, -w.shape[1] % g)).unflatten(1, (-1, g))
 
+
 def row_blocks(
-    w:Tensor, # (rows, cols)
-    numbers:int=1 << 21, # in a block: 8 MB of fp32
+    w: Tensor,  # (rows, cols)
+    numbers: int = 1 << 21,  # in a block: 8 MB of fp32
 ) -> list[slice]:
     "Rows in blocks, so that what is worked out on the way stays small beside the matrix"
-    n = max(1, numbers//w.shape[1])
+    n = max(1, numbers // w.shape[1])
     return [slice(i, i + n) for i in range(0, len(w), n)]
 
-def check_weights(w:Tensor) -> None:
+
+def check_weights(w: Tensor) -> None:
     "Raise `ParameterError` unless `w` is a matrix of finite numbers"
     if as_type("weights", w, Tensor).ndim != 2 or not w.numel():
         raise ParameterError(f"weights must be a matrix with at least one number, not of shape {tuple(w.shape)}")
-    if not torch.isfinite(w).all(): raise ParameterError("weights hold an infinity or NaN")
+    if not torch.isfinite(w).all():
+        raise ParameterError("weights hold an infinity or NaN")
 
 # %% ../../nbs/05_quant/03_rounding.ipynb #217d693b
 def _fit(
-    v:Tensor, # (rows, groups, group)
-    format:Format,
-    p:Tensor, # points
-    factor:float=1.0, # shrinks the ruler: below 1 the largest weights are clipped
-    sign:int=1, # −1 turns the ruler round
-) -> tuple[Tensor, Tensor|None]: # scales and minima, (rows, groups), not rounded yet
+    v: Tensor,  # (rows, groups, group)
+    format: Format,
+    p: Tensor,  # points
+    factor: float = 1.0,  # shrinks the ruler: below 1 the largest weights are clipped
+    sign: int = 1,  # −1 turns the ruler round
+) -> tuple[Tensor, Tensor | None]:  # scales and minima, (rows, groups), not rounded yet
     "The ruler that just covers a group, times a factor"
     if format.kind == "asym":
-        low, high = v.amin(-1)*factor, v.amax(-1)*factor
-        return (high - low)/15, low
-    return v.abs().amax(-1)*(factor*sign/p.abs().max()), None
+        low, high = v.amin(-1) * factor, v.amax(-1) * factor
+        return (high - low) / 15, low
+    return v.abs().amax(-1) * (factor * sign / p.abs().max()), None
 
-def _hold(scales:Tensor, minima:Tensor|None, format:Format, base:float|None=None) -> tuple[Tensor, Tensor|None]:
+
+def _hold(
+    scales: Tensor, minima: Tensor | None, format: Format, base: float | None = None
+) -> tuple[Tensor, Tensor | None]:
     "The nearest scales and minima that the format can hold"
     held = lambda x, kind: torch.from_numpy(round_scales(x.numpy(), kind, base))
     return held(scales, format.scale), None if minima is None else held(minima, "f16")
 
-def _codes(v:Tensor, scales:Tensor, minima:Tensor|None, p:Tensor) -> Tensor: # (rows, groups, group) int64
+
+def _codes(v: Tensor, scales: Tensor, minima: Tensor | None, p: Tensor) -> Tensor:  # (rows, groups, group) int64
     "The index of the nearest point for each weight"
     s = torch.where(scales == 0, 1, scales)[..., None]
-    x = v/s if minima is None else (v - minima[..., None])/s
-    return torch.bucketize(x, (p[1:] + p[:-1])/2)
+    x = v / s if minima is None else (v - minima[..., None]) / s
+    return torch.bucketize(x, (p[1:] + p[:-1]) / 2)
+
 
 def quantize_with(
-    w:Tensor, # (rows, cols)
-    format:Format,
-    scales:Tensor, # (rows, groups)
-    minima:Tensor|None=None, # (rows, groups), for "asym"
-    book:np.ndarray=BOOK,
+    w: Tensor,  # (rows, cols)
+    format: Format,
+    scales: Tensor,  # (rows, groups)
+    minima: Tensor | None = None,  # (rows, groups), for "asym"
+    book: np.ndarray = BOOK,
 ) -> Quantized:
     "Nearest codes for given scales, which are rounded to what the format holds"
     scales, minima = _hold(scales, minima, format)
     codes, p = np.empty(w.shape, np.int8 if format.kind == "int8" else np.uint8), points(format, book)
     for at in row_blocks(w):
-        c = _codes(group_view(w[at], format.group), scales[at], None if minima is None else minima[at], p).flatten(1)[:, :w.shape[1]]
+        c = _codes(group_view(w[at], format.group), scales[at], None if minima is None else minima[at], p).flatten(1)[
+            :, : w.shape[1]
+        ]
         codes[at] = (c - 127 if format.kind == "int8" else c).numpy()
-    return Quantized(format, codes, scales.numpy(), None if minima is None else minima.numpy(), book if format.kind == "book" else None)
+    return Quantized(
+        format,
+        codes,
+        scales.numpy(),
+        None if minima is None else minima.numpy(),
+        book if format.kind == "book" else None,
+    )
+
 
 def round_to_nearest(
-    w:Tensor, # (rows, cols) float32
-    format:Format,
-    book:np.ndarray=BOOK,
+    w: Tensor,  # (rows, cols) float32
+    format: Format,
+    book: np.ndarray = BOOK,
 ) -> Quantized:
     "The plainest quantization: the ruler covers each group; raises `ParameterError`"
     check_weights(w)
-    if as_type("format", format, Format).kind == "float": return _as_floats(w, format)
+    if as_type("format", format, Format).kind == "float":
+        return _as_floats(w, format)
     rulers = [_fit(group_view(w[at], format.group), format, points(format, book)) for at in row_blocks(w)]
-    return quantize_with(w, format, torch.cat([s for s, _ in rulers]), torch.cat([m for _, m in rulers]) if format.kind == "asym" else None, book)
+    return quantize_with(
+        w,
+        format,
+        torch.cat([s for s, _ in rulers]),
+        torch.cat([m for _, m in rulers]) if format.kind == "asym" else None,
+        book,
+    )
 
-def _as_floats(w:Tensor, format:Format) -> Quantized:
+
+def _as_floats(w: Tensor, format: Format) -> Quantized:
     "The plainest of all: each number in fewer bits, or as many"
     held = w.to(torch.float16 if format.bits == 16 else torch.float32)
     if not torch.isfinite(held).all():
@@ -114,96 +143,119 @@ def _as_floats(w:Tensor, format:Format) -> Quantized:
 
 # %% ../../nbs/05_quant/03_rounding.ipynb #ad7b3eb4
 def relative_error(
-    w:Tensor, # (rows, cols)
-    q:Quantized,
-    importance:Tensor|None=None, # (cols,) mean square of each input channel
-) -> float: # 0 is perfect, 1 is nothing left
+    w: Tensor,  # (rows, cols)
+    q: Quantized,
+    importance: Tensor | None = None,  # (cols,) mean square of each input channel
+) -> float:  # 0 is perfect, 1 is nothing left
     "Squared error over squared weights, each column weighted by its importance"
     d = torch.from_numpy(q.dequantize()) - w
     i = torch.ones(w.shape[1]) if importance is None else importance
-    return float((d.square()*i).sum()/(w.square()*i).sum().clamp_min(torch.finfo(torch.float32).tiny))
+    return float((d.square() * i).sum() / (w.square() * i).sum().clamp_min(torch.finfo(torch.float32).tiny))
 
-def snr_db(relative:float) -> float:
+
+def snr_db(relative: float) -> float:
     "A relative squared error as signal-to-noise ratio, dB"
-    return float(-10*np.log10(max(relative, 1e-20)))
+    return float(-10 * np.log10(max(relative, 1e-20)))
 
 # %% ../../nbs/05_quant/03_rounding.ipynb #217d6940
 def unheld_groups(
-    w:Tensor, # (rows, cols) float32
-    format:Format,
-) -> Tensor: # (rows, groups) bool; a row of floats is one group
+    w: Tensor,  # (rows, cols) float32
+    format: Format,
+) -> Tensor:  # (rows, groups) bool; a row of floats is one group
     "Groups that become zero or are clipped, since their numbers are too small or too large for the scales of a format"
     if format.kind == "float":
         largest = w.abs().amax(1, keepdim=True)
-        return (largest.to(torch.float16 if format.bits == 16 else torch.float32) - largest).abs() > largest/2
+        return (largest.to(torch.float16 if format.bits == 16 else torch.float32) - largest).abs() > largest / 2
     steps, asym = 15 if format.kind == "asym" else points(format).abs().max(), format.kind == "asym"
     groups = [group_view(w[at], format.group) for at in row_blocks(w)]
     low = torch.cat([v.amin(-1) for v in groups])
     high = torch.cat([v.amax(-1) for v in groups])
     largest = torch.maximum(-low, high)
-    span = high - low if asym else largest # what the ruler must cover
-    scales, minima = _hold(span/steps, low if asym else None, format)
-    off = (scales*steps - span).abs() > span/2
-    return off | ((minima - low).abs() > largest/2) if asym else off
+    span = high - low if asym else largest  # what the ruler must cover
+    scales, minima = _hold(span / steps, low if asym else None, format)
+    off = (scales * steps - span).abs() > span / 2
+    return off | ((minima - low).abs() > largest / 2) if asym else off
 
 # %% ../../nbs/05_quant/03_rounding.ipynb #5233c400
-FACTORS = tuple(round(1 + 0.045*k, 3) for k in range(-8, 4)) # lengths of the ruler, relative to the one that just covers
-POLISH = 2 # least-squares fits to the points chosen, each followed by a new choice
-NEXT = dict(log8=2**(1/12), f16=1.02, f32=1.02) # from one scale to the one beside it, which for one-byte scales is the very next
+# lengths of the ruler, relative to the one that just covers
+FACTORS = tuple(round(1 + 0.045 * k, 3) for k in range(-8, 4))
+POLISH = 2  # least-squares fits to the points chosen, each followed by a new choice
+# from one scale to the one beside it, which for one-byte scales is the very next
+NEXT = dict(log8=2 ** (1 / 12), f16=1.02, f32=1.02)
 
-def _least_squares(v:Tensor, p:Tensor, h:Tensor, asym:bool) -> tuple[Tensor, Tensor|None]:
+
+def _least_squares(v: Tensor, p: Tensor, h: Tensor, asym: bool) -> tuple[Tensor, Tensor | None]:
     "Scales (and minima) that fit chosen points best; (rows, groups)"
-    if not asym: return (h*v*p).sum(-1)/(h*p*p).sum(-1).clamp_min(1e-30), None
+    if not asym:
+        return (h * v * p).sum(-1) / (h * p * p).sum(-1).clamp_min(1e-30), None
     n = h.sum(-1).clamp_min(1e-30)
-    mean_v, mean_p = (h*v).sum(-1)/n, (h*p).sum(-1)/n
-    s = (h*(v - mean_v[..., None])*(p - mean_p[..., None])).sum(-1)/(h*(p - mean_p[..., None])**2).sum(-1).clamp_min(1e-30)
-    return s, mean_v - s*mean_p
+    mean_v, mean_p = (h * v).sum(-1) / n, (h * p).sum(-1) / n
+    s = (h * (v - mean_v[..., None]) * (p - mean_p[..., None])).sum(-1) / (h * (p - mean_p[..., None]) ** 2).sum(
+        -1
+    ).clamp_min(1e-30)
+    return s, mean_v - s * mean_p
+
 
 class Nearest:
     "The point nearest to a number, looked up: ten times as fast as comparing with all middles between points"
-    def __init__(self, p:Tensor): # (points,) whole numbers, rising
+
+    def __init__(self, p: Tensor):  # (points,) whole numbers, rising
         self.low = int(p[0]) - 1
-        cells = (torch.arange(2*int(p[-1] - p[0] + 2)) + 0.5)/2 + self.low # middles are multiples of a half, so no cell holds one
-        self.table = p[torch.bucketize(cells, (p[1:] + p[:-1])/2)]
-    def __call__(self,
-        x:Tensor, # any shape, in half units of the points; used up
-    ) -> Tensor: # same shape
+        # middles are multiples of a half, so no cell holds one
+        cells = (torch.arange(2 * int(p[-1] - p[0] + 2)) + 0.5) / 2 + self.low
+        self.table = p[torch.bucketize(cells, (p[1:] + p[:-1]) / 2)]
+
+    def __call__(
+        self,
+        x: Tensor,  # any shape, in half units of the points; used up
+    ) -> Tensor:  # same shape
         "The nearest points"
-        return self.table[x.sub_(2*self.low).clamp_(0, len(self.table) - 1).to(torch.int32)]
+        return self.table[x.sub_(2 * self.low).clamp_(0, len(self.table) - 1).to(torch.int32)]
+
 
 class _Best:
     "The best ruler of each group so far"
-    def __init__(self, v:Tensor, h:Tensor, format:Format, p:Tensor, base:float):
+
+    def __init__(self, v: Tensor, h: Tensor, format: Format, p: Tensor, base: float):
         self.v, self.h, self.format, self.base, self.nearest = v, h, format, base, Nearest(p)
         self.error, self.scales = torch.full(v.shape[:2], torch.inf), torch.zeros(v.shape[:2])
         self.minima = torch.zeros(v.shape[:2]) if format.kind == "asym" else None
-    def points(self, scales:Tensor, minima:Tensor|None) -> Tensor: # (rows, groups, group)
+
+    def points(self, scales: Tensor, minima: Tensor | None) -> Tensor:  # (rows, groups, group)
         "The point nearest to each weight"
         x = self.v if minima is None else self.v - minima[..., None]
-        return self.nearest(x*(2/torch.where(scales == 0, 1, scales))[..., None])
-    def offer(self, scales:Tensor, minima:Tensor|None) -> None:
+        return self.nearest(x * (2 / torch.where(scales == 0, 1, scales))[..., None])
+
+    def offer(self, scales: Tensor, minima: Tensor | None) -> None:
         "Keep a ruler where it beats the best"
         scales, minima = _hold(scales, minima, self.format, self.base)
         off = torch.addcmul(self.v, self.points(scales, minima), scales[..., None], value=-1)
-        if minima is not None: off -= minima[..., None]
+        if minima is not None:
+            off -= minima[..., None]
         error = off.square_().mul_(self.h).sum(-1)
         better = error < self.error
         self.error, self.scales = torch.where(better, error, self.error), torch.where(better, scales, self.scales)
-        if minima is not None: self.minima = torch.where(better, minima, self.minima)
-    def refit(self, scales:Tensor, minima:Tensor|None) -> None:
+        if minima is not None:
+            self.minima = torch.where(better, minima, self.minima)
+
+    def refit(self, scales: Tensor, minima: Tensor | None) -> None:
         "Offer the ruler that fits another one's points best"
         self.offer(*_least_squares(self.v, self.points(scales, minima), self.h, minima is not None))
+
     def polish(self) -> None:
         "Offer the rulers that fit the best ones' points, and those beside them"
-        for _ in range(POLISH): self.refit(self.scales, self.minima)
-        for step in (1/NEXT[self.format.scale], NEXT[self.format.scale]): self.offer(self.scales*step, self.minima)
+        for _ in range(POLISH):
+            self.refit(self.scales, self.minima)
+        for step in (1 / NEXT[self.format.scale], NEXT[self.format.scale]):
+            self.offer(self.scales * step, self.minima)
+
 
 def search_scales(
-    w:Tensor, # (rows, cols) float32
-    format:Format, # any but floats
-    importance:Tensor|None=None, # (cols,) mean square of each input channel; None is plain error
-    book:np.ndarray=BOOK,
-    factors=FACTORS, # lengths to try
+    w: Tensor,  # (rows, cols) float32
+    format: Format,  # any but floats
+    importance: Tensor | None = None,  # (cols,) mean square of each input channel; None is plain error
+    book: np.ndarray = BOOK,
+    factors=FACTORS,  # lengths to try
 ) -> Quantized:
     "Scales of least squared error, then nearest codes; raises `ParameterError`"
     check_weights(w)
@@ -211,8 +263,13 @@ def search_scales(
     if importance is not None and as_type("importance", importance, Tensor).shape != w.shape[1:]:
         have = tuple(importance.shape)
         raise ParameterError(f"importance must hold one number a column, {w.shape[1]}, not be of shape {have}")
-    p, h = points(format, book), group_view(torch.ones(1, w.shape[1]) if importance is None else importance[None].float(), format.group)
-    base = max(float(_fit(group_view(w[at], format.group), format, p)[0].abs().max()) for at in row_blocks(w))*max(factors)
+    p, h = (
+        points(format, book),
+        group_view(torch.ones(1, w.shape[1]) if importance is None else importance[None].float(), format.group),
+    )
+    base = max(float(_fit(group_view(w[at], format.group), format, p)[0].abs().max()) for at in row_blocks(w)) * max(
+        factors
+    )
     found = []
     for at in row_blocks(w):
         best = _Best(group_view(w[at], format.group), h, format, p, base)
@@ -220,7 +277,8 @@ def search_scales(
             for sign in (1, -1) if format.kind in ("book", "sym") else (1,):
                 ruler = _fit(best.v, format, p, factor, sign)
                 best.offer(*ruler)
-                if format.kind == "asym": best.refit(*ruler) # two numbers to choose: more starts are needed
+                if format.kind == "asym":
+                    best.refit(*ruler)  # two numbers to choose: more starts are needed
         best.polish()
         found.append((best.scales, best.minima))
     minima = torch.cat([m for _, m in found]) if format.kind == "asym" else None
@@ -228,19 +286,21 @@ def search_scales(
 
 # %% ../../nbs/05_quant/03_rounding.ipynb #56b5c679
 def load_quantized(
-    path, # a SMOLLM_Q4 file
-    device:str="auto", # "auto" takes cuda, then mps, then cpu
-    dtype:str="float32", # of the dequantized weights
-    context:int|None=None, # positions of the KV cache; default: all that the model knows
+    path,  # a SMOLLM_Q4 file
+    device: str = "auto",  # "auto" takes cuda, then mps, then cpu
+    dtype: str = "float32",  # of the dequantized weights
+    context: int | None = None,  # positions of the KV cache; default: all that the model knows
 ):
     "A `TorchBackend` of a quantized file, dequantized; raises `QuantFileError` or `ParameterError`"
     start = time.perf_counter()
     if as_text("dtype", dtype) not in DTYPES:
         raise ParameterError(f"dtype {dtype!r} must be one of {', '.join(DTYPES)}")
-    if context is not None: as_int("context", context, 1)
+    if context is not None:
+        as_int("context", context, 1)
     where = pick_device(device)
     with read_q4(path) as f:
-        with torch.device("meta"): model = Llama(f.config)
+        with torch.device("meta"):
+            model = Llama(f.config)
         weights = {n: torch.from_numpy(f.tensor(n)).to(where, DTYPES[dtype]) for n in f.names()}
         model.load_state_dict(weights, assign=True)
         return TorchBackend(model, context, time.perf_counter() - start, f.file_sha256)

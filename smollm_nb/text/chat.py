@@ -7,15 +7,16 @@ __all__ = ['ROLES', 'check_messages', 'render', 'encode_chat']
 
 # %% ../../nbs/02_text/08_chat.ipynb #5e001119
 from ..core import ParameterError, TokenizerError
-from .template_text import Budget, literal, own_of
 from .template import compiled, plain, run_template
+from .template_text import Budget, literal, own_of
 
 # %% ../../nbs/02_text/08_chat.ipynb #f4bcd8f4
-ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython", "model") # well known
+ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython", "model")  # well known
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
+
 def check_messages(
-    messages, # what a caller passed as a conversation
+    messages,  # what a caller passed as a conversation
 ) -> None:
     "Raise `ParameterError` unless it is a list of records of role and content"
     if not isinstance(messages, (list, tuple)) or not messages:
@@ -24,40 +25,49 @@ def check_messages(
         if not isinstance(m, dict) or not isinstance(m.get("role"), str):
             raise ParameterError(f"messages[{i}] must be a record of content and role, such as {ROLES[2]!r}")
         parts = m.get("content")
-        if isinstance(parts, (list, tuple)) and all(isinstance(p, dict) for p in parts): continue
+        if isinstance(parts, (list, tuple)) and all(isinstance(p, dict) for p in parts):
+            continue
         if not isinstance(parts, (str, type(None))):
             raise ParameterError(f"messages[{i}]: content must be a text, or a list of records of type and text")
-        if len(m) < 2: raise ParameterError(f"messages[{i}]: content is missing")
+        if len(m) < 2:
+            raise ParameterError(f"messages[{i}]: content is missing")
 
-def _check_records(name:str, x) -> None:
+
+def _check_records(name: str, x) -> None:
     "Raise `ParameterError` unless `x` is None or a list of records"
     if x is not None and not (isinstance(x, (list, tuple)) and all(isinstance(r, dict) for r in x)):
         raise ParameterError(f"{name} must be a list of records")
 
-def _message(m:dict) -> dict:
+
+def _message(m: dict) -> dict:
     "A message as templates expect it"
     m = {k: v for k, v in m.items() if v is not None}
     reasoning = next((m[k] for k in _REASONING if k in m), None)
     return m if reasoning is None else {"thinking": reasoning} | m | {"reasoning_content": reasoning}
 
-def _run(template:str, messages:list[dict], add_generation_prompt:bool, names:dict, own:dict) -> str:
+
+def _run(template: str, messages: list[dict], add_generation_prompt: bool, names: dict, own: dict) -> str:
     "The rendered chat, marked; `own` are names whose texts are the template's own"
-    if not isinstance(template, str): raise ParameterError("a chat template must be a text")
+    if not isinstance(template, str):
+        raise ParameterError("a chat template must be a text")
     check_messages(messages)
-    for k in ("tools", "documents"): _check_records(k, names.get(k))
+    for k in ("tools", "documents"):
+        _check_records(k, names.get(k))
     budget = Budget()
     names = plain(budget, dict(tools=None, documents=None) | names)
     chat = [_message(m) for m in plain(budget, list(messages))]
     for m in chat:
-        if m["role"] in ROLES: m["role"] = literal(m["role"])
+        if m["role"] in ROLES:
+            m["role"] = literal(m["role"])
     names |= dict(messages=chat, add_generation_prompt=bool(add_generation_prompt))
     return run_template(budget, template, own | names)
 
+
 def render(
-    template:str, # Jinja2 source
-    messages:list[dict], # records of role and content
-    add_generation_prompt:bool=True, # end with the opening of the assistant's turn
-    **names, # more names for the template, such as `bos_token`, `tools`, `documents`, `date_string`
+    template: str,  # Jinja2 source
+    messages: list[dict],  # records of role and content
+    add_generation_prompt: bool = True,  # end with the opening of the assistant's turn
+    **names,  # more names for the template, such as `bos_token`, `tools`, `documents`, `date_string`
 ) -> str:
     "Run a chat template as `transformers` would; raises `TokenizerError`"
     return str.__str__(_run(template, messages, add_generation_prompt, names, {}))
@@ -66,25 +76,30 @@ def render(
 def _choose_template(tokenizer, tools) -> str:
     "The template for a conversation: with tools the one named `tool_use`, else the default"
     templates = tokenizer.chat_templates
-    if tools is not None and "tool_use" in templates: return templates["tool_use"]
-    if "default" in templates: return templates["default"]
+    if tools is not None and "tool_use" in templates:
+        return templates["tool_use"]
+    if "default" in templates:
+        return templates["default"]
     if templates:
         raise TokenizerError(f"this model has chat templates named {', '.join(templates)}, and none is the default")
-    raise TokenizerError("this model has no chat template: it is a base model, so give it text to continue, "
-        "or choose an -Instruct model")
+    raise TokenizerError(
+        "this model has no chat template: it is a base model, so give it text to continue, or choose an -Instruct model"
+    )
+
 
 def encode_chat(
-    tokenizer, # a `SmolLMTokenizer` with a chat template
-    messages:list[dict], # records of role and content
-    add_generation_prompt:bool=True, # end with the opening of the assistant's turn
-    special:bool=False, # read special tokens inside the messages as tokens, not as text
-    tools:list[dict]|None=None, # JSON schemas of functions that the model may call
-    documents:list[dict]|None=None, # records of title and text
-    **names, # more names for the template, such as `date_string`
+    tokenizer,  # a `SmolLMTokenizer` with a chat template
+    messages: list[dict],  # records of role and content
+    add_generation_prompt: bool = True,  # end with the opening of the assistant's turn
+    special: bool = False,  # read special tokens inside the messages as tokens, not as text
+    tools: list[dict] | None = None,  # JSON schemas of functions that the model may call
+    documents: list[dict] | None = None,  # records of title and text
+    **names,  # more names for the template, such as `date_string`
 ) -> list[int]:
     "The ids of a conversation; raises `ParameterError` or `TokenizerError`"
     template = _choose_template(tokenizer, tools)
     own = {k: literal(t) for k, t in tokenizer.special_tokens.items()}
     chat = _run(template, messages, add_generation_prompt, dict(tools=tools, documents=documents) | names, own)
-    if special: return tokenizer.encode(str.__str__(chat), special=True)
+    if special:
+        return tokenizer.encode(str.__str__(chat), special=True)
     return tokenizer.encode_marked(str.__str__(chat), own_of(chat), compiled(template)[1])

@@ -7,64 +7,87 @@ __all__ = ['STATEMENTS', 'BREAK', 'CONTINUE', 'MAX_TEMPLATE', 'Output', 'block',
            'run_template']
 
 # %% ../../nbs/02_text/07_template.ipynb #73e6ec80
-import dataclasses, functools
+import dataclasses
+import functools
 from collections.abc import Mapping
 
 import numpy as np
 
 from ..core import TokenizerError
-from .template_text import Budget, concat
-from smollm_nb.text.template_values import (Function, Loop, Namespace, Undefined, as_list, element, elements, sequence,
-    text_of, truth)
-from .template_filters import GLOBALS
 from .template_expressions import Compiler, Scope, call_arguments, callee, filter_or_test
+from .template_filters import GLOBALS
+from .template_text import Budget, concat
+from smollm_nb.text.template_values import (
+    Function,
+    Loop,
+    Namespace,
+    Undefined,
+    as_list,
+    element,
+    elements,
+    sequence,
+    text_of,
+    truth,
+)
 
 # %% ../../nbs/02_text/07_template.ipynb #98abdb34
-STATEMENTS = {} # name of a node → what makes its function of (budget, scope, output)
+STATEMENTS = {}  # name of a node → what makes its function of (budget, scope, output)
 BREAK, CONTINUE = "break", "continue"
+
 
 def _statement(*names):
     "Put a maker of functions into the table"
+
     def register(f):
         STATEMENTS.update(dict.fromkeys(names, f))
         return f
+
     return register
+
 
 class Output:
     "The pieces of a text that is being written"
+
     __slots__ = ("pieces", "size")
+
     def __init__(self):
         self.pieces, self.size = [], 0
 
-    def put(self, budget:Budget, s:str) -> None:
+    def put(self, budget: Budget, s: str) -> None:
         "One more piece"
         self.size += len(s)
         budget.check_length(self.size)
         self.pieces.append(s)
 
+
 def block(
-    c:Compiler,
-    nodes:list, # statements
-): # a function of (budget, scope, output) that gives BREAK or CONTINUE where one of them ended the block
+    c: Compiler,
+    nodes: list,  # statements
+):  # a function of (budget, scope, output) that gives BREAK or CONTINUE where one of them ended the block
     "What runs several statements"
     outer, c.weight = c.weight, 0
     steps = []
     for node in nodes:
         name = type(node).__name__
-        if name not in STATEMENTS: raise TokenizerError(f"chat template: the statement {name} is not known here")
+        if name not in STATEMENTS:
+            raise TokenizerError(f"chat template: the statement {name} is not known here")
         steps.append(STATEMENTS[name](c, node))
-    weight, c.weight = c.weight + 2*len(steps) + 1, outer
+    weight, c.weight = c.weight + 2 * len(steps) + 1, outer
+
     def run(budget, scope, out):
         budget.work(weight)
         for step in steps:
             end = step(budget, scope, out)
-            if end is not None: return end
+            if end is not None:
+                return end
+
     return run
 
+
 def captured(
-    budget:Budget,
-    body, # as from `block`
-    scope:Scope,
+    budget: Budget,
+    body,  # as from `block`
+    scope: Scope,
 ) -> str:
     "The text that a block writes"
     before, out = budget.depth, Output()
@@ -73,21 +96,30 @@ def captured(
     budget.depth = before
     return concat(budget, out.pieces or [""])
 
+
 @_statement("Output")
 def _output(c, node):
     parts = c.exprs(node.nodes)
+
     def write(budget, scope, out):
-        for p in parts: out.put(budget, text_of(budget, p(budget, scope)))
+        for p in parts:
+            out.put(budget, text_of(budget, p(budget, scope)))
+
     return write
+
 
 @_statement("If")
 def _if(c, node):
     cases, rest = [(c.expr(n.test), block(c, n.body)) for n in (node, *node.elif_)], block(c, node.else_)
+
     def choose(budget, scope, out):
         for test, body in cases:
-            if truth(test(budget, scope)): return body(budget, scope, out)
+            if truth(test(budget, scope)):
+                return body(budget, scope, out)
         return rest(budget, scope, out)
+
     return choose
+
 
 @_statement("Break", "Continue")
 def _leave(c, node):
@@ -96,60 +128,84 @@ def _leave(c, node):
 
 # %% ../../nbs/02_text/07_template.ipynb #7ccefd3f
 def target(
-    node, # left of `=`, or behind `for`
-): # a function of (budget, scope, value)
+    node,  # left of `=`, or behind `for`
+):  # a function of (budget, scope, value)
     "What sets a name, a field of a namespace, or several of them"
     what = type(node).__name__
-    if what == "Tuple": return _several([target(n) for n in node.items])
+    if what == "Tuple":
+        return _several([target(n) for n in node.items])
     name, field = node.name, getattr(node, "attr", None)
-    def set_name(budget, scope, value): scope.values[name] = value
+
+    def set_name(budget, scope, value):
+        scope.values[name] = value
+
     def set_field(budget, scope, value):
         namespace = scope.find(name)
         if not isinstance(namespace, Namespace) or field.startswith("_"):
             raise TypeError(f"{name}.{field} cannot be set")
         namespace.values[field] = value
+
     return set_field if what == "NSRef" else set_name
 
-def _several(puts:list):
+
+def _several(puts: list):
     "What sets one target for each element"
+
     def put(budget, scope, value):
         values = as_list(budget, value)
-        if len(values) != len(puts): raise ValueError(f"{len(values)} values for {len(puts)} names")
-        for p, v in zip(puts, values): p(budget, scope, v)
+        if len(values) != len(puts):
+            raise ValueError(f"{len(values)} values for {len(puts)} names")
+        for p, v in zip(puts, values):
+            p(budget, scope, v)
+
     return put
+
 
 @_statement("Assign")
 def _assign(c, node):
     value, put = c.expr(node.node), target(node.target)
     return lambda budget, scope, out: put(budget, scope, value(budget, scope))
 
+
 @_statement("With")
 def _with(c, node):
     pairs, body = [(target(t), c.expr(v)) for t, v in zip(node.targets, node.values)], block(c, node.body)
+
     def run(budget, scope, out):
         inner = Scope(scope)
-        for put, value in pairs: put(budget, inner, value(budget, scope))
+        for put, value in pairs:
+            put(budget, inner, value(budget, scope))
         return body(budget, inner, out)
+
     return run
+
 
 @_statement("Scope")
 def _scope(c, node):
     body = block(c, node.body)
     return lambda budget, scope, out: body(budget, Scope(scope), out)
 
+
 def _filtered(c, body, node):
     "The text that a block writes, through a chain of filters"
-    if node is None: return lambda budget, scope: captured(budget, body, scope)
+    if node is None:
+        return lambda budget, scope: captured(budget, body, scope)
     return filter_or_test(c, node, _filtered(c, body, node.node))
+
 
 @_statement("AssignBlock", "FilterBlock")
 def _text_block(c, node):
     text, put = _filtered(c, block(c, node.body), node.filter), getattr(node, "target", None)
-    if put is not None: put = target(put)
+    if put is not None:
+        put = target(put)
+
     def run(budget, scope, out):
         value = text(budget, Scope(scope))
-        if put: put(budget, scope, value)
-        else: out.put(budget, text_of(budget, value))
+        if put:
+            put(budget, scope, value)
+        else:
+            out.put(budget, text_of(budget, value))
+
     return run
 
 # %% ../../nbs/02_text/07_template.ipynb #007b6acf
@@ -168,14 +224,18 @@ def _for(c, node):
             budget.keep(8)
             inner = Scope(scope)
             put(budget, inner, x)
-            if truth(test(budget, inner)): kept.append(x)
+            if truth(test(budget, inner)):
+                kept.append(x)
         return kept
 
     def run(budget, scope, out, xs, depth0):
         items = sequence(budget, xs)
-        if test: items = wanted(budget, scope, items)
+        if test:
+            items = wanted(budget, scope, items)
+
         def recurse(budget, xs):
             return captured(budget, lambda budget, scope, out: run(budget, scope, out, xs, depth0 + 1), scope)
+
         budget.keep(500)
         loop = Loop(items, depth0, recurse if recursive else None)
         for i in range(len(items)):
@@ -183,121 +243,160 @@ def _for(c, node):
             loop.index0 = i
             inner = Scope(scope, {"loop": loop})
             put(budget, inner, element(budget, items, i))
-            if body(budget, inner, out) is BREAK: break
-        if not len(items): return rest(budget, Scope(scope), out)
+            if body(budget, inner, out) is BREAK:
+                break
+        if not len(items):
+            return rest(budget, Scope(scope), out)
+
     return lambda budget, scope, out: run(budget, scope, out, source(budget, scope), 0)
 
 # %% ../../nbs/02_text/07_template.ipynb #00550038
-def _function(c, node, name:str):
+def _function(c, node, name: str):
     "What makes a macro, or the `caller` of a call block, in the scope where it is defined"
     from jinja2.nodes import Name
+
     names, defaults = [a.name for a in node.args], c.exprs(node.defaults)
-    defaults = [None]*(len(names) - len(defaults)) + defaults
+    defaults = [None] * (len(names) - len(defaults)) + defaults
     body, used = block(c, node.body), {n.name for part in node.body for n in part.find_all(Name)}
     used |= {n.name for n in node.body if isinstance(n, Name)}
     extras = {"varargs", "kwargs", "caller"} & used - set(names)
 
     def bind(budget, scope, args, kwargs):
         inner = Scope(scope, dict(zip(names, args)))
-        for n, default in list(zip(names, defaults))[len(args):]:
-            if n in kwargs: inner.values[n] = kwargs.pop(n)
-            else: inner.values[n] = default(budget, inner) if default else Undefined(f"{n!r} was not given to {name}")
-        if "caller" in extras: inner.values["caller"] = kwargs.pop("caller", Undefined("there is no caller"))
-        if "varargs" in extras: inner.values["varargs"] = args[len(names):]
-        elif len(args) > len(names): raise TypeError(f"the macro {name} takes at most {len(names)} arguments")
-        if "kwargs" in extras: inner.values["kwargs"] = kwargs
-        elif kwargs: raise TypeError(f"the macro {name} takes no argument {next(iter(kwargs))[:40]!r}")
+        for n, default in list(zip(names, defaults))[len(args) :]:
+            if n in kwargs:
+                inner.values[n] = kwargs.pop(n)
+            else:
+                inner.values[n] = default(budget, inner) if default else Undefined(f"{n!r} was not given to {name}")
+        if "caller" in extras:
+            inner.values["caller"] = kwargs.pop("caller", Undefined("there is no caller"))
+        if "varargs" in extras:
+            inner.values["varargs"] = args[len(names) :]
+        elif len(args) > len(names):
+            raise TypeError(f"the macro {name} takes at most {len(names)} arguments")
+        if "kwargs" in extras:
+            inner.values["kwargs"] = kwargs
+        elif kwargs:
+            raise TypeError(f"the macro {name} takes no argument {next(iter(kwargs))[:40]!r}")
         return inner
 
     def make(budget, scope):
         budget.work(10)
         budget.keep(1000)
-        def call(budget, /, *args, **kwargs): return captured(budget, body, bind(budget, scope, args, kwargs))
+
+        def call(budget, /, *args, **kwargs):
+            return captured(budget, body, bind(budget, scope, args, kwargs))
+
         return Function(name, call)
+
     return make
+
 
 @_statement("Macro")
 def _macro(c, node):
     make, name = _function(c, node, node.name), node.name
-    def define(budget, scope, out): scope.values[name] = make(budget, scope)
+
+    def define(budget, scope, out):
+        scope.values[name] = make(budget, scope)
+
     return define
+
 
 @_statement("CallBlock")
 def _call_block(c, node):
     make, f, give = _function(c, node, "caller"), c.expr(node.call.node), call_arguments(c, node.call)
+
     def run(budget, scope, out):
         function = callee(f(budget, scope))
         args, kwargs = give(budget, scope)
         out.put(budget, text_of(budget, function.call(budget, *args, caller=make(budget, scope), **kwargs)))
+
     return run
 
 # %% ../../nbs/02_text/07_template.ipynb #8d29c8bb
-MAX_TEMPLATE = 1 << 16 # characters
+MAX_TEMPLATE = 1 << 16  # characters
+
 
 @functools.cache
 def _environment():
     "Jinja2's lexer and parser"
     from jinja2 import Environment, nodes
     from jinja2.ext import Extension
+
     class Generation(Extension):
         "The tag `{% generation %}`: a block with a scope of its own"
+
         tags = {"generation"}
+
         def parse(self, parser):
             line = next(parser.stream).lineno
             return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
     return Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"])
 
-def _failure(e:Exception) -> TokenizerError:
+
+def _failure(e: Exception) -> TokenizerError:
     "What went wrong, in one line"
-    if isinstance(e, RecursionError): return TokenizerError("chat template: nested too deeply")
+    if isinstance(e, RecursionError):
+        return TokenizerError("chat template: nested too deeply")
     return TokenizerError(" ".join(f"chat template: {type(e).__name__}: {e}"[:500].split()))
+
 
 @functools.lru_cache(4)
 def compiled(
-    source:str, # a template
-): # what runs it, a function of (budget, scope, output), and its literal texts
+    source: str,  # a template
+):  # what runs it, a function of (budget, scope, output), and its literal texts
     "Parse a template; raises `TokenizerError`"
     if len(source) > MAX_TEMPLATE:
         raise TokenizerError(f"chat template has {len(source):,} characters, more than {MAX_TEMPLATE:,}")
     from jinja2 import TemplateError
+
     try:
         c = Compiler()
         return block(c, _environment().parse(source).body), c.literals
-    except (TemplateError, ValueError, OverflowError, RecursionError, MemoryError) as e: raise _failure(e) from None
+    except (TemplateError, ValueError, OverflowError, RecursionError, MemoryError) as e:
+        raise _failure(e) from None
 
 # %% ../../nbs/02_text/07_template.ipynb #8f64f556
 def plain(
-    budget:Budget,
-    x, # any object
-    depth:int=0, # of `x` in others
+    budget: Budget,
+    x,  # any object
+    depth: int = 0,  # of `x` in others
 ):
     "A copy made of text, numbers, None, lists, tuples and dicts"
     budget.work(2)
-    if x is None or type(x) in (bool, int, float): return x
+    if x is None or type(x) in (bool, int, float):
+        return x
     if isinstance(x, str):
         budget.check_length(len(x))
         return str.__str__(x)
     for kind in (int, float):
-        if isinstance(x, kind): return kind(x)
+        if isinstance(x, kind):
+            return kind(x)
     depth = budget.deeper(depth)
-    if isinstance(x, Mapping): return {_plain_key(budget, k): plain(budget, v, depth) for k, v in x.items()}
+    if isinstance(x, Mapping):
+        return {_plain_key(budget, k): plain(budget, v, depth) for k, v in x.items()}
     if isinstance(x, (list, tuple)):
         return (list if isinstance(x, list) else tuple)([plain(budget, v, depth) for v in x])
-    if isinstance(x, np.generic): return plain(budget, x.item(), depth)
+    if isinstance(x, np.generic):
+        return plain(budget, x.item(), depth)
     if dataclasses.is_dataclass(x) and not isinstance(x, type):
         return {f.name: plain(budget, getattr(x, f.name), depth) for f in dataclasses.fields(x)}
-    if callable(getattr(x, "model_dump", None)): return plain(budget, x.model_dump(), depth)
+    if callable(getattr(x, "model_dump", None)):
+        return plain(budget, x.model_dump(), depth)
     return f"<{type(x).__name__}>"
 
-def _plain_key(budget:Budget, key):
+
+def _plain_key(budget: Budget, key):
     "The key of a dict: a text, a number or None"
     return plain(budget, key) if isinstance(key, (str, int, float, type(None))) else f"<{type(key).__name__}>"
 
+
 def run_template(
-    budget:Budget,
-    source:str, # a template
-    names:dict, # name → plain value; marked texts are the template's own
-) -> str: # marked
+    budget: Budget,
+    source: str,  # a template
+    names: dict,  # name → plain value; marked texts are the template's own
+) -> str:  # marked
     "Run a template; raises `TokenizerError`"
     run, _ = compiled(source)
     try:

@@ -7,63 +7,92 @@ __all__ = ['WEIGHTS', 'EXPRESSIONS', 'Scope', 'Compiler', 'call_arguments', 'cal
 
 # %% ../../nbs/02_text/06_template_expressions.ipynb #d68be1a9
 from ..core import TokenizerError
-from .template_text import concat, literal
-from .template_values import (ARITHMETIC, COMPARISONS, Function, Loop, Undefined, as_list, key_of, kind,
-    number, present, slice_of, text_of, truth)
-from .template_methods import attribute, item, percent
 from .template_filters import FILTERS, TESTS
+from .template_methods import attribute, item, percent
+from .template_text import concat, literal
+from smollm_nb.text.template_values import (
+    ARITHMETIC,
+    COMPARISONS,
+    Function,
+    Loop,
+    Undefined,
+    as_list,
+    key_of,
+    kind,
+    number,
+    present,
+    slice_of,
+    text_of,
+    truth,
+)
 
 # %% ../../nbs/02_text/06_template_expressions.ipynb #bd699915
 class Scope:
     "The names of one block, and the block around it"
+
     __slots__ = ("values", "outer")
-    def __init__(self,
-        outer:"Scope|None"=None,
-        values:dict|None=None, # name → value
+
+    def __init__(
+        self,
+        outer: "Scope|None" = None,
+        values: dict | None = None,  # name → value
     ):
         self.values, self.outer = {} if values is None else values, outer
 
-    def find(self,
-        name:str,
-    ): # the value, or `Undefined`
+    def find(
+        self,
+        name: str,
+    ):  # the value, or `Undefined`
         "The innermost value of a name"
         scope = self
         while scope is not None:
-            if name in scope.values: return scope.values[name]
+            if name in scope.values:
+                return scope.values[name]
             scope = scope.outer
         return Undefined(f"{name!r} is undefined")
 
 # %% ../../nbs/02_text/06_template_expressions.ipynb #da4a2800
-WEIGHTS = dict(Call=10, Filter=10, Test=6, Getattr=4, Getitem=4, Concat=4, Compare=3, Add=3) # steps; others take 1
-EXPRESSIONS = {} # name of a node → what makes its function
+# steps; others take 1
+WEIGHTS = dict(Call=10, Filter=10, Test=6, Getattr=4, Getitem=4, Concat=4, Compare=3, Add=3)
+EXPRESSIONS = {}  # name of a node → what makes its function
+
 
 def _expression(*names):
     "Put a maker of functions into the table"
+
     def register(f):
         EXPRESSIONS.update(dict.fromkeys(names, f))
         return f
+
     return register
+
 
 class Compiler:
     "Makes functions of (budget, scope) out of Jinja2's nodes"
+
     def __init__(self):
         self.weight, self.literals = 0, []
 
-    def expr(self,
-        node, # of an expression, or None
-    ): # its function, or None
+    def expr(
+        self,
+        node,  # of an expression, or None
+    ):  # its function, or None
         "The function that gives an expression's value"
-        if node is None: return None
+        if node is None:
+            return None
         name = type(node).__name__
         self.weight += WEIGHTS.get(name, 1)
-        if name not in EXPRESSIONS: raise TokenizerError(f"chat template: {name} is not known here")
+        if name not in EXPRESSIONS:
+            raise TokenizerError(f"chat template: {name} is not known here")
         return EXPRESSIONS[name](self, node)
 
-    def exprs(self,
-        nodes:list,
-    ) -> list: # of functions
+    def exprs(
+        self,
+        nodes: list,
+    ) -> list:  # of functions
         "The functions of several expressions"
         return [self.expr(n) for n in nodes]
+
 
 @_expression("Const")
 def _const(c, node):
@@ -73,36 +102,45 @@ def _const(c, node):
         value = literal(value)
     return lambda budget, scope: value
 
+
 @_expression("TemplateData")
 def _template_data(c, node):
     c.literals.append(node.data)
     value = literal(node.data)
     return lambda budget, scope: value
 
+
 @_expression("Name")
 def _name(c, node):
     name = node.name
     return lambda budget, scope: scope.find(name)
 
+
 @_expression("Tuple")
 def _tuple(c, node):
     parts = c.exprs(node.items)
+
     def make(budget, scope):
-        budget.keep(8*len(parts) + 100)
+        budget.keep(8 * len(parts) + 100)
         return tuple([p(budget, scope) for p in parts])
+
     return make
+
 
 @_expression("List")
 def _list(c, node):
     make = _tuple(c, node)
     return lambda budget, scope: list(make(budget, scope))
 
+
 @_expression("Dict")
 def _dict(c, node):
     pairs = [(c.expr(p.key), c.expr(p.value)) for p in node.items]
+
     def make(budget, scope):
-        budget.keep(100*len(pairs) + 100)
+        budget.keep(100 * len(pairs) + 100)
         return {key_of(k(budget, scope)): v(budget, scope) for k, v in pairs}
+
     return make
 
 # %% ../../nbs/02_text/06_template_expressions.ipynb #974e2acc
@@ -110,65 +148,85 @@ def _dict(c, node):
 def _cond_expr(c, node):
     test, yes, no = c.expr(node.test), c.expr(node.expr1), c.expr(node.expr2)
     nothing = Undefined("an inline if was false and has no else")
+
     def choose(budget, scope):
-        if truth(test(budget, scope)): return yes(budget, scope)
+        if truth(test(budget, scope)):
+            return yes(budget, scope)
         return no(budget, scope) if no else nothing
+
     return choose
+
 
 @_expression("And")
 def _and(c, node):
     a, b = c.expr(node.left), c.expr(node.right)
+
     def both(budget, scope):
         x = a(budget, scope)
         return b(budget, scope) if truth(x) else x
+
     return both
+
 
 @_expression("Or")
 def _or(c, node):
     a, b = c.expr(node.left), c.expr(node.right)
+
     def either(budget, scope):
         x = a(budget, scope)
         return x if truth(x) else b(budget, scope)
+
     return either
+
 
 @_expression("Not")
 def _not(c, node):
     a = c.expr(node.node)
     return lambda budget, scope: not truth(a(budget, scope))
 
+
 @_expression("Neg", "Pos")
 def _sign(c, node):
     a, sign = c.expr(node.node), -1 if type(node).__name__ == "Neg" else 1
-    return lambda budget, scope: sign*number(a(budget, scope))
+    return lambda budget, scope: sign * number(a(budget, scope))
+
 
 @_expression(*ARITHMETIC)
 def _arithmetic(c, node):
     a, b, f = c.expr(node.left), c.expr(node.right), ARITHMETIC[type(node).__name__]
     return lambda budget, scope: f(budget, a(budget, scope), b(budget, scope))
 
+
 @_expression("Mod")
 def _mod(c, node):
     a, b = c.expr(node.left), c.expr(node.right)
+
     def modulo(budget, scope):
         x, y = a(budget, scope), b(budget, scope)
         return percent(budget, x, y) if isinstance(x, str) else number(x) % number(y)
+
     return modulo
+
 
 @_expression("Concat")
 def _concat(c, node):
     parts = c.exprs(node.nodes)
     return lambda budget, scope: concat(budget, [text_of(budget, p(budget, scope)) for p in parts])
 
+
 @_expression("Compare")
 def _compare(c, node):
     first, rest = c.expr(node.expr), [(COMPARISONS[o.op], c.expr(o.expr)) for o in node.ops]
+
     def compare(budget, scope):
         x = first(budget, scope)
         for f, other in rest:
             y = other(budget, scope)
-            if not f(budget, x, y): return False
+            if not f(budget, x, y):
+                return False
             x = y
         return True
+
     return compare
 
 # %% ../../nbs/02_text/06_template_expressions.ipynb #9505b42b
@@ -177,68 +235,85 @@ def _getattr(c, node):
     x, name = c.expr(node.node), node.attr
     return lambda budget, scope: attribute(budget, x(budget, scope), name)
 
+
 @_expression("Getitem")
 def _getitem(c, node):
     x = c.expr(node.node)
     if type(node.arg).__name__ == "Slice":
         ends = c.exprs([node.arg.start, node.arg.stop, node.arg.step])
+
         def part(budget, scope):
             whole = x(budget, scope)
             return slice_of(budget, whole, slice(*[e and e(budget, scope) for e in ends]))
+
         return part
     key = c.expr(node.arg)
     return lambda budget, scope: item(budget, x(budget, scope), key(budget, scope))
 
+
 def call_arguments(
-    c:Compiler,
-    node, # a call, a filter or a test
-): # a function that gives (list, dict)
+    c: Compiler,
+    node,  # a call, a filter or a test
+):  # a function that gives (list, dict)
     "What evaluates the arguments of a call"
     args, more = c.exprs(node.args), c.expr(node.dyn_args)
     kwargs, more_named = [(k.key, c.expr(k.value)) for k in node.kwargs], c.expr(node.dyn_kwargs)
+
     def give(budget, scope):
         a, kw = [f(budget, scope) for f in args], {k: f(budget, scope) for k, f in kwargs}
-        if more: a += as_list(budget, more(budget, scope))
+        if more:
+            a += as_list(budget, more(budget, scope))
         if more_named:
             named = more_named(budget, scope)
             if not isinstance(named, dict) or not all(isinstance(k, str) for k in named):
                 raise TypeError("** takes a mapping of names")
-            budget.keep(100*len(named))
+            budget.keep(100 * len(named))
             budget.work(len(named))
             kw |= named
         return a, kw
+
     return give
 
+
 def callee(
-    x, # any value
+    x,  # any value
 ) -> Function:
     "`x`, if it may be called"
-    if isinstance(present(x), Loop) and x.recurse: return Function("loop", x.recurse)
-    if not isinstance(x, Function): raise TypeError(f"{kind(x)} cannot be called")
+    if isinstance(present(x), Loop) and x.recurse:
+        return Function("loop", x.recurse)
+    if not isinstance(x, Function):
+        raise TypeError(f"{kind(x)} cannot be called")
     return x
+
 
 @_expression("Call")
 def _call(c, node):
     f, give = c.expr(node.node), call_arguments(c, node)
+
     def call(budget, scope):
         function = callee(f(budget, scope))
         args, kwargs = give(budget, scope)
         return function.call(budget, *args, **kwargs)
+
     return call
+
 
 @_expression("Filter", "Test")
 def filter_or_test(
-    c:Compiler,
-    node, # `Filter` or `Test`
-    source=None, # function of the value, where the node has none: behind `{% filter %}` and `{% set %}`
-): # its function
+    c: Compiler,
+    node,  # `Filter` or `Test`
+    source=None,  # function of the value, where the node has none: behind `{% filter %}` and `{% set %}`
+):  # its function
     "What applies a filter or a test"
     what, name = type(node).__name__.lower(), node.name
     f = (FILTERS if what == "filter" else TESTS).get(name)
     x, give = source or c.expr(node.node), call_arguments(c, node)
+
     def apply(budget, scope):
-        if f is None: raise TypeError(f"there is no {what} {name!r} here")
+        if f is None:
+            raise TypeError(f"there is no {what} {name!r} here")
         value = x(budget, scope)
         args, kwargs = give(budget, scope)
         return f(budget, value, *args, **kwargs)
+
     return apply

@@ -6,37 +6,80 @@
 __all__ = ['FILTERS', 'TESTS', 'MAX_RANGE', 'GLOBALS']
 
 # %% ../../nbs/02_text/05_template_filters.ipynb #aaf011b1
-import math, re
+import math
+import re
 from datetime import datetime
 
 from ..core import TokenizerError
+from smollm_nb.text.template_methods import (
+    DICT_METHODS,
+    STR_METHODS,
+    attribute,
+    copied,
+    item,
+    joined,
+    percent,
+    write_json,
+)
 from .template_text import Budget, concat, literal, recased, replace, splitlines, stripped
-from smollm_nb.text.template_values import (COMPARISONS, Function, Namespace, Undefined, UndefinedError, add, as_list,
-    as_safe, element, elements, escape, key_of, kind, length_of, less, multiply, number, present, sequence, slice_of,
-    sort, text_of, truth)
-from .template_methods import DICT_METHODS, STR_METHODS, attribute, copied, item, joined, percent, write_json
+from smollm_nb.text.template_values import (
+    COMPARISONS,
+    Function,
+    Namespace,
+    Undefined,
+    UndefinedError,
+    add,
+    as_list,
+    as_safe,
+    element,
+    elements,
+    escape,
+    key_of,
+    kind,
+    length_of,
+    less,
+    multiply,
+    number,
+    present,
+    sequence,
+    slice_of,
+    sort,
+    text_of,
+    truth,
+)
 
 # %% ../../nbs/02_text/05_template_filters.ipynb #54cccba5
-FILTERS = {} # name → function of the budget, the value and the arguments
+FILTERS = {}  # name → function of the budget, the value and the arguments
+
 
 def _filter(*names):
     "Put a function into the table"
+
     def register(f):
         FILTERS.update(dict.fromkeys(names, f))
         return f
+
     return register
+
 
 for _name in ("upper", "lower", "capitalize"):
     FILTERS[_name] = lambda budget, x, _how=_name: STR_METHODS[_how](budget, text_of(budget, x))
 
+
 @_filter("center")
-def _center(budget, x, width=80): return STR_METHODS["center"](budget, text_of(budget, x), width)
+def _center(budget, x, width=80):
+    return STR_METHODS["center"](budget, text_of(budget, x), width)
+
 
 @_filter("string")
-def _string(budget, x): return text_of(budget, x)
+def _string(budget, x):
+    return text_of(budget, x)
+
 
 @_filter("trim")
-def _trim(budget, x, chars=None): return stripped(budget, text_of(budget, x), chars)
+def _trim(budget, x, chars=None):
+    return stripped(budget, text_of(budget, x), chars)
+
 
 @_filter("title")
 def _title(budget, x):
@@ -44,240 +87,352 @@ def _title(budget, x):
     budget.scan(len(s), 64)
     return recased(budget, s, "".join(w[0].upper() + w[1:].lower() for w in re.split(r"([-\s({\[<]+)", s) if w))
 
+
 @_filter("replace")
 def _replace(budget, x, old, new, count=None):
     s, old, new = (text_of(budget, t) for t in (x, old, new))
     return replace(budget, s, old, new, -1 if count is None else count)
 
+
 @_filter("format")
-def _format(budget, x, /, *args, **kwargs): return percent(budget, text_of(budget, x), kwargs or args)
+def _format(budget, x, /, *args, **kwargs):
+    return percent(budget, text_of(budget, x), kwargs or args)
+
 
 @_filter("indent")
 def _indent(budget, x, width=4, first=False, blank=False):
-    if not isinstance(present(x), str): raise TypeError(f"{kind(x)} cannot be indented")
+    if not isinstance(present(x), str):
+        raise TypeError(f"{kind(x)} cannot be indented")
     by = width if isinstance(width, str) else multiply(budget, " ", width)
     lines = splitlines(budget, concat(budget, [x, "\n"]))
-    budget.check_length(sum(map(len, lines)) + len(lines)*(len(by) + 1))
+    budget.check_length(sum(map(len, lines)) + len(lines) * (len(by) + 1))
     out = []
     for i, line in enumerate(lines):
-        if i: out.append("\n")
-        if first if i == 0 else blank or line: out.append(by)
+        if i:
+            out.append("\n")
+        if first if i == 0 else blank or line:
+            out.append(by)
         out.append(line)
     return concat(budget, out)
+
 
 @_filter("e", "escape")
 def _escape(budget, x):
     s = text_of(budget, x)
     return s if getattr(s, "safe", False) else as_safe(escape(budget, s))
 
+
 @_filter("safe")
-def _safe(budget, x): return as_safe(text_of(budget, x))
+def _safe(budget, x):
+    return as_safe(text_of(budget, x))
+
 
 @_filter("tojson")
 def _tojson(budget, x, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
     return write_json(budget, x, ensure_ascii, indent, separators, sort_keys)
 
+
 @_filter("abs")
-def _abs(budget, x): return abs(number(x))
+def _abs(budget, x):
+    return abs(number(x))
+
 
 @_filter("int")
 def _int(budget, x, default=0, base=10):
-    try: return number(int(x, base) if isinstance(x, str) else int(present(x)))
-    except UndefinedError: raise
-    except (TypeError, ValueError): pass # it may be written as a float
-    try: return int(float(x))
-    except (TypeError, ValueError, OverflowError): return default
+    try:
+        return number(int(x, base) if isinstance(x, str) else int(present(x)))
+    except UndefinedError:
+        raise
+    except (TypeError, ValueError):
+        pass  # it may be written as a float
+    try:
+        return int(float(x))
+    except (TypeError, ValueError, OverflowError):
+        return default
+
 
 @_filter("float")
 def _float(budget, x, default=0.0):
-    try: return float(present(x))
-    except UndefinedError: raise
-    except (TypeError, ValueError): return default
+    try:
+        return float(present(x))
+    except UndefinedError:
+        raise
+    except (TypeError, ValueError):
+        return default
+
 
 @_filter("round")
 def _round(budget, x, precision=0, method="common"):
-    if not -400 < number(precision) < 400: raise ValueError("round takes a precision of three digits at most")
-    if method == "common": return round(number(x), precision)
+    if not -400 < number(precision) < 400:
+        raise ValueError("round takes a precision of three digits at most")
+    if method == "common":
+        return round(number(x), precision)
     scale = 10**precision
-    return {"ceil": math.ceil, "floor": math.floor}[method](number(x)*scale)/scale
+    return {"ceil": math.ceil, "floor": math.floor}[method](number(x) * scale) / scale
 
 # %% ../../nbs/02_text/05_template_filters.ipynb #71a2beab
-def _getter(budget:Budget, path, default=None):
+def _getter(budget: Budget, path, default=None):
     "What reads `a.b.0` from a value"
     parts = [] if path is None else [path]
     if isinstance(path, str):
         budget.work(len(path))
         parts = [int(p) if p.isdigit() else p for p in path.split(".")]
+
     def get(x):
         for p in parts:
             x = item(budget, x, p)
-            if default is not None and isinstance(x, Undefined): x = default
+            if default is not None and isinstance(x, Undefined):
+                x = default
         return x
+
     return get
 
-def _folding(budget:Budget, case_sensitive):
+
+def _folding(budget: Budget, case_sensitive):
     "Texts in small letters, unless case matters"
     return lambda x: STR_METHODS["lower"](budget, x) if isinstance(x, str) and not case_sensitive else x
 
-def _collect(budget:Budget, x, keep, change=lambda y: y) -> list:
+
+def _collect(budget: Budget, x, keep, change=lambda y: y) -> list:
     "Those elements that are wanted, changed"
     out = []
     for y in elements(budget, x) if truth(x) else ():
         budget.work(8)
         budget.keep(40)
-        if keep(y): out.append(change(y))
+        if keep(y):
+            out.append(change(y))
     return out
 
+
 @_filter("length", "count")
-def _length(budget, x): return length_of(x)
+def _length(budget, x):
+    return length_of(x)
+
 
 @_filter("default", "d")
 def _default(budget, x, default_value="", boolean=False):
     return default_value if isinstance(x, Undefined) or boolean and not truth(x) else x
 
+
 @_filter("first")
-def _first(budget, x): return next(elements(budget, x), Undefined("there is no first item"))
+def _first(budget, x):
+    return next(elements(budget, x), Undefined("there is no first item"))
+
 
 @_filter("last")
 def _last(budget, x):
     items = sequence(budget, x)
     return element(budget, items, len(items) - 1) if len(items) else Undefined("there is no last item")
 
+
 @_filter("list")
-def _list(budget, x): return as_list(budget, x)
+def _list(budget, x):
+    return as_list(budget, x)
+
 
 @_filter("items")
 def _items(budget, x):
-    if isinstance(x, Undefined): return []
-    if not isinstance(x, dict): raise TypeError("items are of a mapping")
+    if isinstance(x, Undefined):
+        return []
+    if not isinstance(x, dict):
+        raise TypeError("items are of a mapping")
     return DICT_METHODS["items"](budget, x)
 
+
 @_filter("attr")
-def _attr(budget, x, name): return attribute(budget, x, name, False)
+def _attr(budget, x, name):
+    return attribute(budget, x, name, False)
+
 
 @_filter("join")
 def _join(budget, x, d="", attribute=None):
-    if attribute is not None: x = _collect(budget, x, lambda y: True, _getter(budget, attribute))
+    if attribute is not None:
+        x = _collect(budget, x, lambda y: True, _getter(budget, attribute))
     return joined(budget, text_of(budget, d), x)
+
 
 @_filter("map")
 def _map(budget, x, /, *args, attribute=None, default=None, **kwargs):
-    if not args: change = _getter(budget, attribute, default)
-    else: change = lambda y: FILTERS[args[0]](budget, y, *args[1:], **kwargs)
+    if not args:
+        change = _getter(budget, attribute, default)
+    else:
+        change = lambda y: FILTERS[args[0]](budget, y, *args[1:], **kwargs)
     return _collect(budget, x, lambda y: True, change)
 
-def _selecting(wanted:bool, by_attribute:bool):
+
+def _selecting(wanted: bool, by_attribute: bool):
     "One of the filters that take elements for which a test is true, or false"
+
     def select(budget, x, /, *args, **kwargs):
         get, args = (_getter(budget, args[0]), args[1:]) if by_attribute else (lambda y: y, args)
         test = (lambda y: TESTS[args[0]](budget, y, *args[1:], **kwargs)) if args else truth
         return _collect(budget, x, lambda y: bool(test(get(y))) == wanted)
+
     return select
 
-FILTERS |= dict(select=_selecting(True, False), reject=_selecting(False, False),
-    selectattr=_selecting(True, True), rejectattr=_selecting(False, True))
+
+FILTERS |= dict(
+    select=_selecting(True, False),
+    reject=_selecting(False, False),
+    selectattr=_selecting(True, True),
+    rejectattr=_selecting(False, True),
+)
 
 # %% ../../nbs/02_text/05_template_filters.ipynb #f1530d27
 @_filter("reverse")
 def _reverse(budget, x):
     return slice_of(budget, x if isinstance(x, str) else as_list(budget, x), slice(None, None, -1))
 
+
 @_filter("sort")
 def _sort(budget, x, reverse=False, case_sensitive=False, attribute=None):
-    if isinstance(attribute, str): budget.work(len(attribute))
+    if isinstance(attribute, str):
+        budget.work(len(attribute))
     names = attribute.split(",") if isinstance(attribute, str) else [attribute]
     fold, gets = _folding(budget, case_sensitive), [_getter(budget, n) for n in names]
     key = (lambda y: fold(gets[0](y))) if len(gets) == 1 else (lambda y: [fold(g(y)) for g in gets])
     return sort(budget, as_list(budget, x), key, truth(reverse))
+
 
 @_filter("dictsort")
 def _dictsort(budget, x, case_sensitive=False, by="key", reverse=False):
     at, fold = ("key", "value").index(by), _folding(budget, case_sensitive)
     return sort(budget, DICT_METHODS["items"](budget, x), lambda pair: fold(pair[at]), truth(reverse))
 
+
 @_filter("unique")
 def _unique(budget, x, case_sensitive=False, attribute=None):
     get, fold, seen = _getter(budget, attribute), _folding(budget, case_sensitive), set()
+
     def is_new(y):
         n = len(seen)
         seen.add(key_of(fold(get(y))))
         return len(seen) > n
+
     return _collect(budget, x, is_new)
+
 
 @_filter("sum")
 def _sum(budget, x, attribute=None, start=0):
     get = _getter(budget, attribute)
-    for y in elements(budget, x): start = add(budget, start, get(y))
+    for y in elements(budget, x):
+        start = add(budget, start, get(y))
     return start
+
 
 def _choosing(better):
     "The filter `min` or `max`"
+
     def choose(budget, x, case_sensitive=False, attribute=None):
         get, fold, best = _getter(budget, attribute), _folding(budget, case_sensitive), Undefined("there is no item")
         for i, y in enumerate(elements(budget, x)):
-            if i == 0 or better(budget, fold(get(y)), fold(get(best))): best = y
+            if i == 0 or better(budget, fold(get(y)), fold(get(best))):
+                best = y
         return best
+
     return choose
+
 
 FILTERS |= dict(min=_choosing(less), max=_choosing(lambda budget, a, b: less(budget, b, a)))
 
 # %% ../../nbs/02_text/05_template_filters.ipynb #48e80609
-_KINDS = dict(string=str, mapping=dict, float=float, boolean=bool, number=(int, float), callable=Function,
-    sequence=(str, list, tuple, dict, range, Undefined), iterable=(str, list, tuple, dict, range, Undefined),
-    undefined=Undefined)
+_KINDS = dict(
+    string=str,
+    mapping=dict,
+    float=float,
+    boolean=bool,
+    number=(int, float),
+    callable=Function,
+    sequence=(str, list, tuple, dict, range, Undefined),
+    iterable=(str, list, tuple, dict, range, Undefined),
+    undefined=Undefined,
+)
 _CHECKS = dict(
-    defined=lambda x: not isinstance(x, Undefined), none=lambda x: x is None, true=lambda x: x is True,
-    false=lambda x: x is False, integer=lambda x: isinstance(x, int) and not isinstance(x, bool),
-    sameas=lambda x, y: x is y, odd=lambda x: number(x) % 2 == 1, even=lambda x: number(x) % 2 == 0,
-    divisibleby=lambda x, n: number(x) % number(n) == 0, escaped=lambda x: getattr(x, "safe", False),
-    filter=lambda x: x in FILTERS, test=lambda x: x in TESTS)
-_ALIASES = {"eq": "eq == equalto", "ne": "ne !=", "lt": "lt < lessthan", "gt": "gt > greaterthan", "lteq": "le <=",
-    "gteq": "ge >=", "in": "in"}
+    defined=lambda x: not isinstance(x, Undefined),
+    none=lambda x: x is None,
+    true=lambda x: x is True,
+    false=lambda x: x is False,
+    integer=lambda x: isinstance(x, int) and not isinstance(x, bool),
+    sameas=lambda x, y: x is y,
+    odd=lambda x: number(x) % 2 == 1,
+    even=lambda x: number(x) % 2 == 0,
+    divisibleby=lambda x, n: number(x) % number(n) == 0,
+    escaped=lambda x: getattr(x, "safe", False),
+    filter=lambda x: x in FILTERS,
+    test=lambda x: x in TESTS,
+)
+_ALIASES = {
+    "eq": "eq == equalto",
+    "ne": "ne !=",
+    "lt": "lt < lessthan",
+    "gt": "gt > greaterthan",
+    "lteq": "le <=",
+    "gteq": "ge >=",
+    "in": "in",
+}
 
-TESTS = {n: lambda budget, x, _kinds=k: isinstance(x, _kinds) for n, k in _KINDS.items()} # as `FILTERS`
+TESTS = {n: lambda budget, x, _kinds=k: isinstance(x, _kinds) for n, k in _KINDS.items()}  # as `FILTERS`
 TESTS |= {n: lambda budget, *args, _check=f: _check(*args) for n, f in _CHECKS.items()}
 TESTS |= {n: COMPARISONS[op] for op, names in _ALIASES.items() for n in names.split()}
 for _name in ("upper", "lower"):
     TESTS[_name] = lambda budget, x, _how=f"is{_name}": STR_METHODS[_how](budget, text_of(budget, x))
 
 # %% ../../nbs/02_text/05_template_filters.ipynb #620d0c6a
-MAX_RANGE = 100_000 # numbers, as in Jinja2's sandbox
+MAX_RANGE = 100_000  # numbers, as in Jinja2's sandbox
+
 
 def _range(budget, *args):
     r = range(*args)
-    if len(r) > MAX_RANGE: raise ValueError(f"a range of more than {MAX_RANGE:,} numbers")
+    if len(r) > MAX_RANGE:
+        raise ValueError(f"a range of more than {MAX_RANGE:,} numbers")
     return r
 
+
 def _dict(budget, pairs=(), /, **kwargs):
-    if isinstance(pairs, dict): return copied(budget, pairs) | kwargs
-    budget.keep(100*(length_of(pairs) + len(kwargs)) + 100)
+    if isinstance(pairs, dict):
+        return copied(budget, pairs) | kwargs
+    budget.keep(100 * (length_of(pairs) + len(kwargs)) + 100)
     return {key_of(k): v for k, v in elements(budget, pairs)} | kwargs
+
 
 def _namespace(budget, /, *args, **kwargs):
     values = _dict(budget, *args, **kwargs)
-    if any(str(k).startswith("_") for k in values): raise ValueError("a namespace takes no names that begin with _")
+    if any(str(k).startswith("_") for k in values):
+        raise ValueError("a namespace takes no names that begin with _")
     return Namespace(values)
+
 
 def _joiner(budget, sep=", "):
     seps = [""]
+
     def join(budget):
         seps.append(sep)
         return seps.pop(0)
+
     return Function("joiner", join)
+
 
 def _cycler(budget, *items):
     at = [-1]
+
     def turn(budget):
         at[0] += 1
         return items[at[0] % len(items)]
+
     return Namespace(dict(next=Function("next", turn), reset=Function("reset", lambda budget: at.__setitem__(0, -1))))
 
+
 def _strftime_now(budget, pattern):
-    if len(pattern) > 200 or re.search(r"%[^a-zA-Z%]*\d", pattern): raise ValueError("not a date format known here")
+    if len(pattern) > 200 or re.search(r"%[^a-zA-Z%]*\d", pattern):
+        raise ValueError("not a date format known here")
     return literal(datetime.now().strftime(pattern))
+
 
 def _raise_exception(budget, message=""):
     raise TokenizerError(f"chat template: {' '.join(text_of(budget, message)[:500].split())}")
 
-GLOBALS = {f.__name__[1:]: Function(f.__name__[1:], f)
-    for f in (_range, _dict, _namespace, _joiner, _cycler, _strftime_now, _raise_exception)}
+
+GLOBALS = {
+    f.__name__[1:]: Function(f.__name__[1:], f)
+    for f in (_range, _dict, _namespace, _joiner, _cycler, _strftime_now, _raise_exception)
+}

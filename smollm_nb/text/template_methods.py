@@ -7,28 +7,61 @@ __all__ = ['STR_METHODS', 'DICT_METHODS', 'LIST_METHODS', 'METHODS', 'percent', 
            'attribute', 'item']
 
 # %% ../../nbs/02_text/04_template_methods.ipynb #9da1a649
-import json, re
+import json
+import re
 
-from smollm_nb.text.template_text import (MAX_TEXT, Budget, Marked, concat, cut, paid, partition, recased, replace, split,
-    splitlines, stripped)
-from .template_values import (Function, Loop, Namespace, Undefined, as_list, element, elements, equal, key_of,
-    kind, number, present, put, repr_of, shown, sort, text_of)
+from smollm_nb.text.template_text import (
+    MAX_TEXT,
+    Budget,
+    Marked,
+    concat,
+    cut,
+    paid,
+    partition,
+    recased,
+    replace,
+    split,
+    splitlines,
+    stripped,
+)
+from smollm_nb.text.template_values import (
+    Function,
+    Loop,
+    Namespace,
+    Undefined,
+    as_list,
+    element,
+    elements,
+    equal,
+    key_of,
+    kind,
+    number,
+    present,
+    put,
+    repr_of,
+    shown,
+    sort,
+    text_of,
+)
 
 # %% ../../nbs/02_text/04_template_methods.ipynb #8b886f94
 _PERCENT = re.compile(r"%(?:\((\w{1,64})\))?([#0\- +]{0,5}\d{0,3}(?:\.\d{0,3})?)([diouxXeEfFgGcrsa%])")
 
-def _one_percent(budget:Budget, value, spec:str, how:str) -> str:
+
+def _one_percent(budget: Budget, value, spec: str, how: str) -> str:
     "One value, as the operator % writes it"
-    if how == "%": return "%"
+    if how == "%":
+        return "%"
     if how in "sra":
         s = text_of(budget, value) if how == "s" else repr_of(budget, value)
         return paid(budget, f"%{spec}s" % s) if spec else s
     return paid(budget, f"%{spec}{how}" % (value if how == "c" and isinstance(value, str) else number(value)))
 
+
 def percent(
-    budget:Budget,
-    s:str, # with `%s` and its kin
-    values, # a tuple, one value, or a dict for `%(name)s`
+    budget: Budget,
+    s: str,  # with `%s` and its kin
+    values,  # a tuple, one value, or a dict for `%(name)s`
 ) -> str:
     "`s % values`"
     rest, out, at, size = list(values) if isinstance(values, tuple) else [values], [], 0, len(s)
@@ -38,28 +71,34 @@ def percent(
         at, (name, spec, how) = m.end(), m.groups()
         value = None
         if name is not None:
-            if not isinstance(values, dict): raise TypeError("names are for a mapping")
+            if not isinstance(values, dict):
+                raise TypeError("names are for a mapping")
             value = values[name]
         elif how != "%":
-            if not rest: raise TypeError("fewer values than the format takes")
+            if not rest:
+                raise TypeError("fewer values than the format takes")
             value = rest.pop(0)
         out.append(_one_percent(budget, value, spec, how))
         budget.work(20)
         size += len(out[-1])
         budget.check_length(size)
     out.append(cut(budget, s, slice(at, None)))
-    if any("%" in p for p in out[::2]): raise ValueError("a format that is not known here")
-    if rest and not isinstance(values, dict): raise TypeError("more values than the format takes")
+    if any("%" in p for p in out[::2]):
+        raise ValueError("a format that is not known here")
+    if rest and not isinstance(values, dict):
+        raise TypeError("more values than the format takes")
     return concat(budget, out)
+
 
 _FIELD = re.compile(r"\{\{|\}\}|\{(\w{0,64})(?:!([rs]))?(?::([^{}\d]{0,4}\d{0,3}(?:\.\d{1,3})?[^{}\d]{0,2}))?\}|[{}]")
 
+
 def formatted(
-    budget:Budget,
-    s:str, # with `{}`, `{0}` or `{name}`
+    budget: Budget,
+    s: str,  # with `{}`, `{0}` or `{name}`
     /,
-    *args, # values by number
-    **kwargs, # values by name
+    *args,  # values by number
+    **kwargs,  # values by name
 ) -> str:
     "`s.format(…)`"
     out, at, auto, size = [], 0, 0, len(s)
@@ -67,13 +106,17 @@ def formatted(
     for m in _FIELD.finditer(s):
         out.append(cut(budget, s, slice(at, m.start())))
         at, (name, conversion, spec) = m.end(), m.groups()
-        if m[0] in ("{{", "}}"): out.append(m[0][0])
-        elif m[0] in ("{", "}"): raise ValueError("a format that is not known here")
+        if m[0] in ("{{", "}}"):
+            out.append(m[0][0])
+        elif m[0] in ("{", "}"):
+            raise ValueError("a format that is not known here")
         else:
             value = kwargs[name] if name and not name.isdigit() else args[int(name or auto)]
             auto += not name
-            if conversion == "r": value = repr_of(budget, value)
-            if not isinstance(value, (int, float)) or isinstance(value, bool): value = text_of(budget, value)
+            if conversion == "r":
+                value = repr_of(budget, value)
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                value = text_of(budget, value)
             out.append(paid(budget, format(value, spec)) if spec else text_of(budget, value))
         budget.work(20)
         size += len(out[-1])
@@ -81,10 +124,11 @@ def formatted(
     out.append(cut(budget, s, slice(at, None)))
     return concat(budget, out)
 
+
 def joined(
-    budget:Budget,
-    sep:str,
-    xs, # anything to go through
+    budget: Budget,
+    sep: str,
+    xs,  # anything to go through
 ) -> str:
     "Values as texts, `sep` between them"
     out, size = [], 0
@@ -96,34 +140,42 @@ def joined(
     return concat(budget, out[1:] or [""])
 
 # %% ../../nbs/02_text/04_template_methods.ipynb #4bec651a
-def _scalar(budget:Budget, x, ensure_ascii:bool) -> str:
+def _scalar(budget: Budget, x, ensure_ascii: bool) -> str:
     "JSON of a text, a number or a word"
     if isinstance(x, str):
         budget.scan(len(x), 8)
         return (json.encoder.encode_basestring_ascii if ensure_ascii else json.encoder.encode_basestring)(x)
-    if x is None or isinstance(x, (int, float)): return json.dumps(x)
+    if x is None or isinstance(x, (int, float)):
+        return json.dumps(x)
     raise TypeError(f"{kind(x)} cannot be written as JSON")
 
+
 def write_json(
-    budget:Budget,
-    x, # plain data
-    ensure_ascii:bool=False, # write what is not ASCII as \uXXXX
-    indent:int|str|None=None, # of each level: spaces, or a text
-    separators:tuple[str, str]|None=None, # between items, and behind a key
-    sort_keys:bool=False,
+    budget: Budget,
+    x,  # plain data
+    ensure_ascii: bool = False,  # write what is not ASCII as \uXXXX
+    indent: int | str | None = None,  # of each level: spaces, or a text
+    separators: tuple[str, str] | None = None,  # between items, and behind a key
+    sort_keys: bool = False,
 ) -> str:
     "As `json.dumps`"
-    if isinstance(indent, int): indent = " "*min(max(indent, 0), MAX_TEXT)
+    if isinstance(indent, int):
+        indent = " " * min(max(indent, 0), MAX_TEXT)
     comma, colon = separators or (", " if indent is None else ",", ": ")
     out = []
+
     def line(depth):
-        if indent is None: return ""
-        budget.check_length(len(indent)*depth)
-        return "\n" + indent*depth
+        if indent is None:
+            return ""
+        budget.check_length(len(indent) * depth)
+        return "\n" + indent * depth
+
     def write(v, depth):
-        if not isinstance(v, (list, tuple, dict)): return put(budget, out, _scalar(budget, v, ensure_ascii))
+        if not isinstance(v, (list, tuple, dict)):
+            return put(budget, out, _scalar(budget, v, ensure_ascii))
         left, right = "{}" if isinstance(v, dict) else "[]"
-        if not v: return put(budget, out, left + right)
+        if not v:
+            return put(budget, out, left + right)
         deeper, between = budget.deeper(depth), left
         for k in sort(budget, list(v)) if isinstance(v, dict) and sort_keys else v:
             put(budget, out, between + line(deeper))
@@ -133,123 +185,198 @@ def write_json(
                 put(budget, out, (key if isinstance(k, str) else f'"{key}"') + colon)
             write(v[k] if isinstance(v, dict) else k, deeper)
         put(budget, out, line(depth) + right)
+
     write(x, 0)
     return concat(budget, out)
 
 # %% ../../nbs/02_text/04_template_methods.ipynb #d8e196d2
-def _reading(name:str):
+def _reading(name: str):
     "A method of `str` that reads it"
+
     def call(budget, s, *args):
         wanted = [a for arg in args for a in (arg if isinstance(arg, tuple) else [arg]) if isinstance(a, str)]
         budget.work(len(wanted))
         budget.scan(len(s), sum(min(len(a), 128) for a in wanted) or 1)
         return getattr(str, name)(s, *args)
+
     return call
 
-def _recasing(name:str):
+
+def _recasing(name: str):
     "A method of `str` that changes letters"
     return lambda budget, s: recased(budget, s, getattr(str, name)(s))
 
-def _padding(name:str):
+
+def _padding(name: str):
     "A method of `str` that fills it up to a width"
+
     def call(budget, s, width, *fill):
         budget.check_length(width)
         return paid(budget, getattr(str, name)(s, width, *fill))
+
     return call
+
 
 def _without_prefix(budget, s, prefix):
     return cut(budget, s, slice(len(prefix), None)) if s.startswith(prefix) else s
 
+
 def _without_suffix(budget, s, suffix):
     return cut(budget, s, slice(len(s) - len(suffix))) if s.endswith(suffix) else s
 
-_READING = ("startswith", "endswith", "find", "rfind", "index", "rindex", "count", "isalnum", "isalpha", "isascii",
-    "isdecimal", "isdigit", "isidentifier", "islower", "isnumeric", "isprintable", "isspace", "istitle", "isupper")
+
+_READING = (
+    "startswith",
+    "endswith",
+    "find",
+    "rfind",
+    "index",
+    "rindex",
+    "count",
+    "isalnum",
+    "isalpha",
+    "isascii",
+    "isdecimal",
+    "isdigit",
+    "isidentifier",
+    "islower",
+    "isnumeric",
+    "isprintable",
+    "isspace",
+    "istitle",
+    "isupper",
+)
 STR_METHODS = {n: _reading(n) for n in _READING}
 STR_METHODS |= {n: _recasing(n) for n in ("upper", "lower", "title", "capitalize", "swapcase", "casefold")}
 STR_METHODS |= {n: _padding(n) for n in ("center", "ljust", "rjust", "zfill")}
-STR_METHODS |= dict(split=split, splitlines=splitlines, partition=partition, replace=replace, format=formatted,
-    join=joined, removeprefix=_without_prefix, removesuffix=_without_suffix,
+STR_METHODS |= dict(
+    split=split,
+    splitlines=splitlines,
+    partition=partition,
+    replace=replace,
+    format=formatted,
+    join=joined,
+    removeprefix=_without_prefix,
+    removesuffix=_without_suffix,
     rsplit=lambda budget, s, sep=None, maxsplit=-1: split(budget, s, sep, maxsplit, True),
     rpartition=lambda budget, s, sep: partition(budget, s, sep, True),
     strip=lambda budget, s, chars=None: stripped(budget, s, chars),
     lstrip=lambda budget, s, chars=None: stripped(budget, s, chars, right=False),
-    rstrip=lambda budget, s, chars=None: stripped(budget, s, chars, left=False))
+    rstrip=lambda budget, s, chars=None: stripped(budget, s, chars, left=False),
+)
+
 
 def _items(budget, d):
-    budget.keep(100*len(d) + 100)
+    budget.keep(100 * len(d) + 100)
     budget.work(len(d))
     return list(d.items())
 
+
 def copied(
-    budget:Budget,
-    d:dict,
+    budget: Budget,
+    d: dict,
 ) -> dict:
     "A copy of a dict"
-    budget.keep(100*len(d) + 100)
+    budget.keep(100 * len(d) + 100)
     budget.work(len(d))
     return dict(d)
 
+
 def _index(budget, xs, x):
     for i, y in enumerate(elements(budget, xs)):
-        if equal(budget, x, y): return i
+        if equal(budget, x, y):
+            return i
     raise ValueError("not in the list")
 
-def _count(budget, xs, x): return sum(equal(budget, x, y) for y in elements(budget, xs))
 
-DICT_METHODS = dict(items=_items, keys=as_list, copy=copied,
+def _count(budget, xs, x):
+    return sum(equal(budget, x, y) for y in elements(budget, xs))
+
+
+DICT_METHODS = dict(
+    items=_items,
+    keys=as_list,
+    copy=copied,
     values=lambda budget, d: [v for k, v in _items(budget, d)],
-    get=lambda budget, d, key, default=None: d.get(key_of(key), default))
+    get=lambda budget, d, key, default=None: d.get(key_of(key), default),
+)
 LIST_METHODS = dict(index=_index, count=_count, copy=as_list)
 METHODS = dict.fromkeys((str, Marked), STR_METHODS) | dict.fromkeys((list, tuple, range), LIST_METHODS)
 METHODS[dict] = DICT_METHODS
 
 # %% ../../nbs/02_text/04_template_methods.ipynb #64e64d3b
-_LOOP = dict(index=lambda l: l.index0 + 1, index0=lambda l: l.index0, first=lambda l: l.index0 == 0,
-    last=lambda l: l.index0 == len(l.items) - 1, length=lambda l: len(l.items), depth=lambda l: l.depth0 + 1,
-    depth0=lambda l: l.depth0, revindex=lambda l: len(l.items) - l.index0,
-    revindex0=lambda l: len(l.items) - l.index0 - 1)
+_LOOP = dict(
+    index=lambda l: l.index0 + 1,
+    index0=lambda l: l.index0,
+    first=lambda l: l.index0 == 0,
+    last=lambda l: l.index0 == len(l.items) - 1,
+    length=lambda l: len(l.items),
+    depth=lambda l: l.depth0 + 1,
+    depth0=lambda l: l.depth0,
+    revindex=lambda l: len(l.items) - l.index0,
+    revindex0=lambda l: len(l.items) - l.index0 - 1,
+)
 
-def _of_loop(budget:Budget, loop:Loop, name:str):
+
+def _of_loop(budget: Budget, loop: Loop, name: str):
     "An attribute of the variable `loop`"
-    if name in _LOOP: return _LOOP[name](loop)
+    if name in _LOOP:
+        return _LOOP[name](loop)
     i = loop.index0
-    if name == "previtem" and i > 0: return element(budget, loop.items, i - 1)
-    if name == "nextitem" and i + 1 < len(loop.items): return element(budget, loop.items, i + 1)
-    if name == "cycle": return Function(name, lambda budget, *args: args[i % len(args)])
+    if name == "previtem" and i > 0:
+        return element(budget, loop.items, i - 1)
+    if name == "nextitem" and i + 1 < len(loop.items):
+        return element(budget, loop.items, i + 1)
+    if name == "cycle":
+        return Function(name, lambda budget, *args: args[i % len(args)])
+
     def changed(budget, *values):
         before, loop.last = loop.last, values
         return before is None or not equal(budget, before, values)
+
     return Function(name, changed) if name == "changed" else Undefined(f"loop has no attribute {shown(name)}")
 
+
 def attribute(
-    budget:Budget,
-    x, # any value
-    name:str,
-    item_too:bool=True, # look among the items of a dict as well
+    budget: Budget,
+    x,  # any value
+    name: str,
+    item_too: bool = True,  # look among the items of a dict as well
 ):
     "`x.name`"
     budget.work(2)
     methods = METHODS.get(type(present(x)), {})
     if name in methods:
-        def call(budget, /, *args, **kwargs): return methods[name](budget, x, *args, **kwargs)
+
+        def call(budget, /, *args, **kwargs):
+            return methods[name](budget, x, *args, **kwargs)
+
         return Function(name, call)
-    if isinstance(x, Loop): return _of_loop(budget, x, name)
-    if isinstance(x, Namespace) and name in x.values: return x.values[name]
-    if item_too and isinstance(x, dict) and name in x and not hasattr(dict, name): return x[name]
+    if isinstance(x, Loop):
+        return _of_loop(budget, x, name)
+    if isinstance(x, Namespace) and name in x.values:
+        return x.values[name]
+    if item_too and isinstance(x, dict) and name in x and not hasattr(dict, name):
+        return x[name]
     return Undefined(f"{kind(x)} has no attribute {shown(name)}")
 
+
 def item(
-    budget:Budget,
-    x, # any value
-    key, # any value
+    budget: Budget,
+    x,  # any value
+    key,  # any value
 ):
     "`x[key]`"
     present(x)
     try:
-        if isinstance(x, dict) and not isinstance(key, Undefined): return x[key_of(key)]
-        if isinstance(key, int) and isinstance(x, str): return cut(budget, x, key)
-        if isinstance(key, int) and isinstance(x, (list, tuple, range)): return x[key]
-    except (TypeError, LookupError): pass # then it may be an attribute
-    if isinstance(key, str): return attribute(budget, x, key, False)
+        if isinstance(x, dict) and not isinstance(key, Undefined):
+            return x[key_of(key)]
+        if isinstance(key, int) and isinstance(x, str):
+            return cut(budget, x, key)
+        if isinstance(key, int) and isinstance(x, (list, tuple, range)):
+            return x[key]
+    except (TypeError, LookupError):
+        pass  # then it may be an attribute
+    if isinstance(key, str):
+        return attribute(budget, x, key, False)
     return Undefined(f"{kind(x)} has no element {shown(key)}")

@@ -12,128 +12,154 @@ import sys
 from ..core import TokenizerError
 
 # %% ../../nbs/02_text/02_template_text.ipynb #6bce4f2b
-MAX_TEXT = 1 << 20 # characters of any text, the whole output included
+MAX_TEXT = 1 << 20  # characters of any text, the whole output included
 MAX_STEPS = 1_000_000
-MAX_MEMORY = 96 << 20 # bytes of all values that are made, those that are dropped again included
-MAX_DEPTH = 64 # of values in each other, and of calls
+MAX_MEMORY = 96 << 20  # bytes of all values that are made, those that are dropped again included
+MAX_DEPTH = 64  # of values in each other, and of calls
+
 
 class Budget:
     "What one rendering may still spend"
+
     __slots__ = ("steps", "memory", "depth")
+
     def __init__(self):
         self.steps, self.memory, self.depth = MAX_STEPS, MAX_MEMORY, 0
 
-    def work(self,
-        n:int, # steps
+    def work(
+        self,
+        n: int,  # steps
     ) -> None:
         "Pay for work; raises `TokenizerError` when the steps are used up"
         self.steps -= n
-        if self.steps < 0: raise TokenizerError(f"chat template: takes more than {MAX_STEPS:,} steps")
+        if self.steps < 0:
+            raise TokenizerError(f"chat template: takes more than {MAX_STEPS:,} steps")
 
-    def scan(self,
-        n:int, # characters read
-        m:int=1, # characters that each of them may be compared with
+    def scan(
+        self,
+        n: int,  # characters read
+        m: int = 1,  # characters that each of them may be compared with
     ) -> None:
         "Pay for a pass over a text"
-        self.work(1 + (n*m >> 8))
+        self.work(1 + (n * m >> 8))
 
-    def keep(self,
-        n:int, # bytes
+    def keep(
+        self,
+        n: int,  # bytes
     ) -> None:
         "Pay for memory; raises `TokenizerError` when the bytes are used up"
         self.memory -= n
-        if self.memory < 0: raise TokenizerError(f"chat template: its values take more than {MAX_MEMORY >> 20} MiB")
+        if self.memory < 0:
+            raise TokenizerError(f"chat template: its values take more than {MAX_MEMORY >> 20} MiB")
 
-    def check_length(self,
-        n:int, # characters
+    def check_length(
+        self,
+        n: int,  # characters
     ) -> None:
         "Raise `TokenizerError` if a text of this length must not be made"
-        if n > MAX_TEXT: raise TokenizerError(f"chat template: a text grew beyond {MAX_TEXT:,} characters")
+        if n > MAX_TEXT:
+            raise TokenizerError(f"chat template: a text grew beyond {MAX_TEXT:,} characters")
 
-    def deeper(self,
-        depth:int, # levels so far
-    ) -> int: # one more
+    def deeper(
+        self,
+        depth: int,  # levels so far
+    ) -> int:  # one more
         "Go into a nested value; raises `TokenizerError` at `MAX_DEPTH`"
-        if depth >= MAX_DEPTH: raise TokenizerError(f"chat template: nested more than {MAX_DEPTH} deep")
+        if depth >= MAX_DEPTH:
+            raise TokenizerError(f"chat template: nested more than {MAX_DEPTH} deep")
         return depth + 1
 
 # %% ../../nbs/02_text/02_template_text.ipynb #c419fc5f
 class Marked(str):
     "A text with marks: which of its characters a template wrote"
+
     __slots__ = ("own", "safe")
-    def __new__(cls,
-        text:str,
-        own:bytes, # one byte a character: 1 where the template wrote it
-        safe:bool=False, # went through the filter `safe`: `+` escapes whatever it is joined with
+
+    def __new__(
+        cls,
+        text: str,
+        own: bytes,  # one byte a character: 1 where the template wrote it
+        safe: bool = False,  # went through the filter `safe`: `+` escapes whatever it is joined with
     ):
         self = super().__new__(cls, text)
         self.own, self.safe = own, safe
         return self
 
+
 def literal(
-    text:str, # as it stands in a template
+    text: str,  # as it stands in a template
 ) -> Marked:
     "A text that is all the template's own"
-    return Marked(text, b"\1"*len(text))
+    return Marked(text, b"\1" * len(text))
+
 
 def own_of(
-    s:str, # marked or not
-) -> bytes: # one byte a character
+    s: str,  # marked or not
+) -> bytes:  # one byte a character
     "Which characters of a text are the template's own"
     return s.own if type(s) is Marked else bytes(len(s))
 
+
 def paid(
-    budget:Budget,
-    s:str, # just made
-) -> str: # the same
+    budget: Budget,
+    s: str,  # just made
+) -> str:  # the same
     "Pay for a new text"
     n = len(s)
     budget.check_length(n)
-    if n <= 64: budget.keep(200)
-    else: budget.keep(sys.getsizeof(s) + (n + 100 if type(s) is Marked else 0))
+    if n <= 64:
+        budget.keep(200)
+    else:
+        budget.keep(sys.getsizeof(s) + (n + 100 if type(s) is Marked else 0))
     return s
 
 # %% ../../nbs/02_text/02_template_text.ipynb #394e3199
 def concat(
-    budget:Budget,
-    parts:list[str], # at least one
+    budget: Budget,
+    parts: list[str],  # at least one
 ) -> str:
     "One text out of several"
-    if len(parts) == 1: return parts[0]
+    if len(parts) == 1:
+        return parts[0]
     n = sum(map(len, parts))
     budget.check_length(n)
     budget.scan(n)
     text = "".join(parts)
-    if any(type(p) is Marked for p in parts): text = Marked(text, b"".join([own_of(p) for p in parts]))
+    if any(type(p) is Marked for p in parts):
+        text = Marked(text, b"".join([own_of(p) for p in parts]))
     return paid(budget, text)
 
+
 def repeated(
-    budget:Budget,
-    s:str,
-    n:int, # times
+    budget: Budget,
+    s: str,
+    n: int,  # times
 ) -> str:
     "`s*n`"
-    budget.check_length(len(s)*n)
-    budget.scan(len(s)*n)
-    return paid(budget, Marked(str.__mul__(s, n), s.own*n) if type(s) is Marked else s*n)
+    budget.check_length(len(s) * n)
+    budget.scan(len(s) * n)
+    return paid(budget, Marked(str.__mul__(s, n), s.own * n) if type(s) is Marked else s * n)
+
 
 def cut(
-    budget:Budget,
-    s:str,
-    at:int|slice,
+    budget: Budget,
+    s: str,
+    at: int | slice,
 ) -> str:
     "`s[at]`"
     text = str.__getitem__(s, at)
     budget.scan(len(text))
-    if type(s) is Marked: text = Marked(text, s.own[at if isinstance(at, slice) else slice(at, at + 1 or None)])
+    if type(s) is Marked:
+        text = Marked(text, s.own[at if isinstance(at, slice) else slice(at, at + 1 or None)])
     return paid(budget, text)
 
+
 def stripped(
-    budget:Budget,
-    s:str,
-    chars:str|None=None, # which to take away; None is white space
-    left:bool=True,
-    right:bool=True,
+    budget: Budget,
+    s: str,
+    chars: str | None = None,  # which to take away; None is white space
+    left: bool = True,
+    right: bool = True,
 ) -> str:
     "As `str.strip`, on one side or both"
     budget.scan(len(s), 8 + len(chars or " "))
@@ -142,51 +168,56 @@ def stripped(
     return cut(budget, s, slice(start, max(start, end)))
 
 # %% ../../nbs/02_text/02_template_text.ipynb #633dd52f
-def _spread(budget:Budget, s:str, parts:list[str], gap:int) -> list[str]:
+def _spread(budget: Budget, s: str, parts: list[str], gap: int) -> list[str]:
     "Parts of a text with their marks; `gap` characters lie between them, or white space where it is 0"
-    budget.keep(200*len(parts) + 2*len(s))
-    if type(s) is not Marked: return parts
+    budget.keep(200 * len(parts) + 2 * len(s))
+    if type(s) is not Marked:
+        return parts
     out, at = [], 0
     for p in parts:
-        if not gap: at = s.find(p, at)
-        out.append(Marked(p, s.own[at:at + len(p)]))
+        if not gap:
+            at = s.find(p, at)
+        out.append(Marked(p, s.own[at : at + len(p)]))
         at += len(p) + gap
     return out
 
+
 def split(
-    budget:Budget,
-    s:str,
-    sep:str|None=None, # None is white space
-    maxsplit:int=-1, # cuts at most
-    right:bool=False, # begin at the end
+    budget: Budget,
+    s: str,
+    sep: str | None = None,  # None is white space
+    maxsplit: int = -1,  # cuts at most
+    right: bool = False,  # begin at the end
 ) -> list[str]:
     "As `str.split` and `str.rsplit`"
     budget.scan(len(s), len(sep or " "))
-    most = s.count(sep) if sep else len(s)//2
-    budget.keep(200*(min(most, maxsplit) if maxsplit >= 0 else most))
+    most = s.count(sep) if sep else len(s) // 2
+    budget.keep(200 * (min(most, maxsplit) if maxsplit >= 0 else most))
     parts = s.rsplit(sep, maxsplit) if right else s.split(sep, maxsplit)
     return _spread(budget, s, parts, len(sep or ""))
 
+
 def splitlines(
-    budget:Budget,
-    s:str,
-    keepends:bool=False,
+    budget: Budget,
+    s: str,
+    keepends: bool = False,
 ) -> list[str]:
     "As `str.splitlines`"
     budget.scan(len(s), 10)
-    budget.keep(200*sum(s.count(c) for c in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"))
+    budget.keep(200 * sum(s.count(c) for c in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"))
     out, at = [], 0
     for whole, line in zip(s.splitlines(True), s.splitlines()):
         out.append(cut(budget, s, slice(at, at + len(whole if keepends else line))))
         at += len(whole)
     return out
 
+
 def partition(
-    budget:Budget,
-    s:str,
-    sep:str,
-    right:bool=False, # at the last place, not the first
-) -> tuple[str, str, str]: # before, separator, after
+    budget: Budget,
+    s: str,
+    sep: str,
+    right: bool = False,  # at the last place, not the first
+) -> tuple[str, str, str]:  # before, separator, after
     "As `str.partition` and `str.rpartition`"
     budget.scan(len(s), min(len(sep), 128))
     a, b, _ = s.rpartition(sep) if right else s.partition(sep)
@@ -195,27 +226,32 @@ def partition(
 
 # %% ../../nbs/02_text/02_template_text.ipynb #e4552288
 def replace(
-    budget:Budget,
-    s:str,
-    old:str,
-    new:str,
-    count:int=-1, # times at most; -1 is no limit
+    budget: Budget,
+    s: str,
+    old: str,
+    new: str,
+    count: int = -1,  # times at most; -1 is no limit
 ) -> str:
     "As `str.replace`"
     budget.scan(len(s), min(len(old), 128))
     n = s.count(old) if count < 0 else min(s.count(old), count)
-    if not n: return s
-    budget.check_length(len(s) + n*(len(new) - len(old)))
-    if type(s) is not Marked and type(new) is not Marked: return paid(budget, s.replace(old, new, n))
-    if old: parts = split(budget, s, old, n)
-    else: parts = ["", *(cut(budget, s, i) for i in range(n - 1)), cut(budget, s, slice(n - 1, None))]
+    if not n:
+        return s
+    budget.check_length(len(s) + n * (len(new) - len(old)))
+    if type(s) is not Marked and type(new) is not Marked:
+        return paid(budget, s.replace(old, new, n))
+    if old:
+        parts = split(budget, s, old, n)
+    else:
+        parts = ["", *(cut(budget, s, i) for i in range(n - 1)), cut(budget, s, slice(n - 1, None))]
     budget.work(len(parts))
     return concat(budget, [x for p in parts for x in (new, p)][1:])
 
+
 def recased(
-    budget:Budget,
-    s:str,
-    text:str, # `s` with other letters
+    budget: Budget,
+    s: str,
+    text: str,  # `s` with other letters
 ) -> str:
     "`text` with the marks of `s`; without marks where the length has changed, as in ß and SS"
     budget.scan(len(s), 4)

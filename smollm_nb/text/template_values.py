@@ -13,90 +13,119 @@ from ..core import TokenizerError
 from .template_text import Budget, Marked, concat, cut, own_of, paid, repeated, replace
 
 # %% ../../nbs/02_text/03_template_values.ipynb #75e7f6c7
-MAX_BITS = 1100 # of a whole number; the largest float has 1024
+MAX_BITS = 1100  # of a whole number; the largest float has 1024
 
-class UndefinedError(TypeError): "Something was done with a value that is not there"
+
+class UndefinedError(TypeError):
+    "Something was done with a value that is not there"
+
 
 class Undefined:
     "A name, an attribute or an item that is not there"
+
     __slots__ = ("message",)
-    def __init__(self,
-        message:str, # what to say when it is used
+
+    def __init__(
+        self,
+        message: str,  # what to say when it is used
     ):
         self.message = message
 
+
 class Namespace:
     "What `{% set ns.name = value %}` writes to"
+
     __slots__ = ("values",)
-    def __init__(self, values:dict): self.values = values
+
+    def __init__(self, values: dict):
+        self.values = values
+
 
 class Function:
     "Something that a template may call"
+
     __slots__ = ("name", "call")
-    def __init__(self,
-        name:str,
-        call, # takes the budget and the arguments
+
+    def __init__(
+        self,
+        name: str,
+        call,  # takes the budget and the arguments
     ):
         self.name, self.call = name, call
 
+
 class Loop:
     "The variable `loop` of one loop"
+
     __slots__ = ("items", "index0", "depth0", "recurse", "last")
-    def __init__(self,
-        items, # what it goes through, with a length
-        depth0:int, # recursive loops around it
-        recurse, # what calling `loop` does; None where the loop is not recursive
+
+    def __init__(
+        self,
+        items,  # what it goes through, with a length
+        depth0: int,  # recursive loops around it
+        recurse,  # what calling `loop` does; None where the loop is not recursive
     ):
         self.items, self.depth0, self.recurse = items, depth0, recurse
         self.index0, self.last = -1, None
+
 
 def kind(x) -> str:
     "What messages call a value"
     return "str" if isinstance(x, str) else type(x).__name__
 
+
 def shown(x) -> str:
     "A name or a number for a message, shortened; of anything else only its kind"
-    if isinstance(x, str): return repr(x[:40])
+    if isinstance(x, str):
+        return repr(x[:40])
     return repr(x) if isinstance(x, int) and x.bit_length() < 64 else f"of type {kind(x)}"
+
 
 def present(x):
     "`x`, unless it is undefined"
-    if isinstance(x, Undefined): raise UndefinedError(x.message)
+    if isinstance(x, Undefined):
+        raise UndefinedError(x.message)
     return x
+
 
 def truth(x) -> bool:
     "Whether a value counts as true"
     return False if isinstance(x, Undefined) else bool(x)
 
+
 def key_of(x):
     "`x`, if it may be the key of a dict: a tuple may not, its hash can take for ever"
-    if not isinstance(x, (str, int, float, type(None))): raise TypeError(f"{kind(x)} cannot be a key")
+    if not isinstance(x, (str, int, float, type(None))):
+        raise TypeError(f"{kind(x)} cannot be a key")
     return x
 
 # %% ../../nbs/02_text/03_template_values.ipynb #d32c2700
 def put(
-    budget:Budget,
-    out:list[str], # the pieces so far
-    s:str, # one more
+    budget: Budget,
+    out: list[str],  # the pieces so far
+    s: str,  # one more
 ) -> None:
     "Add a piece to a text that is being written"
     budget.scan(len(s))
     out.append(paid(budget, s))
 
-def _write(budget:Budget, x, out:list[str], depth:int) -> None:
+
+def _write(budget: Budget, x, out: list[str], depth: int) -> None:
     "Write a value as `repr` does"
     if isinstance(x, (list, tuple)):
         depth = budget.deeper(depth)
         put(budget, out, "[" if isinstance(x, list) else "(")
         for i, v in enumerate(x):
-            if i: put(budget, out, ", ")
+            if i:
+                put(budget, out, ", ")
             _write(budget, v, out, depth)
         put(budget, out, "]" if isinstance(x, list) else ",)" if len(x) == 1 else ")")
     elif isinstance(x, dict):
         depth = budget.deeper(depth)
         put(budget, out, "{")
         for i, (k, v) in enumerate(x.items()):
-            if i: put(budget, out, ", ")
+            if i:
+                put(budget, out, ", ")
             _write(budget, k, out, depth)
             put(budget, out, ": ")
             _write(budget, v, out, depth)
@@ -104,97 +133,120 @@ def _write(budget:Budget, x, out:list[str], depth:int) -> None:
     elif isinstance(x, str):
         budget.scan(len(x), 4)
         put(budget, out, str.__repr__(x))
-    else: put(budget, out, "Undefined" if isinstance(x, Undefined) else text_of(budget, x))
+    else:
+        put(budget, out, "Undefined" if isinstance(x, Undefined) else text_of(budget, x))
+
 
 def repr_of(
-    budget:Budget,
-    x, # any value
+    budget: Budget,
+    x,  # any value
 ) -> str:
     "A value as Python writes it"
     out = []
     _write(budget, x, out, 0)
     return concat(budget, out)
 
+
 def text_of(
-    budget:Budget,
-    x, # any value
+    budget: Budget,
+    x,  # any value
 ) -> str:
     "A value as it is printed"
-    if isinstance(x, str): return x
-    if isinstance(x, Undefined): return ""
-    if isinstance(x, (list, tuple, dict)): return repr_of(budget, x)
+    if isinstance(x, str):
+        return x
+    if isinstance(x, Undefined):
+        return ""
+    if isinstance(x, (list, tuple, dict)):
+        return repr_of(budget, x)
     return f"<{kind(x)}>" if isinstance(x, (Namespace, Function, Loop)) else str(x)
 
 # %% ../../nbs/02_text/03_template_values.ipynb #41585ef0
 def equal(
-    budget:Budget,
-    a, # any value
-    b, # any value
-    depth:int=0, # of these two in others
+    budget: Budget,
+    a,  # any value
+    b,  # any value
+    depth: int = 0,  # of these two in others
 ) -> bool:
     "`a == b`"
     budget.work(2)
     if isinstance(a, str) and isinstance(b, str):
-        if len(a) != len(b): return False
+        if len(a) != len(b):
+            return False
         budget.scan(len(a))
         return str.__eq__(a, b)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        if isinstance(a, list) != isinstance(b, list) or len(a) != len(b): return False
+        if isinstance(a, list) != isinstance(b, list) or len(a) != len(b):
+            return False
         depth = budget.deeper(depth)
         return all(equal(budget, x, y, depth) for x, y in zip(a, b))
     if isinstance(a, dict) and isinstance(b, dict):
         depth = budget.deeper(depth)
         return len(a) == len(b) and all(k in b and equal(budget, v, b[k], depth) for k, v in a.items())
-    if isinstance(a, Undefined): return isinstance(b, Undefined)
+    if isinstance(a, Undefined):
+        return isinstance(b, Undefined)
     return a == b if isinstance(a, (int, float, range)) and isinstance(b, (int, float, range)) else a is b
 
+
 def less(
-    budget:Budget,
-    a, # text or number
-    b, # likewise
+    budget: Budget,
+    a,  # text or number
+    b,  # likewise
 ) -> bool:
     "`a < b`"
     if isinstance(present(a), str) and isinstance(present(b), str):
         budget.scan(min(len(a), len(b)))
         return str.__lt__(a, b)
-    if isinstance(a, (int, float)) and isinstance(b, (int, float)): return a < b
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return a < b
     raise TypeError(f"{kind(a)} and {kind(b)} have no order")
 
+
 def contains(
-    budget:Budget,
-    x, # any value
-    container, # text, dict or anything to go through
+    budget: Budget,
+    x,  # any value
+    container,  # text, dict or anything to go through
 ) -> bool:
     "`x in container`"
     if isinstance(container, str):
-        if not isinstance(x, str): raise TypeError(f"{kind(x)} cannot be part of a text")
+        if not isinstance(x, str):
+            raise TypeError(f"{kind(x)} cannot be part of a text")
         budget.scan(len(container), min(len(x), 128))
         return str.__contains__(container, x)
-    if isinstance(container, dict): return not isinstance(x, Undefined) and key_of(x) in container
+    if isinstance(container, dict):
+        return not isinstance(x, Undefined) and key_of(x) in container
     return any(equal(budget, x, y) for y in elements(budget, container))
 
-COMPARISONS = dict(eq=equal, ne=lambda budget, a, b: not equal(budget, a, b),
-    lt=less, gt=lambda budget, a, b: less(budget, b, a),
+
+COMPARISONS = dict(
+    eq=equal,
+    ne=lambda budget, a, b: not equal(budget, a, b),
+    lt=less,
+    gt=lambda budget, a, b: less(budget, b, a),
     lteq=lambda budget, a, b: less(budget, a, b) or equal(budget, a, b),
-    gteq=lambda budget, a, b: less(budget, b, a) or equal(budget, a, b))
+    gteq=lambda budget, a, b: less(budget, b, a) or equal(budget, a, b),
+)
 COMPARISONS["in"], COMPARISONS["notin"] = contains, lambda budget, a, b: not contains(budget, a, b)
 
 # %% ../../nbs/02_text/03_template_values.ipynb #01684b2e
 def sequence(
-    budget:Budget,
-    x, # any value
+    budget: Budget,
+    x,  # any value
 ):
     "Something with a length and an order, out of whatever can be gone through"
-    if isinstance(x, (str, list, tuple, range)): return x
-    if isinstance(x, Undefined): return ()
-    if not isinstance(x, dict): raise TypeError(f"{kind(x)} cannot be gone through")
-    budget.keep(8*len(x) + 100)
+    if isinstance(x, (str, list, tuple, range)):
+        return x
+    if isinstance(x, Undefined):
+        return ()
+    if not isinstance(x, dict):
+        raise TypeError(f"{kind(x)} cannot be gone through")
+    budget.keep(8 * len(x) + 100)
     return list(x)
 
+
 def element(
-    budget:Budget,
-    items, # as from `sequence`
-    i:int, # in range
+    budget: Budget,
+    items,  # as from `sequence`
+    i: int,  # in range
 ):
     "One element"
     if not isinstance(items, str):
@@ -203,117 +255,150 @@ def element(
     budget.work(3)
     return cut(budget, items, i)
 
+
 def elements(
-    budget:Budget,
-    x, # any value
-): # yields them
+    budget: Budget,
+    x,  # any value
+):  # yields them
     "The elements of a value, one at a time"
     items = sequence(budget, x)
-    for i in range(len(items)): yield element(budget, items, i)
+    for i in range(len(items)):
+        yield element(budget, items, i)
+
 
 def as_list(
-    budget:Budget,
-    x, # any value
+    budget: Budget,
+    x,  # any value
 ) -> list:
     "The elements of a value"
     items = sequence(budget, x)
-    budget.keep(40*len(items) + 100)
+    budget.keep(40 * len(items) + 100)
     return list(elements(budget, items))
 
+
 def length_of(
-    x, # any value
+    x,  # any value
 ) -> int:
     "How many characters or elements"
-    if isinstance(x, Undefined): return 0
-    if isinstance(x, (str, list, tuple, dict, range)): return len(x)
+    if isinstance(x, Undefined):
+        return 0
+    if isinstance(x, (str, list, tuple, dict, range)):
+        return len(x)
     raise TypeError(f"{kind(x)} has no length")
 
+
 def slice_of(
-    budget:Budget,
-    x, # text, list, tuple or range
-    at:slice,
+    budget: Budget,
+    x,  # text, list, tuple or range
+    at: slice,
 ):
     "`x[a:b:c]`"
-    if isinstance(present(x), str): return cut(budget, x, at)
-    if not isinstance(x, (list, tuple, range)): raise TypeError(f"{kind(x)} has no slices")
-    budget.keep(8*len(x) + 100)
+    if isinstance(present(x), str):
+        return cut(budget, x, at)
+    if not isinstance(x, (list, tuple, range)):
+        raise TypeError(f"{kind(x)} has no slices")
+    budget.keep(8 * len(x) + 100)
     budget.work(len(x) >> 4)
     return x[at]
 
+
 def sort(
-    budget:Budget,
-    xs:list,
-    key=None, # gives what an element is sorted by
-    reverse:bool=False,
+    budget: Budget,
+    xs: list,
+    key=None,  # gives what an element is sorted by
+    reverse: bool = False,
 ) -> list:
     "A sorted list, by texts, numbers, or short lists of them"
     keys = [key(x) for x in xs] if key else xs
     budget.work(sum(len(k) if isinstance(k, (list, tuple)) else 1 for k in keys))
     flat = [y for k in keys for y in (k if isinstance(k, (list, tuple)) else [k])]
-    if not all(isinstance(y, (str, int, float)) for y in flat): raise TypeError("only texts and numbers are sorted")
+    if not all(isinstance(y, (str, int, float)) for y in flat):
+        raise TypeError("only texts and numbers are sorted")
     rounds = len(flat).bit_length()
-    budget.work(4*len(flat)*rounds)
+    budget.work(4 * len(flat) * rounds)
     budget.scan(sum(len(y) for y in flat if isinstance(y, str)), rounds)
-    budget.keep(100*len(flat))
+    budget.keep(100 * len(flat))
     return [xs[i] for i in sorted(range(len(xs)), key=keys.__getitem__, reverse=reverse)]
 
 # %% ../../nbs/02_text/03_template_values.ipynb #baf786d4
 _ESCAPES = (("&", "&amp;"), (">", "&gt;"), ("<", "&lt;"), ("'", "&#39;"), ('"', "&#34;"))
 
+
 def escape(
-    budget:Budget,
-    s:str,
+    budget: Budget,
+    s: str,
 ) -> str:
     "HTML's special characters as entities"
-    for old, new in _ESCAPES: s = replace(budget, s, old, new)
+    for old, new in _ESCAPES:
+        s = replace(budget, s, old, new)
     return s
 
+
 def as_safe(
-    s:str,
+    s: str,
 ) -> Marked:
     "A text that `+` leaves as it is"
     return Marked(s, own_of(s), True)
 
+
 def number(
-    x, # any value
+    x,  # any value
 ):
     "`x`, if it is a number of bearable size"
-    if not isinstance(present(x), (int, float)): raise TypeError(f"{kind(x)} is no number")
-    if isinstance(x, int) and x.bit_length() > MAX_BITS: raise ValueError(f"a number of more than {MAX_BITS} bits")
+    if not isinstance(present(x), (int, float)):
+        raise TypeError(f"{kind(x)} is no number")
+    if isinstance(x, int) and x.bit_length() > MAX_BITS:
+        raise ValueError(f"a number of more than {MAX_BITS} bits")
     return x
 
-def add(budget:Budget, a, b):
+
+def add(budget: Budget, a, b):
     "`a + b`"
     if isinstance(a, str) and isinstance(b, str):
         safe = [getattr(s, "safe", False) for s in (a, b)]
-        if not any(safe): return concat(budget, [a, b])
+        if not any(safe):
+            return concat(budget, [a, b])
         return as_safe(concat(budget, [s if ok else escape(budget, s) for s, ok in zip((a, b), safe)]))
     present(a), present(b)
-    if not isinstance(a, (list, tuple)) or type(a) is not type(b): return number(number(a) + number(b))
-    budget.keep(8*(len(a) + len(b)) + 100)
+    if not isinstance(a, (list, tuple)) or type(a) is not type(b):
+        return number(number(a) + number(b))
+    budget.keep(8 * (len(a) + len(b)) + 100)
     budget.work(len(a) + len(b) >> 4)
     return a + b
 
-def multiply(budget:Budget, a, b):
-    "`a * b`"
-    if isinstance(b, int) and isinstance(a, (str, list, tuple)): a, b = b, a
-    if not isinstance(a, int) or not isinstance(b, (str, list, tuple)): return number(number(a)*number(b))
-    n = max(a, 0)
-    if isinstance(b, str): return repeated(budget, b, n)
-    budget.check_length(n*len(b))
-    budget.keep(8*n*len(b) + 100)
-    budget.work(n*len(b) >> 4)
-    return b*n
 
-def power(budget:Budget, a, b):
+def multiply(budget: Budget, a, b):
+    "`a * b`"
+    if isinstance(b, int) and isinstance(a, (str, list, tuple)):
+        a, b = b, a
+    if not isinstance(a, int) or not isinstance(b, (str, list, tuple)):
+        return number(number(a) * number(b))
+    n = max(a, 0)
+    if isinstance(b, str):
+        return repeated(budget, b, n)
+    budget.check_length(n * len(b))
+    budget.keep(8 * n * len(b) + 100)
+    budget.work(n * len(b) >> 4)
+    return b * n
+
+
+def power(budget: Budget, a, b):
     "`a ** b`"
     number(a), number(b)
     whole = isinstance(a, int) and isinstance(b, int)
-    if whole and a.bit_length()*b > MAX_BITS: raise ValueError("a power is too large")
+    if whole and a.bit_length() * b > MAX_BITS:
+        raise ValueError("a power is too large")
     out = a**b
-    if isinstance(out, complex): raise ValueError("a root of a negative number")
+    if isinstance(out, complex):
+        raise ValueError("a root of a negative number")
     return out
 
-ARITHMETIC = dict(Add=add, Mul=multiply, Pow=power,
-    Sub=lambda budget, a, b: number(number(a) - number(b)), Div=lambda budget, a, b: number(a)/number(b),
-    FloorDiv=lambda budget, a, b: number(a)//number(b))
+
+ARITHMETIC = dict(
+    Add=add,
+    Mul=multiply,
+    Pow=power,
+    Sub=lambda budget, a, b: number(number(a) - number(b)),
+    Div=lambda budget, a, b: number(a) / number(b),
+    FloorDiv=lambda budget, a, b: number(a) // number(b),
+)

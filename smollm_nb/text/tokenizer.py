@@ -6,7 +6,11 @@
 __all__ = ['NAMED', 'LossyTextWarning', 'SmolLMTokenizer', 'StreamDecoder']
 
 # %% ../../nbs/02_text/01_tokenizer.ipynb #8ff617e1
-import codecs, functools, json, threading, warnings
+import codecs
+import functools
+import json
+import threading
+import warnings
 from pathlib import Path
 
 from ..core import ParameterError, TokenizerError, as_ids, as_int, read_json
@@ -17,136 +21,178 @@ from ..models.tiny import byte_symbols
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
-def _added_token(record, where:str):
+
+def _added_token(record, where: str):
     "A `tokenizers.AddedToken` of a text or a record"
     from tokenizers import AddedToken
-    if isinstance(record, str): return AddedToken(record, special=True, normalized=False)
+
+    if isinstance(record, str):
+        return AddedToken(record, special=True, normalized=False)
     content = record.get("content") if isinstance(record, dict) else None
     if not isinstance(content, str) or not all(isinstance(record.get(k, True), bool) for k in _FLAGS):
         raise TokenizerError(f"{where} must be a text, or a record of content and flags, not {record!r:.60}")
     return AddedToken(content, **dict(special=True) | {k: record[k] for k in _FLAGS if k in record})
 
-def _named_tokens(config:dict) -> tuple[dict, list]: # name → token; further special tokens
+
+def _named_tokens(config: dict) -> tuple[dict, list]:  # name → token; further special tokens
     "The special tokens that a config names"
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
     records = config | (extra if isinstance(extra, dict) else {})
     own = [k for k, v in records.items() if k not in NAMED and k.endswith("_token") and isinstance(v, (str, dict))]
-    named = {k: records[k] for k in (*NAMED, *own) if records.get(k) is not None} # the order in which they get ids
+    # the order in which they get ids
+    named = {k: records[k] for k in (*NAMED, *own) if records.get(k) is not None}
     named = {k: _added_token(t, f"tokenizer_config.json: {k}") for k, t in named.items()}
-    if not isinstance(extra, (list, dict)): raise TokenizerError("tokenizer_config.json: special tokens must be a list")
+    if not isinstance(extra, (list, dict)):
+        raise TokenizerError("tokenizer_config.json: special tokens must be a list")
     return named, [_added_token(t, "tokenizer_config.json: a special token") for t in extra if isinstance(extra, list)]
 
-def _add_tokens(tokenizer, config:dict, named:dict, further:list) -> None:
+
+def _add_tokens(tokenizer, config: dict, named: dict, further: list) -> None:
     "Add what the config names and `tokenizer.json` does not hold; whatever is named is special"
     where, listed = "tokenizer_config.json: added_tokens_decoder", config.get("added_tokens_decoder")
-    if not isinstance(listed, (dict, type(None))): raise TokenizerError(f"{where} must be a record")
+    if not isinstance(listed, (dict, type(None))):
+        raise TokenizerError(f"{where} must be a record")
     known, names = tokenizer.get_added_tokens_decoder(), {t.content for t in named.values()}
     as_they_are, contents = {repr(t) for t in known.values()}, {t.content for t in known.values()}
     tokens = list(known.values())
-    if listed: tokens = [_added_token(r, where) for i, r in sorted(listed.items(), key=lambda pair: pair[0].zfill(20))]
-    for t in tokens: t.special = t.special or t.content in names
+    if listed:
+        tokens = [_added_token(r, where) for i, r in sorted(listed.items(), key=lambda pair: pair[0].zfill(20))]
+    for t in tokens:
+        t.special = t.special or t.content in names
     contents |= {t.content for t in tokens}
     tokens += [t for t in named.values() if t.content not in contents]
     tokens += [t for t in further if t.content not in contents and repr(t) not in map(repr, tokens)]
-    if tokens := [t for t in tokens if repr(t) not in as_they_are]: tokenizer.add_tokens(tokens)
+    if tokens := [t for t in tokens if repr(t) not in as_they_are]:
+        tokenizer.add_tokens(tokens)
 
 # %% ../../nbs/02_text/01_tokenizer.ipynb #0e9383ac
-def _is_byte_level(d:dict) -> bool:
+def _is_byte_level(d: dict) -> bool:
     "Whether a `tokenizer.json` works on bytes"
     return '"ByteLevel"' in json.dumps({k: v for k, v in d.items() if k not in ("model", "added_tokens")})
 
-def _as_llama(d:dict, config:dict) -> dict:
+
+def _as_llama(d: dict, config: dict) -> dict:
     "`tokenizer.json` with the rules of the class `LlamaTokenizer`; its names for special tokens go into `config`"
     model = d.get("model")
-    if _is_byte_level(d) or not isinstance(model, dict) or model.get("type", "BPE") != "BPE": return d
-    for k, t in dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>").items(): config.setdefault(k, t)
+    if _is_byte_level(d) or not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
+        return d
+    for k, t in dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>").items():
+        config.setdefault(k, t)
     prefix = config.get("add_prefix_space") in (True, None)
     scheme = "never" if not prefix else "always" if config.get("legacy") else "first"
     cutter = dict(type="Metaspace", replacement="▁", prepend_scheme=scheme, split=False)
     parts = [dict(type="Replace", pattern=dict(String="▁"), content=" "), dict(type="ByteFallback"), dict(type="Fuse")]
-    if prefix: parts.append(dict(type="Strip", content=" ", start=1, stop=0))
+    if prefix:
+        parts.append(dict(type="Strip", content=" ", start=1, stop=0))
     plain = dict.fromkeys(("unk_token", "dropout", "continuing_subword_prefix", "end_of_word_suffix"))
     model = model | plain | dict(fuse_unk=True, byte_fallback=True, ignore_merges=False)
     return d | dict(normalizer=None, pre_tokenizer=cutter, decoder=dict(type="Sequence", decoders=parts), model=model)
 
-def _read_config(folder:Path) -> dict:
+
+def _read_config(folder: Path) -> dict:
     "`tokenizer_config.json`, with what the files beside it change"
-    def optional(name): return read_json(folder/name, TokenizerError) if (folder/name).exists() else {}
+
+    def optional(name):
+        return read_json(folder / name, TokenizerError) if (folder / name).exists() else {}
+
     config = optional("tokenizer_config.json")
     if "added_tokens_decoder" not in config:
         own = {k: config[k] for k in ("extra_special_tokens", "additional_special_tokens") if config.get(k)}
         config |= optional("special_tokens_map.json") | own
-    files = {p.stem: p for p in sorted((folder/"additional_chat_templates").glob("*.jinja"))}
-    if (folder/"chat_template.jinja").exists(): files["default"] = folder/"chat_template.jinja"
-    try: texts = {name: p.read_text(encoding="utf-8") for name, p in files.items()}
+    files = {p.stem: p for p in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    if (folder / "chat_template.jinja").exists():
+        files["default"] = folder / "chat_template.jinja"
+    try:
+        texts = {name: p.read_text(encoding="utf-8") for name, p in files.items()}
     except (OSError, UnicodeDecodeError) as e:
         raise TokenizerError(f"{folder}: a chat template cannot be read ({e})") from None
     return config | (dict(chat_template=texts) if texts else {})
 
-def _templates(x) -> dict[str, str]: # name → template
+
+def _templates(x) -> dict[str, str]:  # name → template
     "The chat templates of a config: none, one, or several with names"
-    if x is None: return {}
-    if isinstance(x, str): return dict(default=x)
-    if isinstance(x, list) and all(isinstance(r, dict) for r in x): x = {r.get("name"): r.get("template") for r in x}
+    if x is None:
+        return {}
+    if isinstance(x, str):
+        return dict(default=x)
+    if isinstance(x, list) and all(isinstance(r, dict) for r in x):
+        x = {r.get("name"): r.get("template") for r in x}
     if not isinstance(x, dict) or not all(isinstance(s, str) for pair in x.items() for s in pair):
         raise TokenizerError("tokenizer_config.json: chat_template must be a text or a list of names and templates")
     return x
 
 # %% ../../nbs/02_text/01_tokenizer.ipynb #350ef740
-def _decoder_parts(d:dict|None) -> list[dict]:
+def _decoder_parts(d: dict | None) -> list[dict]:
     "A decoder as a flat list of parts"
-    if d is None: return []
-    if d["type"] != "Sequence": return [d]
+    if d is None:
+        return []
+    if d["type"] != "Sequence":
+        return [d]
     return [p for part in d["decoders"] for p in _decoder_parts(part)]
 
-def _check_decoder(parts:list[dict], tokenizer) -> None:
+
+def _check_decoder(parts: list[dict], tokenizer) -> None:
     "Raise `TokenizerError` for a decoder whose text does not grow token by token"
     fused, seen = False, set()
     for p in parts:
         kind, wrong = p["type"], None
-        if kind == "Fuse": fused = True
-        elif kind == "Strip": wrong = "at the end of a text" if p["stop"] else None
-        elif kind == "Replace": wrong = "behind Fuse" if fused and len(p["pattern"].get("String", "")) != 1 else None
-        elif kind == "ByteFallback": wrong = "behind others" if seen - {"Replace", "Strip"} else None
-        elif kind in ("Metaspace", "WordPiece"): wrong = "behind Fuse" if fused else None
-        elif kind == "BPEDecoder": # the end of a word is a space, unless it is the last one
-            inside = any(p["suffix"] in t[:-len(p["suffix"])] for t in tokenizer.get_vocab(True))
+        if kind == "Fuse":
+            fused = True
+        elif kind == "Strip":
+            wrong = "at the end of a text" if p["stop"] else None
+        elif kind == "Replace":
+            wrong = "behind Fuse" if fused and len(p["pattern"].get("String", "")) != 1 else None
+        elif kind == "ByteFallback":
+            wrong = "behind others" if seen - {"Replace", "Strip"} else None
+        elif kind in ("Metaspace", "WordPiece"):
+            wrong = "behind Fuse" if fused else None
+        elif kind == "BPEDecoder":  # the end of a word is a space, unless it is the last one
+            inside = any(p["suffix"] in t[: -len(p["suffix"])] for t in tokenizer.get_vocab(True))
             wrong = "behind others" if seen else "whose suffix stands inside of a token" if inside else None
-        else: wrong = "in tokenizer.json"
-        if wrong: raise TokenizerError(f"the decoder {kind} {wrong} is not supported: its text cannot be streamed")
+        else:
+            wrong = "in tokenizer.json"
+        if wrong:
+            raise TokenizerError(f"the decoder {kind} {wrong} is not supported: its text cannot be streamed")
         seen.add(kind)
+
 
 class _Decoder:
     "How one tokenizer turns ids into text"
+
     def __init__(self, tokenizer):
         from tokenizers.decoders import Sequence
+
         self._tok, self._byte_of = tokenizer, {s: b for b, s in enumerate(byte_symbols())}
         parts = _decoder_parts(tokenizer.decoder and json.loads(tokenizer.decoder.__getstate__()))
         kinds = [p["type"] for p in parts]
         self.byte_level, self._before = kinds == ["ByteLevel"], None
-        if not self.byte_level: _check_decoder(parts, tokenizer)
-        if "ByteFallback" in kinds: # what happens to a token before it is looked at
-            before = dict(type="Sequence", decoders=parts[:kinds.index("ByteFallback")])
+        if not self.byte_level:
+            _check_decoder(parts, tokenizer)
+        if "ByteFallback" in kinds:  # what happens to a token before it is looked at
+            before = dict(type="Sequence", decoders=parts[: kinds.index("ByteFallback")])
             self._before = Sequence([])
             self._before.__setstate__(json.dumps(before).encode())
 
-    def text(self, ids:list[int]) -> str:
+    def text(self, ids: list[int]) -> str:
         "The library's own decoding"
-        with library_errors("the tokenizer cannot decode"): return self._tok.decode(ids, skip_special_tokens=False)
+        with library_errors("the tokenizer cannot decode"):
+            return self._tok.decode(ids, skip_special_tokens=False)
 
-    def has(self, id:int) -> bool:
+    def has(self, id: int) -> bool:
         "Whether an id has a token"
         return self._tok.id_to_token(id) is not None
 
-    def is_byte(self, id:int) -> bool:
+    def is_byte(self, id: int) -> bool:
         "Whether a token may be one byte of a run"
-        if self._before is None: return False
-        with library_errors("the tokenizer cannot decode"): token = self._before.decode([self._tok.id_to_token(id)])
+        if self._before is None:
+            return False
+        with library_errors("the tokenizer cannot decode"):
+            token = self._before.decode([self._tok.id_to_token(id)])
         return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
 
-    def added(self, context:list[int], ids:list[int]) -> str:
+    def added(self, context: list[int], ids: list[int]) -> str:
         "What `ids` add to the text behind `context`"
-        return self.text(context + ids)[len(self.text(context)):]
+        return self.text(context + ids)[len(self.text(context)) :]
 
     @functools.cached_property
     def context(self) -> list[int]:
@@ -154,28 +200,34 @@ class _Decoder:
         ids = (i for i in range(self._tok.get_vocab_size(True)) if self.has(i))
         return next(([i] for i in ids if not self.is_byte(i) and self.text([i])), [])
 
-    def bytes(self, id:int) -> bytes:
+    def bytes(self, id: int) -> bytes:
         "The bytes of one token in the middle of a text"
-        if (t := self._tok.id_to_token(id)) is None: return b""
+        if (t := self._tok.id_to_token(id)) is None:
+            return b""
         if self.byte_level:
             return bytes(self._byte_of[c] for c in t) if all(c in self._byte_of for c in t) else t.encode()
         if self.is_byte(id):
-            try: return bytes([int(t[3:5], 16)])
-            except ValueError: pass # it only looks like one
+            try:
+                return bytes([int(t[3:5], 16)])
+            except ValueError:
+                pass  # it only looks like one
         return self.added(self.context, [id]).encode()
 
 # %% ../../nbs/02_text/01_tokenizer.ipynb #20aa3ae0
-class LossyTextWarning(UserWarning): "A text holds characters that no token of this vocabulary can spell"
+class LossyTextWarning(UserWarning):
+    "A text holds characters that no token of this vocabulary can spell"
+
 
 class _Encoder:
     "Text to ids, every failure of the library typed"
-    def __init__(self, tokenizer, config:dict):
+
+    def __init__(self, tokenizer, config: dict):
         self.named, further = _named_tokens(config)
         with library_errors("the tokenizer cannot be set up"):
             tokenizer.no_truncation()
             tokenizer.no_padding()
             _add_tokens(tokenizer, config, self.named, further)
-            self.added = tokenizer.get_added_tokens_decoder() # id → token
+            self.added = tokenizer.get_added_tokens_decoder()  # id → token
         self.special = {i for i, t in self.added.items() if t.special}
         self._tok, self._lock = tokenizer, threading.Lock()
         unk = getattr(tokenizer.model, "unk_token", None)
@@ -185,50 +237,61 @@ class _Encoder:
         spelled = bytes(b for b, s in enumerate(byte_symbols()) if tokenizer.token_to_id(s) is not None)
         self._spelled = spelled if '"ByteLevel"' in self._rules else None
         self._first = '"prepend_scheme": "first"' in self._rules
-        self._prefix = self._first or any(p in self._rules for p in
-            ('"prepend_scheme": "always"', '"Prepend"', '"add_prefix_space": true'))
+        self._prefix = self._first or any(
+            p in self._rules for p in ('"prepend_scheme": "always"', '"Prepend"', '"add_prefix_space": true')
+        )
 
-    def read(self, text:str, special:bool, add:bool=False):
+    def read(self, text: str, special: bool, add: bool = False):
         "The library's `Encoding` of a text"
         with self._lock, library_errors("the tokenizer cannot encode this text"):
             self._tok.encode_special_tokens = not special
             return self._tok.encode(text, add_special_tokens=add)
 
-    def spans(self, text:str, special:bool, control, continued:bool=False): # ids; (index, start, end) of the names
+    def spans(
+        self, text: str, special: bool, control, continued: bool = False
+    ):  # ids; (index, start, end) of the names
         "The ids of a text, and where control tokens are named in it"
         lead = "\n" if continued and self._prefix else ""
         e, skip = self.read(lead + text, special), self.read(lead, special).ids if lead else []
-        if e.ids[:len(skip)] != skip: lead, skip, e = "", [], self.read(text, special) # a token joins both
-        ids, found = e.ids[len(skip):], []
-        if control.isdisjoint(ids): return ids, found
+        if e.ids[: len(skip)] != skip:
+            lead, skip, e = "", [], self.read(text, special)  # a token joins both
+        ids, found = e.ids[len(skip) :], []
+        if control.isdisjoint(ids):
+            return ids, found
         for k, id in enumerate(ids):
-            if id not in control: continue
+            if id not in control:
+                continue
             a, b = (max(end - len(lead), 0) for end in e.token_to_chars(k + len(skip)))
             name = self._tok.id_to_token(id)
             start = text.find(name, a, b)
-            if start >= 0: found.append((k, start, start + len(name)))
-            elif id != self._unk: found.append((k, b - len(text[a:b].lstrip()), a + len(text[a:b].rstrip())))
+            if start >= 0:
+                found.append((k, start, start + len(name)))
+            elif id != self._unk:
+                found.append((k, b - len(text[a:b].lstrip()), a + len(text[a:b].rstrip())))
         return ids, found
 
-    def plain(self, text:str, control, continued:bool=False) -> list[int]:
+    def plain(self, text: str, control, continued: bool = False) -> list[int]:
         "The ids of a text in which no control token is meant"
         ids, found = self.spans(text, False, control, continued)
-        if not found: return ids
+        if not found:
+            return ids
         if single := next((text[a:b] for _, a, b in found if b - a < 2), None):
             raise TokenizerError(f"{single!r} is a control token, and this vocabulary has no other way to write it")
-        cuts = [0, *((a + b)//2 for _, a, b in found), len(text)]
+        cuts = [0, *((a + b) // 2 for _, a, b in found), len(text)]
         return [i for a, b in zip(cuts, cuts[1:]) for i in self.plain(text[a:b], control, continued or a > 0)]
 
-    def marked(self, text:str, own:bytes, control) -> list[int]:
+    def marked(self, text: str, own: bytes, control) -> list[int]:
         "The ids of a text in which control tokens are meant where all their characters are `own`"
         ids, found = self.spans(text, True, control)
-        if all(all(own[a:b]) for _, a, b in found): return ids
+        if all(all(own[a:b]) for _, a, b in found):
+            return ids
         masked = "".join(c if o or c.isspace() else self._veil[c.isalnum() or c == "_"] for c, o in zip(text, own))
         e, out, at = self.read(masked, True), [], 0
         ids, found = self.spans(masked, True, control)
         for k, a, b in found:
-            if not all(own[a:b]): continue
-            start, end = e.token_to_chars(k) # with the white space that the token swallows
+            if not all(own[a:b]):
+                continue
+            start, end = e.token_to_chars(k)  # with the white space that the token swallows
             out += [*self.plain(text[at:start], control, at > 0 and self._first), ids[k]]
             at = end
         return out + self.plain(text[at:], control, at > 0 and self._first)
@@ -237,56 +300,66 @@ class _Encoder:
     def _veil(self) -> tuple[str, str]:
         "A character that is no letter and a letter, neither of them part of an added token"
         used = {c for t in self.added.values() for c in t.content}
-        return tuple(next(c for c in map(chr, range(start, 0xfffe)) if c not in used) for start in (0xe000, 0x4e00))
+        return tuple(next(c for c in map(chr, range(start, 0xFFFE)) if c not in used) for start in (0xE000, 0x4E00))
 
-    def lost(self, text:str) -> list[str]:
+    def lost(self, text: str) -> list[str]:
         "The characters that no token spells"
         if self._spelled is not None:
-            if not text.encode().translate(None, self._spelled): return [] # nothing is left when all spelled bytes go
+            # nothing is left when all spelled bytes go
+            if not text.encode().translate(None, self._spelled):
+                return []
             return [c for c in dict.fromkeys(text) if c.encode().translate(None, self._spelled)]
         e, kept = self.read(text, True), bytearray(len(text))
         for id, (a, b) in zip(e.ids, e.offsets):
-            if id != self._unk or text[a:b].strip() == self._tok.id_to_token(id): kept[a:b] = b"\1"*(b - a)
+            if id != self._unk or text[a:b].strip() == self._tok.id_to_token(id):
+                kept[a:b] = b"\1" * (b - a)
         return list(dict.fromkeys(c for c, k in zip(text, kept) if not k and not c.isspace()))
 
 # %% ../../nbs/02_text/01_tokenizer.ipynb #9404ea81
 class SmolLMTokenizer:
     "Text ↔ token ids of one checkpoint; safe to use from several threads"
-    def __init__(self,
-        tokenizer, # a `tokenizers.Tokenizer`, from now on this object's own: a copy would take 20 MB and 0.1 s
-        config:dict|None=None, # as in `tokenizer_config.json`
-        rows:int|None=None, # of the model's embedding; an id below that without a token is no error, it has no text
+
+    def __init__(
+        self,
+        tokenizer,  # a `tokenizers.Tokenizer`, from now on this object's own: a copy would take 20 MB and 0.1 s
+        config: dict | None = None,  # as in `tokenizer_config.json`
+        rows: int
+        | None = None,  # of the model's embedding; an id below that without a token is no error, it has no text
     ):
         config = config or {}
         self._tok, self._rows = tokenizer, rows
         self._encoder, self._decoder = _Encoder(tokenizer, config), _Decoder(tokenizer)
-        self.byte_level = self._decoder.byte_level # whether tokens are bytes, as SmolLM's are
-        self.added_tokens = self._encoder.added # id → `tokenizers.AddedToken`
+        self.byte_level = self._decoder.byte_level  # whether tokens are bytes, as SmolLM's are
+        self.added_tokens = self._encoder.added  # id → `tokenizers.AddedToken`
         self.special_ids = {t.content: i for i, t in sorted(self.added_tokens.items()) if t.special}
-        self.special_tokens = {k: t.content for k, t in self._encoder.named.items()} # `bos_token`, `eos_token` …
+        # `bos_token`, `eos_token` …
+        self.special_tokens = {k: t.content for k, t in self._encoder.named.items()}
         self.bos_token, self.eos_token = self.special_tokens.get("bos_token"), self.special_tokens.get("eos_token")
-        self.chat_templates = _templates(config.get("chat_template")) # name → template
+        self.chat_templates = _templates(config.get("chat_template"))  # name → template
 
     @classmethod
-    def load(cls,
-        folder, # a checkpoint folder
+    def load(
+        cls,
+        folder,  # a checkpoint folder
     ) -> "SmolLMTokenizer":
         "Read the tokenizer's files; raises `TokenizerError`"
         folder = Path(folder)
-        config, shape = _read_config(folder), folder/"config.json"
+        config, shape = _read_config(folder), folder / "config.json"
         llama = str(config.get("tokenizer_class")).removesuffix("Fast") == "LlamaTokenizer"
-        tok = open_tokenizer(folder/"tokenizer.json", (lambda d: _as_llama(d, config)) if llama else None)
+        tok = open_tokenizer(folder / "tokenizer.json", (lambda d: _as_llama(d, config)) if llama else None)
         rows = read_json(shape, TokenizerError).get("vocab_size") if shape.exists() else None
-        try: return cls(tok, config, rows if type(rows) is int else None)
-        except TokenizerError as e: raise TokenizerError(f"{folder}: {e}") from None
+        try:
+            return cls(tok, config, rows if type(rows) is int else None)
+        except TokenizerError as e:
+            raise TokenizerError(f"{folder}: {e}") from None
 
     @property
-    def chat_template(self) -> str|None:
+    def chat_template(self) -> str | None:
         "The template that chats use when none is named; None for a base model"
         return self.chat_templates.get("default")
 
     @chat_template.setter
-    def chat_template(self, template:str) -> None:
+    def chat_template(self, template: str) -> None:
         self.chat_templates["default"] = template
 
     @property
@@ -294,18 +367,20 @@ class SmolLMTokenizer:
         "Tokens, special ones included"
         return self._tok.get_vocab_size(True)
 
-    def encode(self,
-        text:str,
-        special:bool=False, # read special tokens that stand in the text as tokens, not as text
+    def encode(
+        self,
+        text: str,
+        special: bool = False,  # read special tokens that stand in the text as tokens, not as text
     ) -> list[int]:
         "The ids of a text; warns with `LossyTextWarning` about characters that no token spells"
         self._check_text(text)
         ids = self._encoder.read(text, True).ids if special else self._encoder.plain(text, self._encoder.special)
         return self._check_rows(ids)
 
-    def prompt_ids(self,
-        text:str,
-        special:bool=False, # as for `encode`
+    def prompt_ids(
+        self,
+        text: str,
+        special: bool = False,  # as for `encode`
     ) -> list[int]:
         "The ids of a text with the tokens that this tokenizer puts before and behind every text"
         before, behind = self.around
@@ -316,12 +391,13 @@ class SmolLMTokenizer:
         "The ids that `prompt_ids` puts before and behind a text"
         e = self._encoder.read("Hi", True, add=True)
         kept = [i for i, added in enumerate(e.special_tokens_mask) if not added] or [len(e.ids)]
-        return e.ids[:kept[0]], e.ids[kept[-1] + 1:]
+        return e.ids[: kept[0]], e.ids[kept[-1] + 1 :]
 
-    def encode_marked(self,
-        text:str, # a rendered chat
-        own:bytes, # one byte a character: 1 where the template wrote it
-        literals=(), # texts that stand in the template: tokens in brackets that it writes are control tokens as well
+    def encode_marked(
+        self,
+        text: str,  # a rendered chat
+        own: bytes,  # one byte a character: 1 where the template wrote it
+        literals=(),  # texts that stand in the template: tokens in brackets that it writes are control tokens as well
     ) -> list[int]:
         "The ids of a chat: control tokens where the template wrote them, text where the caller did"
         self._check_text(text)
@@ -330,23 +406,26 @@ class SmolLMTokenizer:
         control = self._encoder.special | {i for i, t in tags.items() if t in written}
         return self._check_rows(self._encoder.marked(text, own, control))
 
-    def decode(self,
-        ids, # token ids
-        skip_special:bool=False, # leave special tokens out of the text
+    def decode(
+        self,
+        ids,  # token ids
+        skip_special: bool = False,  # leave special tokens out of the text
     ) -> str:
         "The text of ids; bytes that are no UTF-8 become U+FFFD"
         ids = self._check_ids(ids)
         with library_errors("the tokenizer cannot decode"):
             return self._tok.decode(ids, skip_special_tokens=skip_special)
 
-    def token_bytes(self,
-        id:int,
+    def token_bytes(
+        self,
+        id: int,
     ) -> bytes:
         "The bytes that a token stands for inside a text; none where the id has no token"
         return self._decoder.bytes(self._check_id(as_int("id", id)))
 
-    def pieces(self,
-        ids, # token ids
+    def pieces(
+        self,
+        ids,  # token ids
     ) -> list[str]:
         "The text of each token alone; bytes that are only part of a character are written \\xNN"
         return [self._decoder.bytes(i).decode("utf-8", "backslashreplace") for i in self._check_ids(ids)]
@@ -354,30 +433,37 @@ class SmolLMTokenizer:
     @functools.cached_property
     def _end(self) -> int:
         "The first number that is no id"
-        if self._rows is not None: return max(self._rows, self.vocab_size)
+        if self._rows is not None:
+            return max(self._rows, self.vocab_size)
         return max(self._tok.get_vocab(True).values(), default=-1) + 1
 
-    def _check_id(self, i:int) -> int:
+    def _check_id(self, i: int) -> int:
         "An id of this vocabulary, or `TokenizerError`"
-        if not 0 <= i < self._end: raise TokenizerError(f"token id {i} is not in 0..{self._end - 1}")
+        if not 0 <= i < self._end:
+            raise TokenizerError(f"token id {i} is not in 0..{self._end - 1}")
         return i
 
     def _check_ids(self, ids) -> list[int]:
         "Ids of this vocabulary, or `ParameterError` or `TokenizerError`"
-        if type(ids) is not list or not all(type(i) is int for i in ids): ids = as_ids("ids", ids)
-        for i in (min(ids), max(ids)) if ids else (): self._check_id(i)
+        if type(ids) is not list or not all(type(i) is int for i in ids):
+            ids = as_ids("ids", ids)
+        for i in (min(ids), max(ids)) if ids else ():
+            self._check_id(i)
         return ids
 
-    def _check_rows(self, ids:list[int]) -> list[int]:
+    def _check_rows(self, ids: list[int]) -> list[int]:
         "The ids, unless the model has no row for one of them: a special token that was named and never trained"
-        if self._rows is None or max(ids, default=-1) < self._rows: return ids
+        if self._rows is None or max(ids, default=-1) < self._rows:
+            return ids
         token = self._tok.id_to_token(max(ids))
         raise TokenizerError(f"the token {token!r} has the id {max(ids)}, and the embedding only {self._rows} rows")
 
-    def _check_text(self, text:str) -> None:
+    def _check_text(self, text: str) -> None:
         "Refuse what is no text, warn about what cannot be spelled"
-        if not isinstance(text, str): raise ParameterError(f"text must be a string, not {type(text).__name__}")
-        try: text.encode()
+        if not isinstance(text, str):
+            raise ParameterError(f"text must be a string, not {type(text).__name__}")
+        try:
+            text.encode()
         except UnicodeEncodeError as e:
             where = f"U+{ord(text[e.start]):04X} at character {e.start}"
             message = f"text holds half a surrogate pair ({where}): it was cut or decoded wrongly before"
@@ -389,23 +475,30 @@ class SmolLMTokenizer:
 # %% ../../nbs/02_text/01_tokenizer.ipynb #4f783d72
 class StreamDecoder:
     "Ids in, text out, never half a character"
-    def __init__(self,
-        tokenizer:SmolLMTokenizer,
-        skip_special:bool=True, # leave special tokens out of the text
+
+    def __init__(
+        self,
+        tokenizer: SmolLMTokenizer,
+        skip_special: bool = True,  # leave special tokens out of the text
     ):
         self._tokenizer, self._utf8 = tokenizer, codecs.getincrementaldecoder("utf-8")("replace")
         self._decoder = tokenizer._decoder
         self._skip = set(tokenizer.special_ids.values()) if skip_special else set()
-        self._begin, self._context, self._new = [], [], [] # ids: the first with text; read with the next; held back
+        # ids: the first with text; read with the next; held back
+        self._begin, self._context, self._new = [], [], []
 
-    def push(self,
-        id:int,
+    def push(
+        self,
+        id: int,
     ) -> str:
         "The text that is certain after one more token; may be empty"
         id = self._tokenizer._check_id(id if type(id) is int else as_int("id", id))
-        if id in self._skip: return ""
-        if self._decoder.byte_level: return self._utf8.decode(self._decoder.bytes(id))
-        if not self._decoder.has(id): return ""
+        if id in self._skip:
+            return ""
+        if self._decoder.byte_level:
+            return self._utf8.decode(self._decoder.bytes(id))
+        if not self._decoder.has(id):
+            return ""
         self._new.append(id)
         return "" if self._decoder.is_byte(id) else self._release()
 
@@ -416,6 +509,7 @@ class StreamDecoder:
     def _release(self) -> str:
         "The text of what was held back"
         text, new = self._decoder.added(self._context, self._new), self._new
-        if not self._begin and text: self._begin = new[-1:] if self._decoder.text(new[-1:]) else self._context + new
+        if not self._begin and text:
+            self._begin = new[-1:] if self._decoder.text(new[-1:]) else self._context + new
         self._context, self._new = self._begin + new[-1:] if self._begin else self._context + new, []
         return text
