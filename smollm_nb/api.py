@@ -82,7 +82,9 @@ def _load_auto(path, **kw):
     "The native engine for a quantized file, where it can; else PyTorch"
     from smollm_nb.engine.native import EngineError, UnsupportedModelError
 
-    own = lambda backend: {k: v for k, v in kw.items() if k in OPTIONS[backend]}
+    def own(backend):
+        return {k: v for k, v in kw.items() if k in OPTIONS[backend]}
+
     if path.is_dir() or not kw.keys() <= set(OPTIONS["native"]):
         return _load_torch(path, **own("torch"))
     try:

@@ -52,9 +52,10 @@ def free_port() -> int:
 
 def notebook(cells: list[str]) -> dict:
     "A notebook of code cells"
-    code = lambda i, source: dict(
-        cell_type="code", id=f"cell-{i}", execution_count=None, metadata={}, outputs=[], source=source
-    )
+
+    def code(i, source):
+        return dict(cell_type="code", id=f"cell-{i}", execution_count=None, metadata={}, outputs=[], source=source)
+
     return dict(
         cells=[code(i, s) for i, s in enumerate(cells)],
         metadata=dict(kernelspec=dict(display_name="Python 3", language="python", name="python3")),
@@ -170,7 +171,10 @@ class Lab:
     def run(self, i: int, ends: bool = True) -> None:
         "Run a cell to its end, or until it began; a page that has no kernel yet ignores the key, so it is pressed again"
         cell = self.page.locator(".jp-Notebook .jp-Cell").nth(i)
-        prompt = lambda: cell.locator(".jp-InputPrompt").text_content().strip()
+
+        def prompt():
+            return cell.locator(".jp-InputPrompt").text_content().strip()
+
         before = prompt()
         for _ in range(20):
             cell.locator(".cm-content").click()

@@ -267,7 +267,10 @@ def begun(folder: Path) -> list[dict]:
     "What `tokenizers` says of texts where a tokenizer puts a token before them"
     tok = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tok.post_processor = TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
-    plain = lambda text: tok.encode(text, add_special_tokens=False).ids
+
+    def plain(text):
+        return tok.encode(text, add_special_tokens=False).ids
+
     return [dict(text=t, ids=tok.encode(t).ids, plain=plain(t)) for t in ("Hello", "", " a\nb")]
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import goldens
 import numpy as np
 import pytest
+from smollm_nb.inference.sampling import PCG32, SamplingParams, sample
 
 from smollm_nb.core import Cancelled, ContextOverflowError, InvalidStateError, ParameterError, SmolLMError
 from smollm_nb.engine import build as kernel
 from smollm_nb.engine import native as engine
 from smollm_nb.fidelity.evaluate import evaluate
-from smollm_nb.inference.generation import PCG32, SamplingParams, generate, sample
+from smollm_nb.inference.generation import generate
 from smollm_nb.models.tiny import TINY, write_tiny
 from smollm_nb.quant.recipes import quantize
 from smollm_nb.quant.rounding import load_quantized
@@ -40,7 +41,10 @@ def logits_by_all_ways(path, **kw) -> str:
 def runnable() -> list[str]:
     "The variants that this processor can run, by what the system says of it"
     flags = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else ""
-    has = lambda name: re.search(rf"\b{name}\b", flags) is not None
+
+    def has(name):
+        return re.search(rf"\b{name}\b", flags) is not None
+
     by_system = dict(
         avx512vnni=has("avx512_vnni") and has("avx512bw") and has("avx512vl"),
         avx2=has("avx2"),
@@ -429,9 +433,10 @@ def test_command_runs_the_engine(tiny_q4):
     import json
 
     smollm = str(Path(sys.executable).with_name("smollm"))
-    run = lambda *args: json.loads(
-        subprocess.run([smollm, *args, "--json"], capture_output=True, text=True, check=True).stdout
-    )
+
+    def run(*args):
+        return json.loads(subprocess.run([smollm, *args, "--json"], capture_output=True, text=True, check=True).stdout)
+
     auto = run("generate", "The quick", "--model", str(tiny_q4), "--max-tokens", "6")
     native = run(
         "generate", "The quick", "--model", str(tiny_q4), "--max-tokens", "6", "--backend", "native", "--threads", "1"

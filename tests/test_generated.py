@@ -26,7 +26,10 @@ def remade(tmp_path_factory):
         shutil.copy(ROOT / name, d)
     for name in ("nbs", "smollm_nb"):
         shutil.copytree(ROOT / name, d / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    tool = lambda name: str(Path(sys.executable).with_name(name))
+
+    def tool(name):
+        return str(Path(sys.executable).with_name(name))
+
     for cmd in (
         [tool("nbdev_export")],
         [tool("nbdev_clean")],

@@ -679,7 +679,10 @@ def test_stop_strings_with_line_breaks(browser, server, folder):
         v.load()
         v.settings(temperature=2, topP=1, repetitionPenalty=1, maxTokens=60, seed=seed)
         v.ask("Hello")
-        saved = lambda: v.evaluate("JSON.parse(sessionStorage['smollm_nb /bundle/ conversation']).at(-1).answer")
+
+        def saved():
+            return v.evaluate("JSON.parse(sessionStorage['smollm_nb /bundle/ conversation']).at(-1).answer")
+
         assert saved() == whole
         v.settings(stopStrings="never this\n\\n")
         v.get_by_role("button", name="Regenerate the answer").click()

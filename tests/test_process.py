@@ -325,7 +325,10 @@ def test_benchmarks_that_note_at_once_or_are_killed(tmp_path):
     for p in both:
         assert p.communicate(timeout=120)
         assert p.returncode == 0
-    who = lambda: [r["results"][0]["runner"] for r in read_history(history)]
+
+    def who():
+        return [r["results"][0]["runner"] for r in read_history(history)]
+
     assert sorted(who()) == ["a"] * 40 + ["b"] * 40
     p = start("killed", 100_000)
     for _ in range(5):

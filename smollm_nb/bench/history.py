@@ -190,12 +190,17 @@ def earlier(
     history: list[dict],  # oldest first
 ) -> dict | None:
     "The latest complete run of the same subjects on a machine of the same kind"
-    who = lambda r: {f["runner"] for f in r["results"] if not f["peer"]}
-    same = lambda r: (
-        r["machine"]["cpu"] == record["machine"]["cpu"]
-        and r["machine"]["cores"] == record["machine"]["cores"]
-        and who(r) & who(record)
-    )
+
+    def who(r):
+        return {f["runner"] for f in r["results"] if not f["peer"]}
+
+    def same(r):
+        return (
+            r["machine"]["cpu"] == record["machine"]["cpu"]
+            and r["machine"]["cores"] == record["machine"]["cores"]
+            and who(r) & who(record)
+        )
+
     return next((r for r in reversed(history) if same(r) and not r["cancelled"] and r["date"] < record["date"]), None)
 
 # %% ../../nbs/11_bench/06_history.ipynb #206a2904

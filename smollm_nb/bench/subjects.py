@@ -50,7 +50,10 @@ def page_subjects(
     "This package's engine in browsers, with as many threads and as long a context as natively"
     for name in browsers:
         as_choice("browser", name, BROWSERS)
-    how = lambda x: dict(context=x.options["context"])
+
+    def how(x):
+        return dict(context=x.options["context"])
+
     counts = {min(x.threads, MAX_PAGE_THREADS): x for x in own}
     return [
         PageSubject(f"wasm, {name}", name, str(bundle), "bench.html?asked", how(x), n)

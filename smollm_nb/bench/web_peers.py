@@ -222,7 +222,10 @@ def peer_subjects(
     beside = {"asked.js": str(RUNTIME / "asked.js"), peer.served: str(peer.model(gguf, on_progress))} | {
         p.short: str(package(p)) for p in peer.packages
     }
-    how = lambda x: dict(version=peer.packages[0].version, context=x.options["context"])
+
+    def how(x):
+        return dict(version=peer.packages[0].version, context=x.options["context"])
+
     return [
         PageSubject(
             f"{peer.name}, {x.browser}",

@@ -29,7 +29,8 @@ from smollm_nb.core import (
     rss_bytes,
 )
 from ..engine.native import load
-from ..inference.generation import SamplingParams, generate, sample
+from ..inference.generation import generate
+from ..inference.sampling import SamplingParams, sample
 from ..text.tokenizer import SmolLMTokenizer
 
 # %% ../../nbs/11_bench/01_worker.ipynb #581f452d

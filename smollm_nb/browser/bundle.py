@@ -502,7 +502,10 @@ def table_of(
 ) -> list[dict]:  # part, files, bytes, share
     "Where the bytes of a bundle are, as text, the largest part first"
     entries, total = manifest["weights"] + manifest["files"], manifest["bundle_bytes"]
-    part = lambda e: _PARTS.get(e.get("role", "weights"), "config and template")
+
+    def part(e):
+        return _PARTS.get(e.get("role", "weights"), "config and template")
+
     rows = {}
     for e in entries:
         rows.setdefault(part(e), []).append(e["stored"])

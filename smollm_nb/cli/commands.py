@@ -24,7 +24,7 @@ import typer
 from ..api import BACKENDS, DEFAULT_MODEL, Model, quantized_file
 from .output import guard_streams, next_command, one_line, stages, stream, table, write_json
 from ..core import Cancelled, CheckpointError, LlamaConfig, ParameterError, SmolLMError, finite
-from ..inference.generation import SamplingParams
+from ..inference.sampling import SamplingParams
 from ..models.checkpoint import find_problems, read_provenance, weight_files
 from ..models.hub import fetch
 from ..models.registry import ModelRegistry

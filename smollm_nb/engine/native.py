@@ -30,7 +30,7 @@ from smollm_nb.core import (
     as_text,
 )
 from .build import Choice, KernelError, choose, this_system, variants
-from ..inference.generation import as_history, as_scores, finite_best
+from ..inference.sampling import as_history, as_scores, finite_best
 from ..quant.q4file import Q4File, read_q4
 
 # %% ../../nbs/06_engine/02_native.ipynb #742cb0ba

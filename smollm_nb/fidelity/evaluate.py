@@ -33,7 +33,8 @@ from smollm_nb.core import (
     markdown_table,
     percentile,
 )
-from ..inference.generation import as_prompt, end_ids, fit_context, log_softmax
+from ..inference.generation import as_prompt, end_ids, fit_context
+from ..inference.sampling import log_softmax
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #b4d04346
 ROWS = 8  # rows of logits widened to float64 at a time: 3 MB each for 49,152 words
@@ -185,7 +186,10 @@ class Evaluation:
     def rows(self) -> list[tuple[str, str]]:
         "The figures as lines of a table: name, value"
         several = self.windows > 1  # one window alone has no spread
-        interval = lambda ab, x, unit="": f", 95 %: {ab[0] * x:.4g} … {ab[1] * x:.4g}{unit}" * several
+
+        def interval(ab, x, unit=""):
+            return f", 95 %: {ab[0] * x:.4g} … {ab[1] * x:.4g}{unit}" * several
+
         error = f", standard error {self.kl_se:.5f}" * several
         windows = f"{self.windows} windows" if several else "one window, too few for an error"
         return [
@@ -559,7 +563,10 @@ class Blame:
 def _smallest(undone, names: list[str]) -> list[str]:
     "The first few names that are enough for `undone(names)`, without those that are not needed; none where all are not enough"
     chosen = next((names[:n] for n in range(1, len(names) + 1) if undone(names[:n])), [])
-    without = lambda name: [n for n in chosen if n != name]
+
+    def without(name):
+        return [n for n in chosen if n != name]
+
     while smaller := next((without(n) for n in reversed(chosen) if len(chosen) > 1 and undone(without(n))), None):
         chosen = smaller
     return chosen

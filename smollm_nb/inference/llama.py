@@ -99,7 +99,10 @@ def attend(
 
 def _attend_whole(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     "The same where nothing came before: PyTorch's fused kernel, which never holds all scores, is nearly twice as fast"
-    flat = lambda x: x.reshape(-1, *x.shape[-3:])
+
+    def flat(x):
+        return x.reshape(-1, *x.shape[-3:])
+
     return F.scaled_dot_product_attention(flat(q), flat(k), flat(v), is_causal=True, enable_gqa=True).view(q.shape)
 
 # %% ../../nbs/03_inference/01_llama.ipynb #9fd88a0f
@@ -123,7 +126,9 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rope, cache: KVCache, layer: int, pos: int
     ) -> Tensor:  # (…, n, hidden) → (…, n, hidden)
-        heads = lambda y: y.unflatten(-1, (-1, self.head_dim)).transpose(-3, -2)  # (…, heads, n, head_dim)
+        def heads(y):
+            return y.unflatten(-1, (-1, self.head_dim)).transpose(-3, -2)  # (…, heads, n, head_dim)
+
         q, k = rotate(heads(self.q_proj(x)), *rope), rotate(heads(self.k_proj(x)), *rope)
         k, v = cache.update(layer, pos, k, heads(self.v_proj(x)))
         return self.o_proj(attend(q, k, v).transpose(-3, -2).flatten(-2))

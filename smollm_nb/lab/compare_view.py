@@ -16,7 +16,8 @@ import traitlets as T
 
 from ..core import InvalidStateError, as_choice, as_int, as_text
 from ..fidelity.evaluate import Blame, Divergence, blame, diverge
-from ..inference.generation import generate, log_softmax
+from ..inference.generation import generate
+from ..inference.sampling import log_softmax
 from .jobs import Job, choices, module, open_model
 from .view import Box, View, as_name, button, control, grid, row
 from ..plots.base import Picture
@@ -101,7 +102,10 @@ def compare(
     own = d.answer_ids
     if d.flip is not None:
         own = generate(Watched(candidate, check), tokenizer, d.prompt_ids, max_tokens=len(d.answer_ids)).finish().ids
-    named = lambda steps: [[(tokenizer.pieces([i])[0], p) for i, p in step] for step in steps]
+
+    def named(steps):
+        return [[(tokenizer.pieces([i])[0], p) for i, p in step] for step in steps]
+
     return Comparison(d, np.array([w.seconds for w in pair]), [named(w.likeliest) for w in pair], tokenizer.pieces(own))
 
 # %% ../../nbs/14_lab/04_compare_view.ipynb #b25f47c3

@@ -221,7 +221,10 @@ def judge(
     on_progress=None,  # called with (stage, done, total); may raise `Cancelled`
 ) -> Outcome:
     "Compare a file with what it was made of; raises as `evaluate.evaluate`"
-    say = lambda *a: on_progress("judge", *a) if on_progress else None
+
+    def say(*a):
+        return on_progress("judge", *a) if on_progress else None
+
     short = min(WINDOW, LlamaConfig.from_folder(folder).max_position_embeddings)
     with (
         contextlib.closing(load(folder, device="cpu", context=short)) as right,
@@ -292,7 +295,10 @@ def _scaled(w: np.ndarray, q: Quantized) -> tuple[np.ndarray, np.ndarray]:  # (r
     if q.format.kind == "float":
         return w, np.zeros(0)
     p = points(q.format, q.book).numpy() if q.book is not None else points(q.format).numpy()
-    over = lambda values: spread(values, q.format.group, w.shape[1])
+
+    def over(values):
+        return spread(values, q.format.group, w.shape[1])
+
     x = (w - (over(q.minima) if q.minima is not None else 0)) / over(np.where(q.scales == 0, 1, q.scales))
     room = 0.25 * (p[-1] - p[0])
     return np.clip(x, p[0] - room, p[-1] + room), p

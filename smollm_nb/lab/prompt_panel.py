@@ -29,7 +29,7 @@ from smollm_nb.core import (
     percentile,
     rss_bytes,
 )
-from ..inference.generation import SamplingParams
+from ..inference.sampling import SamplingParams
 from .jobs import Job, choices, module, open_model
 from .view import Box, View, as_name, button, control, grid, row
 from ..plots.base import Picture, memory_trace, token_latency, token_strip
@@ -43,7 +43,10 @@ def token_row(
 ) -> list:  # text, probability, [[piece, probability]…], ms since the last token or None, piece
     "One token for `AnswerView.tokens`: plain values that become JSON"
     piece, *others = tokenizer.pieces([event.id, *(i for i, _ in event.alternatives)])
-    chance = lambda logprob: round(math.exp(min(logprob, 0)), 5)
+
+    def chance(logprob):
+        return round(math.exp(min(logprob, 0)), 5)
+
     return [
         event.text,
         chance(event.logprob),

@@ -294,7 +294,10 @@ def _check_tokenizer_types(meta: dict) -> None:
 def _config(meta: dict, tensors: dict[str, GGUFTensor]) -> LlamaConfig:
     "The shape that the metadata states, every number checked; raises `ConfigError`"
     _check_tokenizer_types(meta)
-    get = lambda key, default=None: meta.get(f"llama.{key}", default)
+
+    def get(key, default=None):
+        return meta.get(f"llama.{key}", default)
+
     if (arch := meta.get("general.architecture")) != "llama":
         raise ConfigError(f"metadata: architecture {one_line(repr(arch), 80)} is not supported, only 'llama'")
     # a factor without a type means linear scaling to llama.cpp
@@ -303,7 +306,10 @@ def _config(meta: dict, tensors: dict[str, GGUFTensor]) -> LlamaConfig:
         raise ConfigError(f"metadata: rope scaling {one_line(repr(scaling), 80)} is not supported")
     if "token_embd.weight" not in tensors:
         raise ConfigError("tensor token_embd.weight is missing")
-    real = lambda v: float(str(np.float32(v))) if isinstance(v, float) else v  # 1e-05, not 9.999999747378752e-06
+
+    def real(v):
+        return float(str(np.float32(v))) if isinstance(v, float) else v  # 1e-05, not 9.999999747378752e-06
+
     ids = [meta.get(f"tokenizer.ggml.{k}_token_id") for k in ("eos", "eot")]
     rows = tensors["token_embd.weight"].shape[0]
     cfg = LlamaConfig.from_dict(
@@ -406,7 +412,10 @@ def _around(meta: dict, special: dict[str, str]) -> dict | None:
     wanted = [special.get(f"{k}_token") if meta.get(f"tokenizer.ggml.add_{k}_token") else None for k in ("bos", "eos")]
     if wanted == [None, None]:
         return None
-    part = lambda token: [{"SpecialToken": dict(id=token, type_id=0)}] if token else []
+
+    def part(token):
+        return [{"SpecialToken": dict(id=token, type_id=0)}] if token else []
+
     text, second = ({"Sequence": dict(id=name, type_id=i)} for i, name in enumerate("AB"))
     ids = {t: dict(id=t, ids=[meta["tokenizer.ggml.tokens"].index(t)], tokens=[t]) for t in wanted if t}
     return dict(

@@ -277,7 +277,10 @@ def _ask(order: _Order, url: str):  # the library's `ModelInfo`
 
     api, until = HfApi(endpoint=url), time.monotonic() + PATIENCE[order.via]
     for wait in (*WAITS, None):
-        call = lambda: api.model_info(order.repo, revision=order.revision, files_metadata=True, timeout=TIMEOUT)
+
+        def call():
+            return api.model_info(order.repo, revision=order.revision, files_metadata=True, timeout=TIMEOUT)
+
         try:
             return _within(max(0.1, until - time.monotonic()), call)
         except errors.HfHubHTTPError as e:

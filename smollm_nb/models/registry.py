@@ -183,5 +183,8 @@ class ModelRegistry:
     def _repr_html_(self) -> str:
         "The table, for notebooks"
         rows = self.rows()
-        line = lambda tag, cells: "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
+        def line(tag, cells):
+            return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+
         return "<table>" + line("th", rows[0]) + "".join(line("td", r.values()) for r in rows) + "</table>"

@@ -339,8 +339,13 @@ def versus(
 def _key_cases(record: dict) -> list[list[str]]:  # the cases of each panel
     "What a first look wants: decoding at the least and the greatest depth, the longest prompt, the first token, a fresh process or page"
     names = list(dict.fromkeys(f["case"] for f in record["results"]))
-    number = lambda name: int(re.findall(r"\d+", name)[-1])
-    like = lambda pattern: sorted((n for n in names if re.fullmatch(pattern, n)), key=number)
+
+    def number(name):
+        return int(re.findall(r"\d+", name)[-1])
+
+    def like(pattern):
+        return sorted((n for n in names if re.fullmatch(pattern, n)), key=number)
+
     depths = like(r"decode after \d+")
     alone = [*depths[:1], *depths[1:][-1:], *like(r"prefill \d+")[-1:], *like(r"first token after \d+")]
     return [
@@ -387,7 +392,10 @@ def _lead(figures: dict) -> str:
     best, *rest = order
     if not rest:
         return f"{_what(figures)}: {drawable(best['runner'])} {short_number(best['median'])} {best['unit']}"
-    times = lambda f: best["median"] / f["median"] if up else f["median"] / best["median"]
+
+    def times(f):
+        return best["median"] / f["median"] if up else f["median"] / best["median"]
+
     return f"{_what(figures)}: {drawable(best['runner'])} is " + ", ".join(
         f"{short_number(times(f))} × as {'fast' if best['unit'] != 'MiB' else 'small'} as {drawable(f['runner'])}"
         for f in rest[:3]

@@ -51,7 +51,10 @@ def headline_table(
     names = [n for n in runner_colours(record) if any(n in found for found in have.values())]
     if not names:
         raise ParameterError("the run has none of these cases")
-    cell = lambda f: f"{short(f['median'])} ({short(f['min'])}–{short(f['max'])})" if f else ""
+
+    def cell(f):
+        return f"{short(f['median'])} ({short(f['min'])}–{short(f['max'])})" if f else ""
+
     rows = [["", "threads", *have], ["---"] * (2 + len(have))]
     rows += [
         [n if n in peers else f"**{n}**", str(_most(record, n)), *(cell(found.get(n)) for found in have.values())]

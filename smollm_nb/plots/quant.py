@@ -163,7 +163,10 @@ def _grid(snr_db, layers, matrices) -> np.ndarray:  # (layers, matrices) dB
 def _write_values(ax, mesh, snr: np.ndarray, room: float) -> None:
     "The value of each cell, with as many digits as fit in `room` inches, or none"
     finite = snr[np.isfinite(snr)]
-    longest = lambda digits: 0.062 * max([len(f"{v:.{digits}f}") for v in finite], default=1) + 0.04
+
+    def longest(digits):
+        return 0.062 * max([len(f"{v:.{digits}f}") for v in finite], default=1) + 0.04
+
     digits = next((d for d in (1, 0) if longest(d) <= room), None)
     for (i, j), v in np.ndenumerate(snr if digits is not None else []):
         if not np.isnan(v):

@@ -179,7 +179,10 @@ def _label_points(
         t.set_in_layout(False)
     ax.figure.draw_without_rendering()
     ax.figure.set_layout_engine("none")  # from here on, pixels stay where they are
-    pixels = lambda *xy: ax.transData.transform(np.column_stack(xy))
+
+    def pixels(*xy):
+        return ax.transData.transform(np.column_stack(xy))
+
     at = pixels([l[1] for l in labels], [l[2] for l in labels])
     taken, points = np.zeros((0, 4)), np.hstack([at - 4, at + 4])[[l[4] for l in labels]]
     soft = np.concatenate([_boxes_along(pixels(*line)) for line in lines])

@@ -245,7 +245,10 @@ def sensitivity(
     as_callback("on_progress", on_progress)
     if text is not None:
         as_text("text", text)
-    say = lambda stage: (lambda done, total: on_progress(stage, done, total)) if on_progress else None
+
+    def say(stage):
+        return (lambda done, total: on_progress(stage, done, total)) if on_progress else None
+
     backend = load(
         folder, device="cpu", context=min(WINDOW, validate(folder, changed_only=True).max_position_embeddings)
     )
@@ -313,7 +316,10 @@ def _embedding_options(s: Sensitivity) -> list[Option]:
     "All ways to hold the embedding (and the head, where it is another tensor)"
     bands, names = [u for u in s.units if u.rows], s.units[0].names
     rows, cols, out = s.config.vocab_size, s.config.hidden_size, []
-    size = lambda n, f: len(names) * Format.parse(f).nbytes(n, cols) if n else 0
+
+    def size(n, f):
+        return len(names) * Format.parse(f).nbytes(n, cols) if n else 0
+
     below = np.vstack([np.zeros(len(s.formats)), np.cumsum(s.damage[: len(bands)], 0)])  # nats of the first bands
     for i, n in enumerate([0] + [u.rows[1] for u in bands[:-1]]):
         for a, b in (

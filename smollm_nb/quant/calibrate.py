@@ -129,7 +129,10 @@ def sample_text(
 
     for i in range(0, rows, batch):
         size, done = min(batch, rows - i), i * window + min(batch, rows - i) * len(opening)
-        make = lambda: _sample_batch(model, size, window, opening, temperature, seed + i, on_token)
+
+        def make():
+            return _sample_batch(model, size, window, opening, temperature, seed + i, on_token)
+
         out.append(remembered(facts | dict(first=i, rows=size), make, is_valid) if identity else make())
     return np.concatenate(out)
 
@@ -332,7 +335,10 @@ def gptq(
     )
     back = torch.argsort(order)
     for at in row_blocks(w, 1 << 22):
-        wide = lambda a: torch.from_numpy(spread(a[at], f.group, cols)).T[order].contiguous()  # (cols, rows)
+
+        def wide(a):
+            return torch.from_numpy(spread(a[at], f.group, cols)).T[order].contiguous()  # (cols, rows)
+
         st = wide(q.scales)
         mt = wide(q.minima) if q.minima is not None else torch.zeros_like(st)
         wt = w[at].T[order].contiguous()

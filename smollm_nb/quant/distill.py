@@ -33,7 +33,10 @@ class Latent:
 
     def __init__(self, part: Part):
         self.part, f, cols = part, part.q.format, part.meant.shape[1]
-        wide = lambda a: None if a is None else torch.from_numpy(spread(a, f.group, cols)).contiguous()
+
+        def wide(a):
+            return None if a is None else torch.from_numpy(spread(a, f.group, cols)).contiguous()
+
         self.weights, self.scale, self.minima = part.meant.clone(), wide(part.q.scales), wide(part.q.minima)
         self.places, self.nearest = (
             2 / torch.where(self.scale == 0, 1, self.scale),
@@ -66,7 +69,10 @@ def _student(teacher: Llama, parts: dict[str, list[Part]]) -> Llama:
     "A model of the parts' weights and the teacher's norms"
     with torch.device("meta"):
         model = Llama(teacher.config)
-    whole = lambda name: torch.cat([torch.from_numpy(p.q.dequantize()) for p in parts[name]])
+
+    def whole(name):
+        return torch.cat([torch.from_numpy(p.q.dequantize()) for p in parts[name]])
+
     model.load_state_dict(
         {n: whole(n) if n in parts else t.float().clone() for n, t in teacher.state_dict().items()}, assign=True
     )

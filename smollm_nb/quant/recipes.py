@@ -120,7 +120,10 @@ def predict_bytes(
 ) -> int:  # bytes of all tensors, the file's header not counted
     "How large a file will be"
     as_type("recipe", recipe, Recipe)
-    cols = lambda shape: shape[-1]
+
+    def cols(shape):
+        return shape[-1]
+
     return sum(
         f.nbytes(b - a, cols(shape))
         for name, shape in config.tensor_shapes().items()
@@ -183,9 +186,10 @@ def calibration_ids(
     if text is not None:
         ids = text_windows(tokenizer, text, window)[: -(-recipe.tokens // window)]
         return ids, ids
-    write = lambda tokens, seed, **kw: sample_text(
-        model, tokens, recipe.temperature, seed, window, identity=identity, on_progress=say, **kw
-    )
+
+    def write(tokens, seed, **kw):
+        return sample_text(model, tokens, recipe.temperature, seed, window, identity=identity, on_progress=say, **kw)
+
     ids = write(recipe.tokens, recipe.seed)
     if not (recipe.steps and recipe.chat_tokens and tokenizer.chat_template):
         return ids, ids

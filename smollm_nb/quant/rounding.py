@@ -79,7 +79,10 @@ def _hold(
     scales: Tensor, minima: Tensor | None, format: Format, base: float | None = None
 ) -> tuple[Tensor, Tensor | None]:
     "The nearest scales and minima that the format can hold"
-    held = lambda x, kind: torch.from_numpy(round_scales(x.numpy(), kind, base))
+
+    def held(x, kind):
+        return torch.from_numpy(round_scales(x.numpy(), kind, base))
+
     return held(scales, format.scale), None if minima is None else held(minima, "f16")
 
 

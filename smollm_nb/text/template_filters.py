@@ -256,7 +256,10 @@ def _map(budget, x, /, *args, attribute=None, default=None, **kwargs):
     if not args:
         change = _getter(budget, attribute, default)
     else:
-        change = lambda y: FILTERS[args[0]](budget, y, *args[1:], **kwargs)
+
+        def change(y):
+            return FILTERS[args[0]](budget, y, *args[1:], **kwargs)
+
     return _collect(budget, x, lambda y: True, change)
 
 
