@@ -1,6 +1,7 @@
 "Rules of the house that no single module can keep"
 
 import ast
+import json
 import re
 import subprocess
 import threading
@@ -107,6 +108,30 @@ def test_no_module_is_without_its_notebook():
     assert modules == set(order)
     heads = [re.match(r"\d+_\w+/\d+|\d+", n)[0] for n in numbers if ".ipynb_checkpoints" not in n]
     assert len(heads) == len(set(heads))
+
+
+def prose_of(path: Path) -> str:
+    "A page without its code"
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = [c for c in json.loads(text)["cells"] if c["cell_type"] == "markdown"]
+        text = "\n".join("".join(c["source"]) for c in cells)
+    return re.sub(r"(?ms)^```.*?^```|^ {4}.*?$|`[^`\n]*`", "", text)
+
+
+def test_links_lead_somewhere():
+    "From a notebook or a page to a file of the project"
+    pages = [p for p in (*(ROOT / "nbs").rglob("*.ipynb"), *ROOT.glob("*.md")) if ".ipynb_checkpoints" not in p.parts]
+    links = [(p, link) for p in pages for link in re.findall(r"\]\((?!\w+:|#)([^)\s#]+)", prose_of(p))]
+    assert len(links) > 100
+    assert [(str(p), link) for p, link in links if not (p.parent / link).exists()] == []
+
+
+def test_the_map_has_every_module():
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    for module in module_order():
+        name = module.split(".")[-1]
+        assert f"`{name}`" in text or name.startswith("template_"), f"ARCHITECTURE.md does not name {module}"
 
 
 def test_help_lists_every_target():
