@@ -47,9 +47,11 @@ def kernel_built():
 @pytest.fixture(scope="session")
 def four_bits():
     "A recipe of the engine's formats that takes no calibration"
-    from smollm_nb.quant.recipes import Recipe
+    from dataclasses import replace
 
-    return Recipe("four", "int4-book-g128-log8", "int4-book-g128-log8", "int8-row-f32", 2048)
+    import goldens
+
+    return replace(goldens.four_bits(), frequent_rows=2048)
 
 
 @pytest.fixture(scope="session")

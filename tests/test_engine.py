@@ -13,13 +13,13 @@ from pathlib import Path
 import goldens
 import numpy as np
 import pytest
-from smollm_nb.inference.sampling import PCG32, SamplingParams, sample
 
 from smollm_nb.core import Cancelled, ContextOverflowError, InvalidStateError, ParameterError, SmolLMError
 from smollm_nb.engine import build as kernel
 from smollm_nb.engine import native as engine
 from smollm_nb.fidelity.evaluate import evaluate
 from smollm_nb.inference.generation import generate
+from smollm_nb.inference.sampling import PCG32, SamplingParams, sample
 from smollm_nb.models.tiny import TINY, write_tiny
 from smollm_nb.quant.recipes import quantize
 from smollm_nb.quant.rounding import load_quantized

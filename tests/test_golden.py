@@ -6,21 +6,25 @@ from pathlib import Path
 import goldens
 import pytest
 
+from smollm_nb.api import Model
 from smollm_nb.inference.generation import generate
-from smollm_nb.inference.llama import load
 from smollm_nb.text.tokenizer import LossyTextWarning, SmolLMTokenizer
 
 TOKEN_IDS = json.loads((Path(__file__).parent / "data" / "token_ids.json").read_text(encoding="utf-8"))
 
 
-def test_torch_prints_the_golden_tokens(tiny_folder):
-    tok, backend = SmolLMTokenizer.load(tiny_folder), load(tiny_folder, device="cpu")
+@pytest.mark.parametrize("runtime", ["torch", "native", "wasm"])
+def test_every_runtime_prints_the_golden_tokens(runtime, tiny_folder, tiny_q4):
+    "The browsers' runtime is compared with the native engine by its own tests"
+    tok = SmolLMTokenizer.load(tiny_folder)
+    backend = Model(tiny_folder if runtime == "torch" else tiny_q4, backend=runtime).load().backend
     for case in goldens.load():
         assert tok.encode(case["prompt"]) == case["prompt_ids"]
-        g = generate(backend, tok, case["prompt"], max_tokens=len(case["ids"])).finish()
-        n = len(g.ids)
-        assert g.ids == case["ids"][:n]
-        assert n == len(case["ids"]) or g.finish_reason == "eos"
+        want = case["ids"] if runtime == "torch" else case["four_bit_ids"]
+        g = generate(backend, tok, case["prompt"], max_tokens=len(want)).finish()
+        assert g.ids == want[: len(g.ids)]
+        assert len(g.ids) == len(want) or g.finish_reason == "eos"
+    backend.close()
 
 
 @pytest.mark.slow

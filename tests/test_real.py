@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -62,15 +61,7 @@ def test_half_precision_still_knows_the_capital(real_folder):
     assert "Paris" in generate(load(real_folder, dtype="bfloat16"), tok, PROMPTS[0], max_tokens=8).finish().text
 
 
-def test_a_second_start_is_quick(real_folder, capsys):
-    "From a new process to the first token; shown, not judged, because machines differ"
-    start = time.perf_counter()
-    out = subprocess.run(
-        [str(Path(sys.executable).with_name("smollm")), "generate", PROMPTS[0], "--max-tokens", "1"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    with capsys.disabled():
-        print(f"\n  start to first token: {time.perf_counter() - start:.2f} s")
-    assert out.stdout.strip()
+def test_a_new_process_answers(real_folder):
+    command = [str(Path(sys.executable).with_name("smollm")), "generate", PROMPTS[0], "--max-tokens", "1"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "Paris"
