@@ -10,12 +10,12 @@ import tempfile
 from pathlib import Path
 
 from .bench import run
-from .browser_worker import PageSubject
+from .browser_worker import BrowserSubject
 from .browsers import chosen
 from .history import append, changes, earlier, history_file, open_history, read_history
 from .llama_cpp import LLAMA_CPP, llama_subjects
 from .packages import BrokenPeerError, Wheels
-from .subjects import bundle_for, own_subjects, page_subjects
+from .subjects import bundle_for, own_subjects, browser_subjects
 from .web_peers import PEERS, peer_subjects
 from .worker import Subject
 from ..core import ParameterError, SmolLMError, as_flag
@@ -26,7 +26,7 @@ def benchmark(
     backend: str = "auto",  # one of `api.BACKENDS`; auto: the native engine on the model's four bits
     threads: int | None = None,  # default: one, then one for each core
     peers: bool = False,  # llama.cpp beside it; wllama and transformers.js in the same browsers
-    output=None,  # the history; default: `report.history_file`
+    output=None,  # the history; default: `history.history_file`
     lock=None,  # a file to lock while something is measured, so that benchmarks take turns
     on_progress=lambda what, done, total: None,
     browsers=(),  # names of `browsers.BROWSERS` in which it is measured as well, or "all" for those that are installed
@@ -43,14 +43,14 @@ def benchmark(
     with tempfile.TemporaryDirectory(prefix="smollm-bench-") as folder:
         subjects = own_subjects(file, backend, threads)
         pages = (
-            page_subjects(subjects, bundle_for(file, Path(folder) / "bundle", on_progress), browsers)
+            browser_subjects(subjects, bundle_for(file, Path(folder) / "bundle", on_progress), browsers)
             if browsers
             else []
         )
         gguf = model if str(model).endswith(".gguf") else None
         rivals, broken = _rivals(subjects, pages, gguf, on_progress) if peers else ([], [])
         if lock:
-            how["turn"] = _turns(lock)
+            how["lock"] = _turns(lock)
         if file.is_file():
             how["file"] = file
 
@@ -91,7 +91,7 @@ def note_run(
 
 def _rivals(
     own: list[Subject],
-    pages: list[PageSubject],  # ours in browsers
+    pages: list[BrowserSubject],  # ours in browsers
     gguf,  # as for `llama_subjects`
     on_progress,
     wheels: Wheels = LLAMA_CPP,

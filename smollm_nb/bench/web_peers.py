@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ONNX_BUILDER', 'WLLAMA', 'TRANSFORMERS_JS', 'PEERS', 'Package', 'fetch_package', 'build_onnx', 'onnx_folder',
-           'PagePeer', 'peer_subjects']
+           'BrowserPeer', 'peer_subjects']
 
 # %% ../../nbs/11_bench/10_web_peers.ipynb #ae8e422c
 import base64
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from .browser_worker import PageSubject
-from .packages import PINS, PeerError, Wheels, digest, follow, install, made_once, same_model
+from .browser_worker import BrowserSubject
+from .packages import PINS, PeerError, Wheels, digest, run_build, install, cached_folder, same_model
 from ..browser.vendor import RUNTIME, VendorError, npm, run_node
 from ..core import PACKAGE, LlamaConfig, ParameterError, cache_dir, code_command
 from ..models.gguf import BUNDLED_ID, bundled_gguf
@@ -82,7 +82,7 @@ def fetch_package(
             ) from None
         _unpack(p, staged)
 
-    return made_once(p.home, fill) / "package"
+    return cached_folder(p.home, fill) / "package"
 
 # %% ../../nbs/11_bench/10_web_peers.ipynb #5c1f7d0e
 ONNX_BUILDER = Wheels("ONNX Runtime's model builder", PINS / "onnx_builder.txt", "onnxruntime_genai")
@@ -146,13 +146,13 @@ def onnx_folder(
     def fill(staged: Path) -> None:
         run = "from smollm_nb.bench.web_peers import build_onnx; build_onnx(*sys.argv[1:])"
         cmd = code_command(run, install(ONNX_BUILDER, on_progress), checkpoint, staged)
-        follow(cmd, "the model for transformers.js", on_progress)
+        run_build(cmd, "the model for transformers.js", on_progress)
 
-    return made_once(cache_dir() / "peers" / f"onnx-{digest(facts)}", fill)
+    return cached_folder(cache_dir() / "peers" / f"onnx-{digest(facts)}", fill)
 
 # %% ../../nbs/11_bench/10_web_peers.ipynb #166aa5bd
 @dataclass(frozen=True)
-class PagePeer:
+class BrowserPeer:
     "Somebody else's engine for browsers"
 
     name: str  # in tables; its page is called so too
@@ -169,7 +169,7 @@ def _onnx(gguf, on_progress) -> Path:
     return onnx_folder(fetch(gguf or BUNDLED_ID, quiet=True), on_progress)
 
 
-WLLAMA = PagePeer(
+WLLAMA = BrowserPeer(
     "wllama",
     (
         Package(
@@ -182,7 +182,7 @@ WLLAMA = PagePeer(
     lambda gguf, on_progress: Path(gguf or bundled_gguf()),
     ("chromium", "firefox"),
 )
-TRANSFORMERS_JS = PagePeer(
+TRANSFORMERS_JS = BrowserPeer(
     "transformers.js",
     (
         Package(
@@ -205,15 +205,15 @@ _POLICY = "default-src 'self' blob: data:; script-src 'self' blob: 'unsafe-eval'
 
 
 def peer_subjects(
-    peer: PagePeer,
-    own: list[PageSubject],  # ours in browsers
+    peer: BrowserPeer,
+    own: list[BrowserSubject],  # ours in browsers
     folder,  # with the config of our model
     gguf=None,  # a GGUF file of the same model; default: the bundled one
     on_progress=lambda what, done, total: None,
     package=fetch_package,  # → where the files of a package are
-) -> list[PageSubject]:
+) -> list[BrowserSubject]:
     "A peer in those of the same browsers that it runs in, with as many threads and as long a context as ours; raises `PeerError`"
-    if not isinstance(peer, PagePeer):
+    if not isinstance(peer, BrowserPeer):
         raise ParameterError(f"peer={peer!r} must be one of PEERS")
     same_model(folder, gguf or bundled_gguf())
     own = [x for x in own if x.browser in peer.browsers]
@@ -227,7 +227,7 @@ def peer_subjects(
         return dict(version=peer.packages[0].version, context=x.options["context"])
 
     return [
-        PageSubject(
+        BrowserSubject(
             f"{peer.name}, {x.browser}",
             x.browser,
             str(PACKAGE / "bench" / "peer_pages"),
