@@ -17,7 +17,7 @@ from smollm_nb.bench.bench import PROMPTS, run
 from smollm_nb.bench.browser_worker import BrowserSubject
 from smollm_nb.bench.browsers import BrowserError, find
 from smollm_nb.bench.history import read_history
-from smollm_nb.bench.worker import BenchError, WorkerProcess, Worker, Subject
+from smollm_nb.bench.worker import BenchError, Subject, Worker, WorkerProcess
 from smollm_nb.browser import bundle
 from smollm_nb.core import code_command
 from smollm_nb.models.tiny import TINY

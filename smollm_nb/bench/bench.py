@@ -128,7 +128,7 @@ def read_speed(
 class OthersShare:
     "The share of processor time that other programs used; a block in a `with` is counted"
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._workers: list[Any] = []
         self._start, self.busy, self.wall = (0.0, 0.0), 0.0, 0.0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from .browser_worker import BrowserSubject
 from .browsers import BROWSERS
 from .worker import Subject
-from ..core import LlamaConfig, ParameterError, as_choice, as_int
+from ..core import LlamaConfig, OnProgress, ParameterError, as_choice, as_int
 from ..engine.native import CONTEXT, default_threads
 
 # %% ../../nbs/11_bench/07_subjects.ipynb #c1030ff3
@@ -62,7 +62,7 @@ def browser_subjects(
     ]
 
 # %% ../../nbs/11_bench/07_subjects.ipynb #5ab1ec07
-def bundle_for(file: Path, folder: Path, on_progress) -> str:
+def bundle_for(file: Path, folder: Path, on_progress: OnProgress) -> str:
     "The folder for browsers, made of a quantized file"
     if not file.is_file():
         raise ParameterError("browsers run a model in four bits: leave out --browser, or --backend torch")
