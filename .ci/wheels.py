@@ -1,4 +1,4 @@
-"Wheels for every system that the kernel is compiled for, made on this machine: each is unpacked and checked, this machine's is tried"
+"Build the wheels of all systems on this machine; each is unpacked and checked, this machine's is installed"
 
 import argparse
 import os

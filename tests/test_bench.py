@@ -165,7 +165,9 @@ def test_the_process_ends_with_its_parent(tiny_q4):
     code = f"""
 import os, sys
 from smollm_nb.bench.worker import WorkerProcess, Subject
-r = WorkerProcess(Subject("native", "smollm_nb.bench.worker:load_own", dict(path={str(tiny_q4)!r}, backend="native", context=256), 1, {str(tiny_q4.parent)!r}))
+options = dict(path={str(tiny_q4)!r}, backend="native", context=256)
+subject = Subject("native", "smollm_nb.bench.worker:load_own", options, 1, {str(tiny_q4.parent)!r})
+r = WorkerProcess(subject)
 print(r._process.pid, flush=True)
 os._exit(0)
 """

@@ -108,8 +108,8 @@ class BrowserSubject:
         return BrowserWorker(self)
 
 # %% ../../nbs/11_bench/03_browser_worker.ipynb #63f6b1b0
-class BrowserWorker:
-    "A worker in a browser"
+class _OpenPage:
+    "A page in a browser that answers questions"
 
     ready_case, memory_case = "cold load", "renderer PSS"
 
@@ -135,10 +135,10 @@ class BrowserWorker:
     def ask(self, what: str, **how) -> dict:
         'As `Worker.ask`, and "reload", a load from what the browser has kept; raises `BenchError`'
         if what == "memory":
-            return dict(rss=self._look(), peak_rss=self._peak, kv=self.facts["kv"])
+            return dict(rss=self._read_memory(), peak_rss=self._peak, kv=self.facts["kv"])
         self._server.questions.put(dict(what=what) | how)
         answer = self._read_answer()
-        self._look()
+        self._read_memory()
         return answer
 
     def _read_answer(self) -> dict:
@@ -151,11 +151,25 @@ class BrowserWorker:
             raise BenchError(f"{self.name}: {answer['error']}")
         return answer
 
-    def _look(self) -> int:  # bytes
+    def _read_memory(self) -> int:  # bytes
         "Memory of the page's process now; the largest is remembered"
         self._held = renderer_bytes(self.browser, self._process)
         self._peak = max(self._peak, self._held)
         return self._held
+
+    def close(self) -> None:
+        "End the browser and the server"
+        self._stack.close()
+
+
+def _version(agent: str) -> str:
+    "Of a browser, from what it calls itself"
+    m = re.search(r"(?:Firefox|Chrome|Version)/(\d+(?:\.[1-9]\d*)?)", agent)
+    return m[1] if m else "?"
+
+# %% ../../nbs/11_bench/03_browser_worker.ipynb #63f6b1b1
+class BrowserWorker(_OpenPage):
+    "A worker in a browser"
 
     def rss_bytes(self) -> int:
         "Memory of the page's process when it last answered: looking at it more often would slow it"
@@ -174,18 +188,8 @@ class BrowserWorker:
         "End the browser from any thread: whoever waits for an answer gets a `BenchError`"
         end_process(self._process)
 
-    def close(self) -> None:
-        "End the browser and the server"
-        self._stack.close()
-
     def __enter__(self):
         return self
 
     def __exit__(self, *exc):
         self.close()
-
-
-def _version(agent: str) -> str:
-    "Of a browser, from what it calls itself"
-    m = re.search(r"(?:Firefox|Chrome|Version)/(\d+(?:\.[1-9]\d*)?)", agent)
-    return m[1] if m else "?"

@@ -214,8 +214,8 @@ def own_group() -> _Group:  # for `subprocess.Popen`
     return _Group(process_group=0) if os.name == "posix" else _Group(creationflags=_NEW_GROUP)
 
 # %% ../../nbs/11_bench/01_worker.ipynb #803144b0
-class WorkerProcess:
-    "A worker in a process of its own"
+class _Pipes:
+    "A process that answers questions through pipes"
 
     # the browser that it runs in; what `ready_s` and the memory's `peak_rss` are called
     browser, ready_case, memory_case = "", "process start to ready", "peak RSS"
@@ -273,6 +273,16 @@ class WorkerProcess:
             return said[-1].strip()
         return exit_reason(code) + (f"; it said last: {said[-1].strip()}" if said else "")
 
+    def close(self) -> None:
+        "End the process"
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+# %% ../../nbs/11_bench/01_worker.ipynb #803144b1
+class WorkerProcess(_Pipes):
+    "A worker in a process of its own"
+
     def cpu_s(self) -> float:
         "Seconds of processor time used so far"
         with contextlib.suppress(psutil.Error):  # it has ended: what it was when it was last asked
@@ -287,12 +297,6 @@ class WorkerProcess:
     def kill(self) -> None:
         "End the process from any thread: whoever waits for an answer gets a `BenchError`"
         self._process.kill()
-
-    def close(self) -> None:
-        "End the process"
-        self._process.kill()
-        self._process.communicate()
-        self._errors.close()
 
     def __enter__(self):
         return self
