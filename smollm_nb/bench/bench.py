@@ -30,7 +30,7 @@ from ..core import Cancelled, ParameterError, SmolLMError, as_flag, as_ids, as_i
 PROMPTS = ("Hello", "The quick brown fox", "In the year 2024", "Machine learning is")  # of the 8 ms target
 # tokens of an answer, of a prompt that wakes threads, timed at each depth; seconds for threads to fall asleep
 NEW_TOKENS, WARM, DECODED, PAUSE = 20, 5, 12, 0.02
-# read and written before memory is asked for; contexts whose memory is measured
+# read and written before memory is read; contexts whose memory is measured
 MEMORY_TOKENS, LENGTHS = 128, (256, 512, 1024, 2048)
 READER = "plain reading"  # who reads the file
 HIGHER = ("tokens/s", "GB/s", "%")  # units of which more is better
@@ -303,7 +303,7 @@ def _fresh_workers(s: _Session, subjects, lengths=()) -> None:
 
 
 def _in_fresh_worker(s: _Session, subject, what: str, ask) -> None:
-    "A new process or browser of a subject, which is asked for something"
+    "A new process or browser of a subject, for one measurement"
     if s.running([subject]):
         with s.exclusive(), s.attempt(subject, what), subject.open() as r, s.over([r]):
             ask(s, r)
@@ -429,7 +429,7 @@ def as_record(
 def losses(
     record: dict,  # of a run
 ) -> list[str]:  # a line each
-    "Which contestants of a run failed, at what, and why: their figures are those until then"
+    "Which subjects of a run failed, at what, and why: their figures are those until then"
     say = "{runner}, {threads} thread{s}, failed at {during!r}: {error}".format
     return [say(**x, s="s" * (x["threads"] != 1)) for x in record.get("lost", ())]
 

@@ -81,7 +81,7 @@ class WorkerServer(ReportServer):
         super().__init__(folder, handler=WorkerHandler)
 
     def __exit__(self, *exc):
-        self.questions.put(None)  # whoever waits for one goes
+        self.questions.put(None)  # the handler that waits for one ends
         super().__exit__(*exc)
 
 # %% ../../nbs/11_bench/03_browser_worker.ipynb #63f6b145
@@ -185,7 +185,7 @@ class BrowserWorker(_OpenPage):
         return self._cpu_s
 
     def kill(self) -> None:
-        "End the browser from any thread: whoever waits for an answer gets a `BenchError`"
+        "End the browser, from any thread; a thread that waits for an answer gets a `BenchError`"
         end_process(self._process)
 
     def __enter__(self):

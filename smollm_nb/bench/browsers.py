@@ -84,7 +84,7 @@ def installed() -> list[str]:
 def chosen(
     names,  # one or several of `BROWSERS`, or "all" for those that are installed
 ) -> list[str]:  # each once; raises `BrowserError` where one is missing
-    "The browsers that somebody asks for"
+    "The browsers of these names"
     if isinstance(names, str):
         names = [names]
     if not isinstance(names, (list, tuple, set)):

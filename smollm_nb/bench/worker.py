@@ -173,7 +173,7 @@ class Worker:
         return dict(rss=rss_bytes(), peak_rss=peak_rss_bytes(), kv=getattr(self.backend, "kv_bytes", None))
 
     def close(self) -> None:
-        "Nothing: whoever made the backend closes it"
+        "Nothing: the backend is closed by its owner"
 
 # %% ../../nbs/11_bench/01_worker.ipynb #803144dc
 def _answer_questions(
@@ -295,7 +295,7 @@ class WorkerProcess(_Pipes):
         return psutil.Process(self._process.pid).memory_info().rss
 
     def kill(self) -> None:
-        "End the process from any thread: whoever waits for an answer gets a `BenchError`"
+        "End the process, from any thread; a thread that waits for an answer gets a `BenchError`"
         self._process.kill()
 
     def __enter__(self):

@@ -73,7 +73,7 @@ PROTOCOL = dict(prompt=16, tokens=64, repeats=5)  # tokens, tokens, runs; runner
 
 
 def rates(
-    runners: list,  # as `runner.Worker`
+    runners: list,  # as `worker.Worker`
     check=lambda *_: None,  # called before each run; may raise `Cancelled`
 ) -> list[list[float]]:  # tokens/s of each run
     "Measure several in turn, so that what disturbs the one disturbs the others"
