@@ -31,7 +31,7 @@ from smollm_nb.bench.history import (
     table,
 )
 from ..bench.memory import Watch
-from ..bench.subjects import bundle_for, own_subjects, browser_subjects
+from ..bench.subjects import browser_subjects, bundle_for, own_subjects
 from ..bench.suite import note_run
 from ..core import Cancelled, InvalidStateError, ParameterError, as_choice, as_flag, as_int, as_text
 from ..engine.native import default_threads
