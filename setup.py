@@ -1,4 +1,4 @@
-"Package facts come from settings.ini, which nbdev reads too. The kernel is compiled and the browser's libraries are fetched on the way"
+"Package facts come from settings.ini, which nbdev reads too; a build compiles the kernel and fetches libraries"
 
 import os
 import runpy
@@ -16,7 +16,7 @@ cfg = ini["DEFAULT"]
 
 
 def module(path: str) -> dict:
-    "The names of engine/build.py or browser/vendor.py, which need no other module and no package but ziglang and Node's"
+    "The names of engine/build.py or browser/vendor.py, which need no package but ziglang and Node's"
     return runpy.run_path(str(ROOT / "smollm_nb" / path))
 
 
@@ -34,7 +34,7 @@ TAGS = {  # the age of glibc and of macOS that the compiler links against
 
 
 class BuildWithKernel(build_py):
-    "Compile the kernel and fetch the libraries before the package's files are collected; an error of compiler or npm stops the build and is shown"
+    "Compile the kernel and fetch the libraries before the files are collected; an error there stops the build"
 
     def run(self):
         build["build"](systems=(SYSTEM, "wasm32"))

@@ -1,4 +1,4 @@
-"Wheels for every system that the kernel is compiled for, made on this machine: each is unpacked and checked, this machine's is tried"
+"Build the wheels of all systems on this machine; each is unpacked and checked, this machine's is installed"
 
 import argparse
 import os
@@ -46,7 +46,7 @@ def build(system: str, sources: Path, output: Path) -> Path:
     return wheel
 
 
-def made_for(data: bytes) -> str:
+def system_of(data: bytes) -> str:
     "The system that a library's first bytes name"
     if data[:4] == b"\x7fELF":
         return ELF[struct.unpack_from("<H", data, 18)[0]] + "-linux"
@@ -81,8 +81,8 @@ def check(wheel: Path, system: str) -> None:
     if have != wanted:
         raise SystemExit(f"{wheel.name}: holds {sorted(have)} instead of {sorted(wanted)}")
     for name in wanted:
-        if not name.endswith(".wasm") and made_for(native[name]) != system:
-            raise SystemExit(f"{wheel.name}: {name} was made for {made_for(native[name])}")
+        if not name.endswith(".wasm") and system_of(native[name]) != system:
+            raise SystemExit(f"{wheel.name}: {name} was made for {system_of(native[name])}")
         if name.endswith(".dylib") and "macosx_{}_{}".format(*macos_version(native[name])) not in wheel.name:
             raise SystemExit(f"{wheel.name}: {name} needs macOS {macos_version(native[name])}")
     for part in ("browser/runtime/smollm.js", "browser/_vendor/tokenizers.js", "lab/widgets/common.js"):

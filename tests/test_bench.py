@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from smollm_nb.bench.bench import PROMPTS, run
-from smollm_nb.bench.browser_worker import PageSubject
+from smollm_nb.bench.browser_worker import BrowserSubject
 from smollm_nb.bench.browsers import BrowserError, find
 from smollm_nb.bench.history import read_history
-from smollm_nb.bench.worker import BenchError, Remote, Runner, Subject
+from smollm_nb.bench.worker import BenchError, Subject, Worker, WorkerProcess
 from smollm_nb.browser import bundle
 from smollm_nb.core import code_command
 from smollm_nb.models.tiny import TINY
@@ -69,7 +69,7 @@ def own(tiny_q4, name="native", **more):
 def test_nothing_is_remembered_between_measurements(tiny_folder):
     "Every prompt is read into an empty cache, no timed prompt comes twice, and the order changes from round to round"
     backend = Recorder()
-    record = run([Runner(backend, tiny_folder)], rounds=4, quick=True)
+    record = run([Worker(backend, tiny_folder)], rounds=4, quick=True)
     assert json.dumps(record, allow_nan=False)
     assert all(held == 0 and pos == 0 for held, pos, _ in backend.log), "no prefix is reused"
     long = [ids for *_, ids in backend.log if len(ids) == 128]
@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_prompts(tiny_folder):
     logs = []
     for seed in (1, 1, 2):
         backend = Recorder()
-        run([Runner(backend, tiny_folder)], rounds=2, quick=True, seed=seed)
+        run([Worker(backend, tiny_folder)], rounds=2, quick=True, seed=seed)
         logs.append(backend.log)
     assert logs[0] == logs[1] != logs[2]
 
@@ -109,7 +109,7 @@ def test_a_browser_takes_turns_with_processes(tiny_q4, tmp_path):
         find("chromium")
     except BrowserError as e:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(str(e))
-    page = PageSubject(
+    page = BrowserSubject(
         "wasm, chromium",
         "chromium",
         bundle.export(tiny_q4, tmp_path / "bundle")["path"],
@@ -117,7 +117,7 @@ def test_a_browser_takes_turns_with_processes(tiny_q4, tmp_path):
         dict(context=256),
         1,
     )
-    twin = PageSubject("twin, chromium", page.browser, page.folder, page.page, page.options, 1, peer=True)
+    twin = BrowserSubject("twin, chromium", page.browser, page.folder, page.page, page.options, 1, peer=True)
     record = run([own(tiny_q4), own(tiny_q4, "other", peer=True), page, twin], rounds=2, quick=True, file=tiny_q4)
     assert json.dumps(record, allow_nan=False)
     assert not record["cancelled"]
@@ -144,7 +144,7 @@ def test_a_browser_takes_turns_with_processes(tiny_q4, tmp_path):
 
 def test_who_is_not_asked_sleeps(tiny_q4):
     "Between two questions a process uses no processor: its threads do not spin"
-    with Remote(own(tiny_q4)) as r:
+    with WorkerProcess(own(tiny_q4)) as r:
         r.ask("prefill", ids=[5] * 100)
         time.sleep(0.2)
         before = r.cpu_s()
@@ -153,7 +153,7 @@ def test_who_is_not_asked_sleeps(tiny_q4):
 
 
 def test_a_contestant_that_dies_is_named(tiny_q4):
-    with Remote(own(tiny_q4)) as r:
+    with WorkerProcess(own(tiny_q4)) as r:
         os.kill(r._process.pid, signal.SIGTERM)
         reason = "SIGTERM$" if os.name != "nt" else "exit code"
         with pytest.raises(BenchError, match=f"native ended: {reason}"):
@@ -164,8 +164,10 @@ def test_the_process_ends_with_its_parent(tiny_q4):
     "Its standard input closes, and it goes"
     code = f"""
 import os, sys
-from smollm_nb.bench.worker import Remote, Subject
-r = Remote(Subject("native", "smollm_nb.bench.worker:load_own", dict(path={str(tiny_q4)!r}, backend="native", context=256), 1, {str(tiny_q4.parent)!r}))
+from smollm_nb.bench.worker import WorkerProcess, Subject
+options = dict(path={str(tiny_q4)!r}, backend="native", context=256)
+subject = Subject("native", "smollm_nb.bench.worker:load_own", options, 1, {str(tiny_q4.parent)!r})
+r = WorkerProcess(subject)
 print(r._process.pid, flush=True)
 os._exit(0)
 """

@@ -19,7 +19,7 @@ from tokenizers.processors import TemplateProcessing
 from web_server import SiteServer
 
 from smollm_nb.bench import browsers
-from smollm_nb.bench.browser_worker import PageSubject
+from smollm_nb.bench.browser_worker import BrowserSubject
 from smollm_nb.bench.browsers import BROWSERS, BrowserError, ReportHandler, ReportServer, find, opened
 from smollm_nb.browser import bundle
 from smollm_nb.browser.vendor import node
@@ -449,12 +449,12 @@ def test_the_real_model(real_site, browser):
 
 
 @pytest.mark.parametrize("browser", BROWSERS)
-def test_bench_page_answers_as_a_runner(site, tiny_q4, browser):
+def test_bench_page_answers_as_a_worker(site, tiny_q4, browser):
     "The same questions, answers of the same form, the same tokens behind them; how large the figures are is nobody's business here"
     need(browser)
     with engine.load(tiny_q4) as e:
         long = len(answer(e, SmolLMTokenizer.load(tiny_q4.parent), "Hello", max_tokens=20)["ids"])
-    with PageSubject(
+    with BrowserSubject(
         f"wasm, {browser}", browser, str(site / "bundle"), "bench.html?asked", dict(context=256), 2
     ).open() as page:
         assert page.threads == 2

@@ -85,7 +85,7 @@ def test_house_rules(name):
 
 
 def test_the_tour_needs_no_keyboard():
-    "An answer, a file and a bundle in the page: each a view that a cell shows, and the bundle where JupyterLab's page finds it"
+    "Answer, file and bundle are views that cells show; the bundle is where JupyterLab's page finds it"
     cells = code_cells("index")
     for view in ("PromptPanel", "QuantExplorer", "BrowserRunner", "CompareView", "BenchDashboard"):
         assert any(c.splitlines()[-1].startswith(f"{view}(") for c in cells), view

@@ -16,7 +16,7 @@ import numpy as np
 
 from .packages import NOTE, PINS, PeerError, Wheels, install, same_model
 from .worker import Subject
-from ..core import ContextOverflowError, LlamaConfig, as_flag, as_ids, as_int, code_command
+from ..core import ContextOverflowError, LlamaConfig, OnProgress, as_flag, as_ids, as_int, code_command
 from ..models.gguf import bundled_gguf
 
 # %% ../../nbs/11_bench/09_llama_cpp.ipynb #11a4ac02
@@ -29,8 +29,8 @@ LLAMA_CPP = Wheels(
 )
 
 # %% ../../nbs/11_bench/09_llama_cpp.ipynb #f078b893
-class LlamaCpp:
-    "A GGUF file in llama.cpp; a `core.Backend` as far as measuring goes"
+class _Loaded:
+    "A GGUF file and a context in llama.cpp"
 
     def __init__(
         self,
@@ -43,7 +43,8 @@ class LlamaCpp:
         note: str = "",  # what results say of how it was built
     ):
         self.context, self.threads = as_int("context", context, 1), as_int("threads", threads, 1)
-        self.flash, self.config, self.tokens, self._lib, self._note = as_flag("flash", flash), config, [], lib, note
+        self.flash, self.config, self._lib, self._note = as_flag("flash", flash), config, lib, note
+        self.tokens: list[int] = []
         self._quiet = lib.llama_log_callback(lambda *_: None)  # kept, for C holds a pointer to it
         lib.llama_log_set(self._quiet, ctypes.c_void_p())
         lib.llama_backend_init()
@@ -66,6 +67,10 @@ class LlamaCpp:
             self._lib.LLAMA_FLASH_ATTN_TYPE_ENABLED if self.flash else self._lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
         return p
+
+# %% ../../nbs/11_bench/09_llama_cpp.ipynb #f078b8b0
+class LlamaCpp(_Loaded):
+    "A GGUF file in llama.cpp; a `core.Backend` as far as measuring goes"
 
     @property
     def kv_bytes(self) -> int:
@@ -107,7 +112,7 @@ class LlamaCpp:
         how = dict(threads=self.threads, bytes_per_token=self.bytes_per_token)
         return dict(backend="llama.cpp", variant=", ".join(filter(None, words)), **how)
 
-
+# %% ../../nbs/11_bench/09_llama_cpp.ipynb #f078b8b1
 def load_llama_cpp(
     package: str,  # folder to import it from
     path: str,  # a GGUF file
@@ -138,14 +143,14 @@ def try_llama_cpp(
             raise PeerError("its scores are not finite numbers")
 
 # %% ../../nbs/11_bench/09_llama_cpp.ipynb #11a4ac03
-# what GNU's threads library does by itself; this package's shorter wait is not for peers
+# the default of GNU's OpenMP library: this package sets a shorter wait, which is not for peers
 _DEFAULT_SPIN = dict(GOMP_SPINCOUNT="300000")
 
 
 def llama_subjects(
     own: list[Subject],
     gguf=None,  # a GGUF file of the same model; default: the bundled one
-    on_progress=lambda what, done, total: None,
+    on_progress: OnProgress = lambda stage, done, total: None,
     wheels: Wheels = LLAMA_CPP,
 ) -> list[Subject]:
     "llama.cpp with the same contexts and threads as ours; builds it where that was not done; raises `PeerError`"

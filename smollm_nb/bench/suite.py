@@ -6,19 +6,20 @@
 __all__ = ['benchmark', 'note_run']
 
 # %% ../../nbs/11_bench/11_suite.ipynb #5017e002
+import contextlib
 import tempfile
 from pathlib import Path
 
 from .bench import run
-from .browser_worker import PageSubject
+from .browser_worker import BrowserSubject
 from .browsers import chosen
 from .history import append, changes, earlier, history_file, open_history, read_history
 from .llama_cpp import LLAMA_CPP, llama_subjects
 from .packages import BrokenPeerError, Wheels
-from .subjects import bundle_for, own_subjects, page_subjects
+from .subjects import browser_subjects, bundle_for, own_subjects
 from .web_peers import PEERS, peer_subjects
 from .worker import Subject
-from ..core import ParameterError, SmolLMError, as_flag
+from ..core import OnProgress, ParameterError, SmolLMError, as_flag
 
 # %% ../../nbs/11_bench/11_suite.ipynb #e6eabe95
 def benchmark(
@@ -26,9 +27,9 @@ def benchmark(
     backend: str = "auto",  # one of `api.BACKENDS`; auto: the native engine on the model's four bits
     threads: int | None = None,  # default: one, then one for each core
     peers: bool = False,  # llama.cpp beside it; wllama and transformers.js in the same browsers
-    output=None,  # the history; default: `report.history_file`
+    output=None,  # the history; default: `history.history_file`
     lock=None,  # a file to lock while something is measured, so that benchmarks take turns
-    on_progress=lambda what, done, total: None,
+    on_progress: OnProgress = lambda stage, done, total: None,
     browsers=(),  # names of `browsers.BROWSERS` in which it is measured as well, or "all" for those that are installed
     quick: bool = False,  # as for `bench.run`, and so are the next two
     rounds: int | None = None,
@@ -39,40 +40,44 @@ def benchmark(
     output, browsers = Path(output or history_file()).expanduser(), chosen(browsers)
     open_history(output).close()  # better now than after the measurement
     past = read_history(output)
-    file, how = _file_of(model, backend, on_progress), dict(quick=quick, rounds=rounds, only=only)
+    file = _file_of(model, backend, on_progress)
     with tempfile.TemporaryDirectory(prefix="smollm-bench-") as folder:
         subjects = own_subjects(file, backend, threads)
         pages = (
-            page_subjects(subjects, bundle_for(file, Path(folder) / "bundle", on_progress), browsers)
+            browser_subjects(subjects, bundle_for(file, Path(folder) / "bundle", on_progress), browsers)
             if browsers
             else []
         )
         gguf = model if str(model).endswith(".gguf") else None
-        rivals, broken = _rivals(subjects, pages, gguf, on_progress) if peers else ([], [])
-        if lock:
-            how["turn"] = _turns(lock)
-        if file.is_file():
-            how["file"] = file
+        rivals, broken = _peers_of(subjects, pages, gguf, on_progress) if peers else ([], [])
 
-        def say(what, done, total):
+        def report(what, done, total):
             on_progress("measure", done, total)
 
-        record = run(subjects + pages + rivals, on_progress=say, **how)
+        record = run(
+            [*subjects, *pages, *rivals],
+            quick=quick,
+            rounds=rounds,
+            only=only,
+            file=file if file.is_file() else None,
+            lock=_lock(lock) if lock else contextlib.nullcontext,
+            on_progress=report,
+        )
         record["lost"] = broken + record["lost"]
     before, noted = earlier(record, past), dict(history=str(output), unnoted=note_run(output, record))
     return record | noted | dict(changes=changes(record, before) if before else "")
 
-
-def _turns(lock):  # a function that gives a context manager
+# %% ../../nbs/11_bench/11_suite.ipynb #e6eabeb0
+def _lock(path):  # a function that gives a context manager
     "A lock that is held while something is measured; raises `ParameterError` where it cannot be"
     from filelock import FileLock
 
     try:
-        with FileLock(lock):
+        with FileLock(path):
             pass
     except OSError as e:
-        raise ParameterError(f"{lock}: cannot be locked ({e.strerror or e})") from None
-    return lambda: FileLock(lock)
+        raise ParameterError(f"{path}: cannot be locked ({e.strerror or e})") from None
+    return lambda: FileLock(path)
 
 
 def note_run(
@@ -89,26 +94,27 @@ def note_run(
     return ""
 
 
-def _rivals(
+def _peers_of(
     own: list[Subject],
-    pages: list[PageSubject],  # ours in browsers
+    pages: list[BrowserSubject],  # ours in browsers
     gguf,  # as for `llama_subjects`
-    on_progress,
+    on_progress: OnProgress,
     wheels: Wheels = LLAMA_CPP,
 ) -> tuple[list, list[dict]]:  # what can be measured; what cannot, as in a record's `lost`
-    "Somebody else's engines beside ours; raises `PeerError` where one cannot be had"
+    "The peers of ours; raises `PeerError` where one cannot be fetched or built"
+    out: list[Subject | BrowserSubject] = []
     broken = []
     try:
-        out = llama_subjects(own, gguf, on_progress, wheels)
-    except BrokenPeerError as e:  # whoever has waited for its build shall not have waited for nothing
+        out += llama_subjects(own, gguf, on_progress, wheels)
+    except BrokenPeerError as e:  # its build took minutes: the others are measured all the same
         who = dict(runner=wheels.name, threads=max(x.threads for x in own), peer=True, browser="")
-        out, broken = [], [who | dict(during="build", error=str(e))]
+        broken = [who | dict(during="build", error=str(e))]
     for peer in PEERS:
         out += peer_subjects(peer, pages, own[0].tokenizer, gguf, on_progress)
     return out, broken
 
 
-def _file_of(model: str, backend: str, on_progress) -> Path:
+def _file_of(model: str, backend: str, on_progress: OnProgress) -> Path:
     "The quantized file of a model, made by the recipe `fast` where there is none; for torch its checkpoint"
     from smollm_nb.api import quantized_file
     from smollm_nb.models.hub import fetch

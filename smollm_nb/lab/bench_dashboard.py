@@ -31,7 +31,7 @@ from smollm_nb.bench.history import (
     table,
 )
 from ..bench.memory import Watch
-from ..bench.subjects import bundle_for, own_subjects, page_subjects
+from ..bench.subjects import browser_subjects, bundle_for, own_subjects
 from ..bench.suite import note_run
 from ..core import Cancelled, InvalidStateError, ParameterError, as_choice, as_flag, as_int, as_text
 from ..engine.native import default_threads
@@ -102,7 +102,7 @@ class Plan:
             ]
         if pages := [c for c in self.chosen if c in BROWSERS]:
             files.append(given or prepared(folder, "fast", job, on_progress))
-            out += page_subjects(
+            out += browser_subjects(
                 own_subjects(files[-1], "native", self.threads),
                 bundle_for(files[-1], Path(place) / "bundle", on_progress),
                 pages,

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import traitlets as T
 
-from ..bench.browser_worker import PageSubject
-from ..bench.worker import Runner
+from ..bench.browser_worker import BrowserSubject
+from ..bench.worker import Worker
 from ..browser.bundle import BUNDLES, MANIFEST, bundle_name, export, is_current, read_manifest, restore
 from ..core import InvalidStateError, SmolLMError, as_flag, as_int, as_text, atomic_file, machine, read_json
 from ..engine.native import default_threads, load
@@ -73,7 +73,7 @@ PROTOCOL = dict(prompt=16, tokens=64, repeats=5)  # tokens, tokens, runs; runner
 
 
 def rates(
-    runners: list,  # as `runner.Runner`
+    runners: list,  # as `worker.Worker`
     check=lambda *_: None,  # called before each run; may raise `Cancelled`
 ) -> list[list[float]]:  # tokens/s of each run
     "Measure several in turn, so that what disturbs the one disturbs the others"
@@ -104,7 +104,7 @@ def native_speed(
         ]
         return [
             dict(runner="native", threads=e.threads, variant=e.choice.variant, rates=r)
-            for e, r in zip(engines, rates([Runner(e, None) for e in engines], check))
+            for e, r in zip(engines, rates([Worker(e, None) for e in engines], check))
         ]
 
 
@@ -114,7 +114,9 @@ def browser_speed(
     threads: int = 1,  # that compute
 ) -> dict:  # runner, browser, threads, variant, why, rates, agent; as an element of `RunnerBox.measured`
     "Measure a browser without a window; raises `BrowserError` or `BenchError`"
-    with PageSubject(browser, browser, str(bundle), "bench.html?asked", dict(context=_CONTEXT), threads).open() as page:
+    with BrowserSubject(
+        browser, browser, str(bundle), "bench.html?asked", dict(context=_CONTEXT), threads
+    ).open() as page:
         return dict(
             runner="browser",
             browser=browser,

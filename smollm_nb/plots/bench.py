@@ -30,7 +30,7 @@ from smollm_nb.plots.base import (
 )
 
 # %% ../../nbs/13_plots/05_bench.ipynb #e8d60837
-TOKEN_MS, FIRST_MS, MEMORY_MB = 8, 30, 300  # what the plan allows a token, the first one, and a process
+TOKEN_MS, FIRST_MS, MEMORY_MB = 8, 30, 300  # targets: of a token, of the first token, and of a process
 # a run may have more contestants than other pictures have lines
 COLOURS = (*PALETTE, "#7A5A00", "#444444", "#8C2D04", "#5B6770")
 
@@ -214,7 +214,7 @@ def _shares(ax, runs: list[tuple], colours: dict) -> None:
         ax.set_xlim(0, high)
     ax.set(
         ylim=(0, 101),
-        xlabel=f"latency of a token, ms (dotted: the plan's {TOKEN_MS})",
+        xlabel=f"latency of a token, ms (dotted: the target of {TOKEN_MS})",
         ylabel="tokens that took no longer, %",
     )
     for i, (text, (name, _)) in enumerate(zip(labels, runs)):
@@ -235,7 +235,7 @@ def latencies(
     record: dict,  # of a run
     threads: int | None = None,  # default: the most that was measured
 ) -> Picture:
-    "How per-token latencies are spread over the plan's prompts, and the time to the first token; raises `ParameterError`"
+    "How per-token latencies are spread over the four prompts, and the time to the first token; raises `ParameterError`"
     most = max((x["threads"] for x in as_record(record)["latencies"]), default=0)
     threads = most if threads is None else as_int("threads", threads, 1)
     runs = [(x["runner"], np.array(x["ms"])) for x in record["latencies"] if x["threads"] == threads and x["ms"]]
@@ -280,7 +280,7 @@ def latencies(
         xlim=(0, 1.6 * max([FIRST_MS, *(f["max"] for f in first)])),
         ylim=(-0.6, max(len(first), 1) - 0.4),
         yticks=[],
-        xlabel=f"time to the first token after {5} tokens, ms (dotted: the plan's {FIRST_MS})",
+        xlabel=f"time to the first token after {5} tokens, ms (dotted: the target of {FIRST_MS})",
     )
     caption(fig, record)
     return fig
@@ -470,7 +470,7 @@ def memory_over_time(
         peaks[m["runner"]] = max(peaks.get(m["runner"], 0), np.nanmax(mb))
     fig.suptitle(
         textwrap.fill(
-            f"the plan allows {MEMORY_MB} MB: "
+            f"the target is {MEMORY_MB} MB: "
             + ", ".join(f"{drawable(n)} holds up to {short_number(mb)}" for n, mb in peaks.items()),
             76,
         ),
@@ -486,7 +486,7 @@ def memory_over_time(
     label_lines(
         ax,
         [
-            (MEMORY_MB, "the plan's limit", INK),
+            (MEMORY_MB, "the target", INK),
             *((mb, f"{drawable(n)} {short_number(mb)} MB", colours[n]) for n, mb in peaks.items()),
         ],
     )

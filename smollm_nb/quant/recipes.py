@@ -395,7 +395,7 @@ def cached(
 
 # %% ../../nbs/05_quant/06_recipes.ipynb #9b194f43
 class SmolLMQuantizer:
-    "The plan's entry points"
+    "Quantize to a number of bits; the functions above, as a class"
 
     @staticmethod
     def check(recipe: str, bits: int) -> None:

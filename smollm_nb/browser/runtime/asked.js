@@ -19,6 +19,38 @@ async function answer(verbs, { what, ...how }) {
 export const now = () => performance.now() / 1000;
 
 /**
+ * Seconds from an empty cache to the token after `ids`, `repeats` times: the loop of `timed_prefill` in worker.py,
+ * for every engine that reads tokens when it is told to.
+ * @param {{reset: () => Promise<any>, next: (ids: number[], pos?: number) => Promise<number>}} engine
+ * @param {{ids: number[], repeats?: number}} how
+ */
+export async function timedPrefill(engine, { ids, repeats = 1 }) {
+  const seconds = [];
+  for (let i = 0; i < repeats; i++) {
+    await engine.reset();
+    const begin = now();
+    await engine.next(ids);
+    seconds.push(now() - begin);
+  }
+  return { seconds };
+}
+
+/**
+ * Seconds from one token to the next, n times after position `pos`; one token before them is not counted.
+ * As `timed_decode` in worker.py.
+ * @param {{next: (ids: number[], pos?: number) => Promise<number>}} engine
+ * @param {{last: number, pos: number, n: number}} how `last`: the id that was chosen last
+ */
+export async function timedDecode(engine, { last, pos, n }) {
+  const stamps = [];
+  for (let i = pos; i <= pos + n; i++) {
+    last = await engine.next([last], i);
+    stamps.push(now());
+  }
+  return { seconds: stamps.slice(1).map((t, i) => t - stamps[i]) };
+}
+
+/**
  * Answer one question after the other, until the server is gone.
  * @param {Record<string, (how: any) => Promise<any>>} verbs by name
  */

@@ -3,7 +3,7 @@
  * bench.html?asked measures what the server wants to know: the same verbs, in the same units,
  * as runner.py has for other backends.
  */
-import { answerQuestions, now } from './asked.js';
+import { answerQuestions, now, timedDecode, timedPrefill } from './asked.js';
 import { median } from './chart.js';
 import { $ } from './dom.js';
 import { explain } from './problems.js';
@@ -21,6 +21,14 @@ async function load() {
   model = await new WasmModelLoader().load_quantized_model('.', asked);
   return now() - begin;
 }
+
+const engine = {
+  reset: () => model.reset(),
+  async next(ids, pos) {
+    last = await model.next(ids, pos);
+    return last;
+  },
+};
 
 const verbs = {
   /**
@@ -40,25 +48,9 @@ const verbs = {
     return { seconds: await load() };
   },
   /** Seconds from an empty cache to the token after `ids`. */
-  async prefill({ ids, repeats = 1 }) {
-    const seconds = [];
-    for (let i = 0; i < repeats; i++) {
-      await model.reset();
-      const begin = now();
-      last = await model.next(ids);
-      seconds.push(now() - begin);
-    }
-    return { seconds };
-  },
+  prefill: (how) => timedPrefill(engine, how),
   /** Seconds for each of n tokens after position `pos`, one more not counted before them. */
-  async decode({ pos, n }) {
-    const stamps = [];
-    for (let i = pos; i <= pos + n; i++) {
-      last = await model.next([last], i);
-      stamps.push(now());
-    }
-    return { seconds: stamps.slice(1).map((t, i) => t - stamps[i]) };
-  },
+  decode: (how) => timedDecode(engine, { last, ...how }),
   /** What a user waits for: text in, text out. */
   async generate({ prompt, max_tokens }) {
     await model.reset();
