@@ -146,7 +146,7 @@ def _read_record(h: _Header) -> tuple[str, tuple[int, ...], int, int]:  # name, 
         raise ValueError(f"tensor {one_line(name, 80)} is empty")
     return name, shape, kind, offset
 
-
+# %% ../../nbs/01_models/03_gguf.ipynb #fed11a75
 def _map_tensors(path: Path, h: _Header, meta: dict, n: int) -> dict[str, GGUFTensor]:
     "The next `n` tensors, each held against the bytes of the file"
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -177,7 +177,7 @@ def _map_tensors(path: Path, h: _Header, meta: dict, n: int) -> dict[str, GGUFTe
         out[name] = GGUFTensor(kind.name, shape, raw[at:end].reshape(*shape[:-1], row))
     return out
 
-
+# %% ../../nbs/01_models/03_gguf.ipynb #ccef3bd9
 def read_gguf(
     path,  # a GGUF file
 ) -> tuple[dict, dict[str, GGUFTensor]]:  # metadata key → value, tensor name → tensor
@@ -273,6 +273,7 @@ TYPES = FULL + (
     "NVFP4",
 )
 
+# %% ../../nbs/01_models/03_gguf.ipynb #1472e554
 _LISTS = dict(tokens=str, token_type=int, scores=float)
 _VALUES = dict(model=str, pre=str, add_bos_token=bool, add_eos_token=bool, add_space_prefix=bool)
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -290,7 +291,7 @@ def _check_tokenizer_types(meta: dict) -> None:
         if not isinstance(items, list) or not {*map(type, items)} <= {want}:
             raise ConfigError(f"tokenizer.ggml.{key} must be a list, each item {_WORDS[want]}")
 
-
+# %% ../../nbs/01_models/03_gguf.ipynb #7a318d89
 def _config(meta: dict, tensors: dict[str, GGUFTensor]) -> LlamaConfig:
     "The shape that the metadata states, every number checked; raises `ConfigError`"
     _check_tokenizer_types(meta)
@@ -335,7 +336,7 @@ def _config(meta: dict, tensors: dict[str, GGUFTensor]) -> LlamaConfig:
         raise ConfigError(f"metadata: rope turns {turned} of {cfg.head_dim} numbers of a head, which is not supported")
     return cfg
 
-
+# %% ../../nbs/01_models/03_gguf.ipynb #5252dd35
 def _tensor_problems(cfg: LlamaConfig, tensors: dict[str, GGUFTensor]) -> list[str]:
     "Tensors that lack, have another shape or type, or do not belong to a Llama"
     want = {gguf_name(n): s for n, s in cfg.tensor_shapes().items()}
@@ -370,6 +371,9 @@ def _float_tensors(cfg: LlamaConfig, tensors: dict[str, GGUFTensor], on_progress
 
 # %% ../../nbs/01_models/03_gguf.ipynb #f943c74e
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_NOT_KNOWN = (
+    "is not known here: pass import_gguf tokenizer=FOLDER, with the model's tokenizer.json and tokenizer_config.json"
+)
 
 
 def _cutter(pre: str):
@@ -381,32 +385,31 @@ def _cutter(pre: str):
         return byte_level
     if pre == "smollm":
         return p.Sequence([p.Digits(individual_digits=True), byte_level])
-    raise ConfigError(
-        f"tokenizer.ggml.pre {pre!r} is not known here: pass import_gguf tokenizer=FOLDER, with the model's tokenizer.json and tokenizer_config.json"
-    )
+    raise ConfigError(f"tokenizer.ggml.pre {pre!r} {_NOT_KNOWN}")
 
 
 def _tokenizer_lists(meta: dict) -> tuple[list[str], list[tuple[str, str]], list[int]]:
     "Tokens, merges and token types, checked"
     if (model := meta.get("tokenizer.ggml.model")) != "gpt2":
-        raise ConfigError(
-            f"tokenizer.ggml.model {model!r} is not known here: pass import_gguf tokenizer=FOLDER, with the model's tokenizer.json and tokenizer_config.json"
-        )
+        raise ConfigError(f"tokenizer.ggml.model {model!r} {_NOT_KNOWN}")
     tokens, merges, types = (meta.get(f"tokenizer.ggml.{k}") for k in ("tokens", "merges", "token_type"))
-    texts = isinstance(tokens, list) and all(isinstance(t, str) for t in tokens)
-    if not texts or len(set(tokens)) != len(tokens):
+    texts = tokens if isinstance(tokens, list) and all(isinstance(t, str) for t in tokens) else None
+    if texts is None or len(set(texts)) != len(texts):
         raise ConfigError("tokenizer.ggml.tokens must be a list of different strings")
     if types is None:
-        types = [1] * len(tokens)
-    if not isinstance(types, list) or len(types) != len(tokens):
+        types = [1] * len(texts)
+    if not isinstance(types, list) or len(types) != len(texts):
         raise ConfigError("tokenizer.ggml.token_type must have one number a token")
-    known = set(tokens)
-    pairs = [tuple(m.split(" ")) if isinstance(m, str) else () for m in merges] if isinstance(merges, list) else [()]
-    if bad := [p for p in pairs if len(p) != 2 or not {*p, "".join(p)} <= known]:
-        raise ConfigError(f"tokenizer.ggml.merges must be pairs of tokens, not {bad[0]!r}")
-    return tokens, pairs, types
+    known = set(texts)
+    pairs: list[tuple[str, str]] = []
+    for merge in merges if isinstance(merges, list) else [None]:
+        pair = tuple(merge.split(" ")) if isinstance(merge, str) else ()
+        if len(pair) != 2 or not {*pair, "".join(pair)} <= known:
+            raise ConfigError(f"tokenizer.ggml.merges must be pairs of tokens, not {pair!r}")
+        pairs.append((pair[0], pair[1]))
+    return texts, pairs, types
 
-
+# %% ../../nbs/01_models/03_gguf.ipynb #58afb54c
 def _around(meta: dict, special: dict[str, str]) -> dict | None:
     "The part of `tokenizer.json` that puts tokens before and behind every text, where the metadata asks for it"
     wanted = [special.get(f"{k}_token") if meta.get(f"tokenizer.ggml.add_{k}_token") else None for k in ("bos", "eos")]
@@ -504,12 +507,13 @@ def _note(path: Path, tensors: dict[str, GGUFTensor]) -> str:
     "What a reader of any figure should know about these weights"
     kinds = dict.fromkeys(t.kind for t in tensors.values())
     coarse = [k for k in kinds if k not in FULL]
-    lossy = (
-        f"; weights dequantized from {' and '.join(coarse)}: quantizing them again on the same grid loses nothing, so such figures flatter"
-        if coarse
-        else ""
+    note = f"from {path.name}, SHA-256 {sha256_file(path)}"
+    if not coarse:
+        return note
+    return (
+        f"{note}; weights dequantized from {' and '.join(coarse)}: "
+        "quantizing them again on the same grid loses nothing, so such figures flatter"
     )
-    return f"from {path.name}, SHA-256 {sha256_file(path)}{lossy}"
 
 
 def _fill(staged: Path, path: Path, tokenizer, on_progress) -> str:  # the note for its provenance
@@ -546,7 +550,7 @@ def _bar():
 
     return on_progress
 
-
+# %% ../../nbs/01_models/03_gguf.ipynb #fcb5a79f
 def import_gguf(
     path,  # a GGUF file of a Llama
     folder,  # the checkpoint folder to make or replace
