@@ -12,10 +12,10 @@ import json
 import threading
 import warnings
 from pathlib import Path
+from typing import Self
 
 from ..core import ParameterError, TokenizerError, as_ids, as_int, read_json
-from ..models.checkpoint import library_errors, open_tokenizer
-from ..models.tiny import byte_symbols
+from ..models.checkpoint import byte_symbols, library_errors, open_tokenizer
 
 # %% ../../nbs/02_text/01_tokenizer.ipynb #0204a3ac
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -133,7 +133,8 @@ def _decoder_parts(d: dict | None) -> list[dict]:
 
 def _check_decoder(parts: list[dict], tokenizer) -> None:
     "Raise `TokenizerError` for a decoder whose text does not grow token by token"
-    fused, seen = False, set()
+    fused = False
+    seen: set[str] = set()
     for p in parts:
         kind, wrong = p["type"], None
         if kind == "Fuse":
@@ -155,7 +156,7 @@ def _check_decoder(parts: list[dict], tokenizer) -> None:
             raise TokenizerError(f"the decoder {kind} {wrong} is not supported: its text cannot be streamed")
         seen.add(kind)
 
-
+# %% ../../nbs/02_text/01_tokenizer.ipynb #2b37d83e
 class _Decoder:
     "How one tokenizer turns ids into text"
 
@@ -218,8 +219,8 @@ class LossyTextWarning(UserWarning):
     "A text holds characters that no token of this vocabulary can spell"
 
 
-class _Encoder:
-    "Text to ids, every failure of the library typed"
+class _Reader:
+    "Text to ids and the places of control tokens, every failure of the library typed"
 
     def __init__(self, tokenizer, config: dict):
         self.named, further = _named_tokens(config)
@@ -255,7 +256,8 @@ class _Encoder:
         e, skip = self.read(lead + text, special), self.read(lead, special).ids if lead else []
         if e.ids[: len(skip)] != skip:
             lead, skip, e = "", [], self.read(text, special)  # a token joins both
-        ids, found = e.ids[len(skip) :], []
+        ids = e.ids[len(skip) :]
+        found: list[tuple[int, int, int]] = []
         if control.isdisjoint(ids):
             return ids, found
         for k, id in enumerate(ids):
@@ -269,6 +271,10 @@ class _Encoder:
             elif id != self._unk:
                 found.append((k, b - len(text[a:b].lstrip()), a + len(text[a:b].rstrip())))
         return ids, found
+
+# %% ../../nbs/02_text/01_tokenizer.ipynb #ce5a036c
+class _Encoder(_Reader):
+    "Text to ids, with control tokens where they are meant and nowhere else"
 
     def plain(self, text: str, control, continued: bool = False) -> list[int]:
         "The ids of a text in which no control token is meant"
@@ -300,7 +306,11 @@ class _Encoder:
     def _veil(self) -> tuple[str, str]:
         "A character that is no letter and a letter, neither of them part of an added token"
         used = {c for t in self.added.values() for c in t.content}
-        return tuple(next(c for c in map(chr, range(start, 0xFFFE)) if c not in used) for start in (0xE000, 0x4E00))
+
+        def unused(start: int) -> str:
+            return next(c for c in map(chr, range(start, 0xFFFE)) if c not in used)
+
+        return unused(0xE000), unused(0x4E00)
 
     def lost(self, text: str) -> list[str]:
         "The characters that no token spells"
@@ -316,15 +326,15 @@ class _Encoder:
         return list(dict.fromkeys(c for c, k in zip(text, kept) if not k and not c.isspace()))
 
 # %% ../../nbs/02_text/01_tokenizer.ipynb #9404ea81
-class SmolLMTokenizer:
-    "Text ↔ token ids of one checkpoint; safe to use from several threads"
+class _Vocabulary:
+    "The tokens of one checkpoint"
 
     def __init__(
         self,
         tokenizer,  # a `tokenizers.Tokenizer`, from now on this object's own: a copy would take 20 MB and 0.1 s
         config: dict | None = None,  # as in `tokenizer_config.json`
-        rows: int
-        | None = None,  # of the model's embedding; an id below that without a token is no error, it has no text
+        # rows of the model's embedding; an id below that without a token is no error, it has no text
+        rows: int | None = None,
     ):
         config = config or {}
         self._tok, self._rows = tokenizer, rows
@@ -336,22 +346,6 @@ class SmolLMTokenizer:
         self.special_tokens = {k: t.content for k, t in self._encoder.named.items()}
         self.bos_token, self.eos_token = self.special_tokens.get("bos_token"), self.special_tokens.get("eos_token")
         self.chat_templates = _templates(config.get("chat_template"))  # name → template
-
-    @classmethod
-    def load(
-        cls,
-        folder,  # a checkpoint folder
-    ) -> "SmolLMTokenizer":
-        "Read the tokenizer's files; raises `TokenizerError`"
-        folder = Path(folder)
-        config, shape = _read_config(folder), folder / "config.json"
-        llama = str(config.get("tokenizer_class")).removesuffix("Fast") == "LlamaTokenizer"
-        tok = open_tokenizer(folder / "tokenizer.json", (lambda d: _as_llama(d, config)) if llama else None)
-        rows = read_json(shape, TokenizerError).get("vocab_size") if shape.exists() else None
-        try:
-            return cls(tok, config, rows if type(rows) is int else None)
-        except TokenizerError as e:
-            raise TokenizerError(f"{folder}: {e}") from None
 
     @property
     def chat_template(self) -> str | None:
@@ -367,68 +361,9 @@ class SmolLMTokenizer:
         "Tokens, special ones included"
         return self._tok.get_vocab_size(True)
 
-    def encode(
-        self,
-        text: str,
-        special: bool = False,  # read special tokens that stand in the text as tokens, not as text
-    ) -> list[int]:
-        "The ids of a text; warns with `LossyTextWarning` about characters that no token spells"
-        self._check_text(text)
-        ids = self._encoder.read(text, True).ids if special else self._encoder.plain(text, self._encoder.special)
-        return self._check_rows(ids)
-
-    def prompt_ids(
-        self,
-        text: str,
-        special: bool = False,  # as for `encode`
-    ) -> list[int]:
-        "The ids of a text with the tokens that this tokenizer puts before and behind every text"
-        before, behind = self.around
-        return before + self.encode(text, special) + behind
-
-    @functools.cached_property
-    def around(self) -> tuple[list[int], list[int]]:
-        "The ids that `prompt_ids` puts before and behind a text"
-        e = self._encoder.read("Hi", True, add=True)
-        kept = [i for i, added in enumerate(e.special_tokens_mask) if not added] or [len(e.ids)]
-        return e.ids[: kept[0]], e.ids[kept[-1] + 1 :]
-
-    def encode_marked(
-        self,
-        text: str,  # a rendered chat
-        own: bytes,  # one byte a character: 1 where the template wrote it
-        literals=(),  # texts that stand in the template: tokens in brackets that it writes are control tokens as well
-    ) -> list[int]:
-        "The ids of a chat: control tokens where the template wrote them, text where the caller did"
-        self._check_text(text)
-        written = "\0".join(literals)
-        tags = {i: t.content for i, t in self.added_tokens.items() if t.content[0] + t.content[-1] in ("<>", "[]")}
-        control = self._encoder.special | {i for i, t in tags.items() if t in written}
-        return self._check_rows(self._encoder.marked(text, own, control))
-
-    def decode(
-        self,
-        ids,  # token ids
-        skip_special: bool = False,  # leave special tokens out of the text
-    ) -> str:
-        "The text of ids; bytes that are no UTF-8 become U+FFFD"
-        ids = self._check_ids(ids)
-        with library_errors("the tokenizer cannot decode"):
-            return self._tok.decode(ids, skip_special_tokens=skip_special)
-
-    def token_bytes(
-        self,
-        id: int,
-    ) -> bytes:
-        "The bytes that a token stands for inside a text; none where the id has no token"
-        return self._decoder.bytes(self._check_id(as_int("id", id)))
-
-    def pieces(
-        self,
-        ids,  # token ids
-    ) -> list[str]:
-        "The text of each token alone; bytes that are only part of a character are written \\xNN"
-        return [self._decoder.bytes(i).decode("utf-8", "backslashreplace") for i in self._check_ids(ids)]
+# %% ../../nbs/02_text/01_tokenizer.ipynb #2844ed15
+class _CheckedVocabulary(_Vocabulary):
+    "Checks of texts and ids"
 
     @functools.cached_property
     def _end(self) -> int:
@@ -472,6 +407,93 @@ class SmolLMTokenizer:
             names = ", ".join(f"U+{ord(c):04X}" for c in lost[:5])
             warnings.warn(f"no token spells {names}: left out of the ids", LossyTextWarning, stacklevel=3)
 
+# %% ../../nbs/02_text/01_tokenizer.ipynb #dd5f8d89
+class _Encoding(_CheckedVocabulary):
+    "Text to ids"
+
+    def encode(
+        self,
+        text: str,
+        special: bool = False,  # read special tokens that stand in the text as tokens, not as text
+    ) -> list[int]:
+        "The ids of a text; warns with `LossyTextWarning` about characters that no token spells"
+        self._check_text(text)
+        ids = self._encoder.read(text, True).ids if special else self._encoder.plain(text, self._encoder.special)
+        return self._check_rows(ids)
+
+    def prompt_ids(
+        self,
+        text: str,
+        special: bool = False,  # as for `encode`
+    ) -> list[int]:
+        "The ids of a text with the tokens that this tokenizer puts before and behind every text"
+        before, behind = self.around
+        return before + self.encode(text, special) + behind
+
+    @functools.cached_property
+    def around(self) -> tuple[list[int], list[int]]:
+        "The ids that `prompt_ids` puts before and behind a text"
+        e = self._encoder.read("Hi", True, add=True)
+        kept = [i for i, added in enumerate(e.special_tokens_mask) if not added] or [len(e.ids)]
+        return e.ids[: kept[0]], e.ids[kept[-1] + 1 :]
+
+    def encode_marked(
+        self,
+        text: str,  # a rendered chat
+        own: bytes,  # one byte a character: 1 where the template wrote it
+        literals=(),  # texts that stand in the template: tokens in brackets that it writes are control tokens as well
+    ) -> list[int]:
+        "The ids of a chat: control tokens where the template wrote them, text where the caller did"
+        self._check_text(text)
+        written = "\0".join(literals)
+        tags = {i: t.content for i, t in self.added_tokens.items() if t.content[0] + t.content[-1] in ("<>", "[]")}
+        control = self._encoder.special | {i for i, t in tags.items() if t in written}
+        return self._check_rows(self._encoder.marked(text, own, control))
+
+# %% ../../nbs/02_text/01_tokenizer.ipynb #b7182eed
+class SmolLMTokenizer(_Encoding):
+    "Text ↔ token ids of one checkpoint; safe to use from several threads"
+
+    @classmethod
+    def load(
+        cls,
+        folder,  # a checkpoint folder
+    ) -> Self:
+        "Read the tokenizer's files; raises `TokenizerError`"
+        folder = Path(folder)
+        config, shape = _read_config(folder), folder / "config.json"
+        llama = str(config.get("tokenizer_class")).removesuffix("Fast") == "LlamaTokenizer"
+        tok = open_tokenizer(folder / "tokenizer.json", (lambda d: _as_llama(d, config)) if llama else None)
+        rows = read_json(shape, TokenizerError).get("vocab_size") if shape.exists() else None
+        try:
+            return cls(tok, config, rows if type(rows) is int else None)
+        except TokenizerError as e:
+            raise TokenizerError(f"{folder}: {e}") from None
+
+    def decode(
+        self,
+        ids,  # token ids
+        skip_special: bool = False,  # leave special tokens out of the text
+    ) -> str:
+        "The text of ids; bytes that are no UTF-8 become U+FFFD"
+        ids = self._check_ids(ids)
+        with library_errors("the tokenizer cannot decode"):
+            return self._tok.decode(ids, skip_special_tokens=skip_special)
+
+    def token_bytes(
+        self,
+        id: int,
+    ) -> bytes:
+        "The bytes that a token stands for inside a text; none where the id has no token"
+        return self._decoder.bytes(self._check_id(as_int("id", id)))
+
+    def pieces(
+        self,
+        ids,  # token ids
+    ) -> list[str]:
+        "The text of each token alone; bytes that are only part of a character are written \\xNN"
+        return [self._decoder.bytes(i).decode("utf-8", "backslashreplace") for i in self._check_ids(ids)]
+
 # %% ../../nbs/02_text/01_tokenizer.ipynb #4f783d72
 class StreamDecoder:
     "Ids in, text out, never half a character"
@@ -484,8 +506,9 @@ class StreamDecoder:
         self._tokenizer, self._utf8 = tokenizer, codecs.getincrementaldecoder("utf-8")("replace")
         self._decoder = tokenizer._decoder
         self._skip = set(tokenizer.special_ids.values()) if skip_special else set()
-        # ids: the first with text; read with the next; held back
-        self._begin, self._context, self._new = [], [], []
+        self._begin: list[int] = []  # the first ids that have a text
+        self._context: list[int] = []  # decoded again with the next ids
+        self._new: list[int] = []  # held back
 
     def push(
         self,
