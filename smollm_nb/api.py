@@ -57,7 +57,10 @@ def _load_torch(path, threads=None, **kw):
     return load(path, **kw)
 
 
-_NO_FILE = "the {0} runs SMOLLM_Q4 files, and {1} is a checkpoint: run `smollm quantize --model-path {1} --output-path DIR` and name DIR, or choose backend torch"
+_NO_FILE = (
+    "the {0} runs SMOLLM_Q4 files, and {1} is a checkpoint: "
+    "run `smollm quantize --model-path {1} --output-path DIR` and name DIR, or choose backend torch"
+)
 
 
 def _load_native(path, **kw):
@@ -161,7 +164,7 @@ def check_options(
 
 # %% ../nbs/08_api.ipynb #a8c0f496
 class _ModelByName:
-    "What a `Model` is before and after `load`; the calls that need it loaded are in the next cells"
+    "A model that has a name and options, and is not loaded yet"
 
     @checked_names
     def __init__(
@@ -170,8 +173,8 @@ class _ModelByName:
         source: str = "auto",  # where to get it: "auto", "hub" or "bundled"
         backend: str = "auto",  # "auto", "torch", "native" or "wasm"
         revision: str = "main",  # of the hub's repository
-        context: int
-        | None = None,  # positions of the KV cache; default: what the model was trained for, or the engine's
+        # positions of the KV cache; default: what the model was trained for, or the engine's
+        context: int | None = None,
         threads: int | None = None,  # default: all cores that this process may use
         device: str | None = None,  # PyTorch: such as "cpu" or "cuda"
         dtype: str | None = None,  # PyTorch: "float32", "bfloat16" or "float16"
@@ -199,6 +202,17 @@ class _ModelByName:
         except UnknownModelError:
             return None
 
+    def is_ready(self) -> bool:
+        "Whether `load` is done"
+        return self.backend is not None
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self.name!r}, {'ready' if self.is_ready() else 'not loaded'})"
+
+# %% ../nbs/08_api.ipynb #1f205866
+class _LoadedModel(_ModelByName):
+    "Loading, and giving the memory back"
+
     def load(self) -> Self:
         "Fetch, check and load the model; does nothing if that is done"
         if self.is_ready():
@@ -220,10 +234,6 @@ class _ModelByName:
 
         return fetch(self._given, via=self.source, revision=self.revision)
 
-    def is_ready(self) -> bool:
-        "Whether `load` is done"
-        return self.backend is not None
-
     def close(self) -> None:
         "Give the memory back; `load` brings the model again"
         if self.backend is not None:
@@ -240,12 +250,9 @@ class _ModelByName:
     def __exit__(self, *exc):
         self.close()
 
-    def __repr__(self):
-        return f"{type(self).__name__}({self.name!r}, {'ready' if self.is_ready() else 'not loaded'})"
-
 # %% ../nbs/08_api.ipynb #a8c0f498
-class _AnsweringModel(_ModelByName):
-    "The calls that make text"
+class _GeneratingModel(_LoadedModel):
+    "Continuing a prompt"
 
     @checked_names
     def generate(
@@ -281,6 +288,10 @@ class _AnsweringModel(_ModelByName):
             repetition_penalty,
             seed,
         )
+
+# %% ../nbs/08_api.ipynb #ce081d5e
+class _ChattingModel(_GeneratingModel):
+    "Answering a conversation"
 
     @checked_names
     def chat(
@@ -319,6 +330,10 @@ class _AnsweringModel(_ModelByName):
             repetition_penalty,
             seed,
         )
+
+# %% ../nbs/08_api.ipynb #a26f51e6
+class _AnsweringModel(_ChattingModel):
+    "The calls that make text"
 
     @checked_names
     def generate_text(
@@ -360,72 +375,37 @@ class _AnsweringModel(_ModelByName):
 JUDGED = 6144  # tokens of the built-in text that `Model.evaluate` compares on
 
 
-class Model(_AnsweringModel):
-    "A language model by name, folder or file; `load` before use, `close` after"
-
-    def quantize(
-        self,
-        recipe: str = "small",  # one of `quant.recipes.RECIPES`: small takes minutes, fast one
-        output=None,  # folder for the file; default: the cache, where the same recipe finds it again
-        on_progress: OnProgress | None = None,
-    ) -> "Model":  # loaded
-        "This checkpoint in four or eight bits a weight; raises `CheckpointError`, `ParameterError` or `StorageError`"
-        from smollm_nb.quant.recipes import cached, quantize
-
-        folder = self._checkpoint()
-        if output is None:
-            return Model(cached(folder, recipe, on_progress)).load()
-        return Model(quantize(folder, output, recipe, on_progress=on_progress)["path"]).load()
+class _ComparableModel(_AnsweringModel):
+    "Comparing with another model"
 
     def evaluate(
         self,
-        reference: "Model|str|None" = None,  # what is right; default: the model of the default name
+        reference: "Model|str|None" = None,  # the model to compare with; default: the model of the default name
         text: str | None = None,  # to compare on; default: English prose that comes with Python
         text_name: str = "",  # for the record
         tokens: int | None = None,  # in windows spread over the text; default: all of `text`, 6,144 of the built-in one
         on_progress: OnProgress | None = None,
     ):  # an `Evaluation`
-        "What this model lost against a reference: KL divergence, top-1 agreement, perplexity; raises `ParameterError`"
+        "What this model loses against a reference: KL divergence, top-1 agreement, perplexity; raises `ParameterError`"
         from smollm_nb.fidelity import evaluate as e
         from smollm_nb.models.checkpoint import read_provenance
 
         self._need_load()
-        right = reference if isinstance(reference, Model) else Model(reference or DEFAULT_MODEL)
+        original = reference if isinstance(reference, Model) else Model(reference or DEFAULT_MODEL)
         words, name = (text, text_name) if text is not None else e.builtin_text()
-        loaded_here = not right.is_ready()
-        with right if loaded_here else contextlib.nullcontext():
-            e.check_tokenizers(right.tokenizer, self.tokenizer, words, (right.name, self.name))
-            notes = [e.origin_note(read_provenance(right.path)), self._calibration_note(words)]
-            ids = e.text_ids(right.tokenizer, words, tokens or (None if text is not None else JUDGED))
+        loaded_here = not original.is_ready()
+        with original if loaded_here else contextlib.nullcontext():
+            e.check_tokenizers(original.tokenizer, self.tokenizer, words, (original.name, self.name))
+            notes = [e.origin_note(read_provenance(original.path)), self._calibration_note(words)]
+            ids = e.text_ids(original.tokenizer, words, tokens or (None if text is not None else JUDGED))
 
             def say(done, total):
-                on_progress and on_progress("compare", done, total)
+                if on_progress:
+                    on_progress("compare", done, total)
 
             return e.evaluate(
-                right.backend, self.backend, ids, text=words, text_name=name, notes=notes, on_progress=say
+                original.backend, self.backend, ids, text=words, text_name=name, notes=notes, on_progress=say
             )
-
-    def export(
-        self,
-        folder,  # to make, or a bundle to replace
-        on_progress: OnProgress | None = None,
-    ) -> Result:  # path, bytes, files, seconds, manifest
-        "The folder that runs this model in any browser; raises `BundleError` or `QuantFileError`"
-        from smollm_nb.browser.bundle import export
-
-        self._need_load()
-        if not self.path.is_file():
-            raise ParameterError(
-                f"{self.name} is a checkpoint, and browsers run quantized files: call .quantize() first"
-            )
-        return export(self.path, folder, on_progress=on_progress)
-
-    def _checkpoint(self) -> Path:
-        "The checkpoint folder; raises `ParameterError` for a file that is quantized"
-        path = self.path or quantized_file(self.name) or self._fetch()
-        if path.is_file():
-            raise ParameterError(f"{path} is quantized already; quantize its checkpoint instead")
-        return path
 
     def _calibration_note(
         self,
@@ -449,7 +429,47 @@ class Model(_AnsweringModel):
             check_overlap(seen, text)
         return ""
 
+# %% ../nbs/08_api.ipynb #3b4b6501
+class Model(_ComparableModel):
+    "A language model by name, folder or file; `load` before use, `close` after"
 
+    def quantize(
+        self,
+        recipe: str = "small",  # one of `quant.recipes.RECIPES`: small takes minutes, fast one
+        output=None,  # folder for the file; default: the cache, where the same recipe finds it again
+        on_progress: OnProgress | None = None,
+    ) -> "Model":  # loaded
+        "This checkpoint in four or eight bits a weight; raises `CheckpointError`, `ParameterError` or `StorageError`"
+        from smollm_nb.quant.recipes import cached, quantize
+
+        folder = self._checkpoint()
+        if output is None:
+            return Model(cached(folder, recipe, on_progress)).load()
+        return Model(quantize(folder, output, recipe, on_progress=on_progress)["path"]).load()
+
+    def export(
+        self,
+        folder,  # to make, or a bundle to replace
+        on_progress: OnProgress | None = None,
+    ) -> Result:  # path, bytes, files, seconds, manifest
+        "The folder that runs this model in any browser; raises `BundleError` or `QuantFileError`"
+        from smollm_nb.browser.bundle import export
+
+        self._need_load()
+        if not self.path.is_file():
+            raise ParameterError(
+                f"{self.name} is a checkpoint, and browsers run quantized files: call .quantize() first"
+            )
+        return export(self.path, folder, on_progress=on_progress)
+
+    def _checkpoint(self) -> Path:
+        "The checkpoint folder; raises `ParameterError` for a file that is quantized"
+        path = self.path or quantized_file(self.name) or self._fetch()
+        if path.is_file():
+            raise ParameterError(f"{path} is quantized already; quantize its checkpoint instead")
+        return path
+
+# %% ../nbs/08_api.ipynb #187390c9
 def load_smollm_135m(
     source: str = "auto",  # as for `Model`
     backend: str = "auto",
