@@ -1,6 +1,7 @@
 """The tiny model's greedy answers: one golden for every runtime.
 
-`python tests/goldens.py` writes tests/data/tiny_greedy.json anew with PyTorch. Do that only when the tiny model itself changes.
+`python tests/goldens.py` writes tests/data/tiny_greedy.json anew with PyTorch. Do that only when the
+tiny model itself changes.
 """
 
 import json

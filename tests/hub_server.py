@@ -1,4 +1,4 @@
-"""A small local server that speaks the Hugging Face hub's protocol as the real client needs it, and misbehaves on request."""
+"A small local server that speaks the Hugging Face hub's protocol, and misbehaves on request"
 
 import contextlib
 import hashlib
