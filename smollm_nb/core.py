@@ -41,7 +41,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 # %% ../nbs/00_core.ipynb #14943efe
 class SmolLMError(Exception):
-    "Something a user can mend; the message is one line and says how"
+    "An error that a user can fix; the message is one line and says how"
 
 
 class ConfigError(SmolLMError):
@@ -49,7 +49,7 @@ class ConfigError(SmolLMError):
 
 
 class FetchError(SmolLMError):
-    "A model could not be brought here: no network, no access, no such model, bad bytes"
+    "A model could not be fetched: no network, no access, no such model, bad bytes"
 
 
 class TokenizerError(SmolLMError):
@@ -73,7 +73,7 @@ class InvalidStateError(SmolLMError):
 
 
 class ContextOverflowError(SmolLMError):
-    "More positions asked for than the context holds"
+    "More positions than the context holds"
 
 
 class NonFiniteError(SmolLMError):

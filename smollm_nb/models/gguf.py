@@ -57,7 +57,7 @@ class _Header:
     def __init__(self, raw: bytes):
         self.raw, self.at, self.items = raw, 0, 0
 
-    def need(self, n: int, what: str) -> None:
+    def require(self, n: int, what: str) -> None:
         "Raise `ValueError` unless `n` bytes are left"
         left = len(self.raw) - self.at
         if n > left:
@@ -66,7 +66,7 @@ class _Header:
     def numbers(self, letter: str, n: int = 1) -> tuple:
         "The next `n` numbers"
         size = n * struct.calcsize(f"<{letter}")
-        self.need(size, "a number" if n == 1 else f"{n:,} numbers")
+        self.require(size, "a number" if n == 1 else f"{n:,} numbers")
         self.at += size
         return struct.unpack_from(f"<{n}{letter}", self.raw, self.at - size)
 
@@ -75,7 +75,7 @@ class _Header:
         (n,) = self.numbers("Q")
         if n > most:
             raise ValueError(f"{n:,} {what}, more than {most:,}")
-        self.need(n * least, f"{n:,} {what}")
+        self.require(n * least, f"{n:,} {what}")
         return n
 
     def texts(self, n: int = 1) -> list[str]:
@@ -331,9 +331,9 @@ def _config(meta: dict, tensors: dict[str, GGUFTensor]) -> LlamaConfig:
         ),
         "metadata",
     )
-    if (turned := get("rope.dimension_count", cfg.head_dim)) != cfg.head_dim:
-        turned = one_line(repr(turned), 80)
-        raise ConfigError(f"metadata: rope turns {turned} of {cfg.head_dim} numbers of a head, which is not supported")
+    if (rotated := get("rope.dimension_count", cfg.head_dim)) != cfg.head_dim:
+        rotated = one_line(repr(rotated), 80)
+        raise ConfigError(f"metadata: rope turns {rotated} of {cfg.head_dim} numbers of a head, which is not supported")
     return cfg
 
 # %% ../../nbs/01_models/03_gguf.ipynb #5252dd35
@@ -376,8 +376,8 @@ _NOT_KNOWN = (
 )
 
 
-def _cutter(pre: str):
-    "How text is cut before merging, by the name that the GGUF gives it"
+def _pre_tokenizer(pre: str):
+    "The pre-tokenizer that a GGUF names"
     from tokenizers import pre_tokenizers as p
 
     byte_level = p.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -410,7 +410,7 @@ def _tokenizer_lists(meta: dict) -> tuple[list[str], list[tuple[str, str]], list
     return texts, pairs, types
 
 # %% ../../nbs/01_models/03_gguf.ipynb #58afb54c
-def _around(meta: dict, special: dict[str, str]) -> dict | None:
+def _post_processor(meta: dict, special: dict[str, str]) -> dict | None:
     "The part of `tokenizer.json` that puts tokens before and behind every text, where the metadata asks for it"
     wanted = [special.get(f"{k}_token") if meta.get(f"tokenizer.ggml.add_{k}_token") else None for k in ("bos", "eos")]
     if wanted == [None, None]:
@@ -435,13 +435,13 @@ def _tokenizer(meta: dict) -> dict:  # as in `tokenizer.json`
 
     tokens, merges, types = _tokenizer_lists(meta)
     tok = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges))
-    tok.pre_tokenizer, tok.decoder = _cutter(meta.get("tokenizer.ggml.pre", "default")), decoders.ByteLevel()
+    tok.pre_tokenizer, tok.decoder = _pre_tokenizer(meta.get("tokenizer.ggml.pre", "default")), decoders.ByteLevel()
     for token, kind in zip(tokens, types):
         if kind == 3:
             tok.add_special_tokens([AddedToken(token, special=True, normalized=False)])
         if kind == 4:
             tok.add_tokens([AddedToken(token, normalized=False)])
-    return json.loads(tok.to_str()) | dict(post_processor=_around(meta, _special_tokens(meta)))
+    return json.loads(tok.to_str()) | dict(post_processor=_post_processor(meta, _special_tokens(meta)))
 
 
 def _special_tokens(meta: dict) -> dict[str, str]:
@@ -516,7 +516,7 @@ def _note(path: Path, tensors: dict[str, GGUFTensor]) -> str:
     )
 
 
-def _fill(staged: Path, path: Path, tokenizer, on_progress) -> str:  # the note for its provenance
+def _write_checkpoint(staged: Path, path: Path, tokenizer, on_progress) -> str:  # the note for its provenance
     "Write all files of the checkpoint but `provenance.json`"
     meta, tensors = read_gguf(path)
     cfg = _config(meta, tensors)
@@ -536,7 +536,7 @@ def _fill(staged: Path, path: Path, tokenizer, on_progress) -> str:  # the note 
     return _note(path, tensors)
 
 
-def _bar():
+def _progress_bar():
     "A progress bar on stderr for `on_progress(done, total)`; none where stderr is no terminal"
     from tqdm import tqdm
 
@@ -570,7 +570,7 @@ def import_gguf(
     try:
         with folder_lock(folder), staged_folder(folder) as staged:
             try:
-                note = _fill(staged, path, tokenizer, on_progress or _bar())
+                note = _write_checkpoint(staged, path, tokenizer, on_progress or _progress_bar())
                 validate(staged)
             except ConfigError as e:
                 raise CheckpointError(path, [str(e)]) from None

@@ -80,13 +80,13 @@ def _model_id(
 def note(
     msg: str,  # one line
 ) -> None:
-    "Tell people something, on stderr"
+    "A line on stderr"
     print(msg, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
-class _Order:
-    "A model that was asked for by name"
+class _Request:
+    "What a caller of `fetch` wants: a model by name"
 
     repo: str  # "owner/name"
     via: str  # "auto", "hub", "bundled"
@@ -114,43 +114,44 @@ class _Order:
         return ["hub", "bundled"] if self.repo == BUNDLED_ID and self.revision == "main" else ["hub"]
 
 # %% ../../nbs/01_models/05_hub.ipynb #386fbb71
-def _same(order: _Order, kind: str, folder: Path) -> bool:
+def _is_same_model(request: _Request, kind: str, folder: Path) -> bool:
     "Whether the record of a folder names this model and revision"
     try:
         record = read_provenance(folder)
     except ConfigError:
         return False
-    if record.get("source") != f"{kind}:{order.repo}":
+    if record.get("source") != f"{kind}:{request.repo}":
         return False
-    return kind == "bundled" or order.revision in (
+    return kind == "bundled" or request.revision in (
         record.get("revision"),
         record.get("note", "").removeprefix("revision "),
     )
 
 
-def _is_free(folder: Path) -> bool:
+def _is_empty(folder: Path) -> bool:
     "Whether nothing is there, or only an empty folder"
     return not folder.exists() or folder.is_dir() and not any(folder.iterdir())
 
 
-def _check_output(order: _Order) -> None:
+def _check_output(request: _Request) -> None:
     "Refuse to put a model where something else is"
-    if order.output is None or _is_free(order.output):
+    if request.output is None or _is_empty(request.output):
         return
-    if not (order.output.is_dir() and any(_same(order, k, order.output) for k in order.kinds())):
+    if not (request.output.is_dir() and any(_is_same_model(request, k, request.output) for k in request.kinds())):
         raise FetchError(
-            f"{order.output} holds something else than {order.repo} at {order.revision}: give an empty or new folder"
+            f"{request.output} holds something else than {request.repo} at {request.revision}: "
+            "give an empty or new folder"
         )
     try:
-        validate(order.output, changed_only=True)
+        validate(request.output, changed_only=True)
     except (CheckpointError, ConfigError) as e:
         raise FetchError(f"{e}; it is your folder, so remove it to fetch it again") from None
 
 
-def _here(order: _Order, kind: str, say) -> Path | None:
-    "The copy that is here, if it is intact"
-    folder = order.folder(kind)
-    if _is_free(folder) or order.output and not _same(order, kind, folder):
+def _intact_copy(request: _Request, kind: str, say) -> Path | None:
+    "The copy in the cache or the output folder, if it is intact"
+    folder = request.folder(kind)
+    if _is_empty(folder) or request.output and not _is_same_model(request, kind, folder):
         return None
     try:
         validate(folder, changed_only=True)
@@ -198,18 +199,18 @@ def _safe_path(name) -> bool:
     return isinstance(name, str) and all(is_plain_name(part) for part in name.split("/"))
 
 
-def _choose(order: _Order, files: dict[str, _Listed]) -> list[_Listed]:
+def _wanted_files(request: _Request, files: dict[str, _Listed]) -> list[_Listed]:
     "The files to fetch, small ones first; shards follow when their index is here"
     if lacking := [f for f in FILES[:3] if f not in files]:
-        raise FetchError(f"{order.repo} has no {lacking[0]}: it is not a checkpoint in Hugging Face layout")
+        raise FetchError(f"{request.repo} has no {lacking[0]}: it is not a checkpoint in Hugging Face layout")
     weights = next((f for f in ("model.safetensors", INDEX) if f in files), None)
     if not weights and (pickles := [f for f in files if f.endswith(".bin")]):
         raise FetchError(
-            f"{order.repo} has its weights in {pickles[0]} only: that is a pickle, which can run code when opened, "
+            f"{request.repo} has its weights in {pickles[0]} only: that is a pickle, which can run code when opened, "
             "so it is not fetched; convert it to safetensors"
         )
     if not weights:
-        raise FetchError(f"{order.repo} has no model.safetensors: only safetensors weights are fetched")
+        raise FetchError(f"{request.repo} has no model.safetensors: only safetensors weights are fetched")
     return [files[f] for f in (*FILES, weights) if f in files]
 
 # %% ../../nbs/01_models/05_hub.ipynb #f1fe4ad6
@@ -229,35 +230,36 @@ def _endpoint() -> str:
     raise FetchError(f"HF_ENDPOINT={url!r} is not a web address such as https://huggingface.co")
 
 
-def _explain(e: Exception, order: _Order, url: str) -> FetchError:
+def _explain(e: Exception, request: _Request, url: str) -> FetchError:
     "What went wrong with the hub, in one line with the way out"
     from huggingface_hub import errors
 
     code = e.response.status_code if isinstance(e, errors.HfHubHTTPError) else None
     if isinstance(e, errors.GatedRepoError):
-        return FetchError(f"{order.repo} is gated: accept its licence on {url}/{order.repo}, then `hf auth login`")
+        return FetchError(f"{request.repo} is gated: accept its licence on {url}/{request.repo}, then `hf auth login`")
     if isinstance(e, errors.RevisionNotFoundError):
         return FetchError(
-            f"{order.repo} has no revision {order.revision!r}: leave it out for 'main', or look on {url}/{order.repo}"
+            f"{request.repo} has no revision {request.revision!r}: "
+            f"leave it out for 'main', or look on {url}/{request.repo}"
         )
     if isinstance(e, errors.RemoteEntryNotFoundError):
         return FetchError(
-            f"{order.repo}: {url} lists a file that it does not have ({e.response.url.path}): "
+            f"{request.repo}: {url} lists a file that it does not have ({e.response.url.path}): "
             "try again later, or name another mirror in HF_ENDPOINT"
         )
     if isinstance(e, errors.RepositoryNotFoundError) or code in (401, 404):
         return FetchError(
-            f"{url} has no model {order.repo}: check the name (`smollm registry` lists the family); "
+            f"{url} has no model {request.repo}: check the name (`smollm registry` lists the family); "
             "if it is private, `hf auth login`"
         )
     if code == 403:
         return FetchError(
-            f"{order.repo}: {url} refuses access (HTTP 403): `hf auth login` with a token that may read it"
+            f"{request.repo}: {url} refuses access (HTTP 403): `hf auth login` with a token that may read it"
         )
     if code:
-        return FetchError(f"{order.repo}: {url} answers HTTP {code}: try again later, or {WAY_OUT}")
+        return FetchError(f"{request.repo}: {url} answers HTTP {code}: try again later, or {WAY_OUT}")
     why = (str(e).splitlines() or [type(e).__name__])[0]
-    return FetchError(f"{order.repo}: no connection to {url} ({why}): {WAY_OUT}")
+    return FetchError(f"{request.repo}: no connection to {url} ({why}): {WAY_OUT}")
 
 
 def _offline() -> bool:
@@ -267,7 +269,7 @@ def _offline() -> bool:
     return is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 # %% ../../nbs/01_models/05_hub.ipynb #7fdf8774
-def _within(
+def _with_timeout(
     seconds: float,
     call,  # called without arguments, in a thread of its own
 ):
@@ -287,41 +289,41 @@ def _within(
         raise TimeoutError(f"no answer in {seconds:.3g} s") from None
 
 # %% ../../nbs/01_models/05_hub.ipynb #3767f599
-def _ask(order: _Order, url: str):  # the library's `ModelInfo`
+def _model_info(request: _Request, url: str):  # the library's `ModelInfo`
     "Ask the hub about a model; busy servers are asked again"
     from huggingface_hub import HfApi, errors
 
-    api, until = HfApi(endpoint=url), time.monotonic() + PATIENCE[order.via]
+    api, until = HfApi(endpoint=url), time.monotonic() + PATIENCE[request.via]
     for wait in (*WAITS, None):
 
         def call():
-            return api.model_info(order.repo, revision=order.revision, files_metadata=True, timeout=TIMEOUT)
+            return api.model_info(request.repo, revision=request.revision, files_metadata=True, timeout=TIMEOUT)
 
         try:
-            return _within(max(0.1, until - time.monotonic()), call)
+            return _with_timeout(max(0.1, until - time.monotonic()), call)
         except errors.HfHubHTTPError as e:
             if wait is None or e.response.status_code not in BUSY or time.monotonic() + wait > until:
-                raise _explain(e, order, url) from None
+                raise _explain(e, request, url) from None
         except (errors.HTTPError, OSError) as e:
-            raise _explain(e, order, url) from None
+            raise _explain(e, request, url) from None
         except errors.HFValidationError as e:
-            raise FetchError(f"{order.repo!r} cannot be the id of a model ({str(e).splitlines()[0]})") from None
+            raise FetchError(f"{request.repo!r} cannot be the id of a model ({str(e).splitlines()[0]})") from None
         except (ValueError, KeyError, TypeError, AttributeError):
             raise FetchError(
-                f"{order.repo}: the answer of {url} is not that of a hub: "
+                f"{request.repo}: the answer of {url} is not that of a hub: "
                 "check HF_ENDPOINT, or whether a login page stands in between"
             ) from None
         time.sleep(wait)
 
 
-def _listing(order: _Order, url: str) -> tuple[str, dict[str, _Listed]]:  # commit, files by name
+def _listing(request: _Request, url: str) -> tuple[str, dict[str, _Listed]]:  # commit, files by name
     "Which commit the revision means now, and its files"
-    info = _ask(order, url)
+    info = _model_info(request, url)
     if not is_plain_name(info.sha) or info.siblings is None:
-        raise FetchError(f"{order.repo}: {url} states no commit or no files")
+        raise FetchError(f"{request.repo}: {url} states no commit or no files")
     if bad := [s.rfilename for s in info.siblings if not _safe_path(s.rfilename)]:
         raise FetchError(
-            f"{order.repo} lists a file {bad[0]!r}, which would lie outside its folder: nothing was fetched"
+            f"{request.repo} lists a file {bad[0]!r}, which would lie outside its folder: nothing was fetched"
         )
     return info.sha, {
         s.rfilename: _Listed(s.rfilename, s.size, s.lfs.sha256 if s.lfs else s.blob_id) for s in info.siblings
@@ -338,8 +340,8 @@ def _stream(url: str, part: Path, want: _File, headers: dict, bar) -> None:
     from huggingface_hub.utils import get_session, hf_raise_for_status
 
     have = _size(part)
-    ask = headers | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with get_session().stream("GET", url, headers=ask, timeout=TIMEOUT) as r, open(part, "ab") as f:
+    headers = headers | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as r, open(part, "ab") as f:
         hf_raise_for_status(r)
         if r.status_code != 206:
             have = f.truncate(0)
@@ -351,7 +353,7 @@ def _stream(url: str, part: Path, want: _File, headers: dict, bar) -> None:
                 return  # longer than announced: the check says so
 
 
-def _fill(url: str, part: Path, want: _File, headers: dict, bar) -> None:
+def _download_rest(url: str, part: Path, want: _File, headers: dict, bar) -> None:
     "Bring a file's bytes here, through broken connections and busy servers"
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
@@ -393,23 +395,23 @@ def _mismatch(path: Path, want: _File) -> str:
     return "" if got == want.digest else f"has {kind} {got}, not {want.digest}"
 
 # %% ../../nbs/01_models/05_hub.ipynb #0d4bfa5a
-def _complete(order: _Order, url: str, commit: str, want: _Listed) -> _File:
+def _complete(request: _Request, url: str, commit: str, want: _Listed) -> _File:
     "A mirror's listing may lack sizes and hashes: ask for the file's head"
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     if want.size is not None and want.digest:
         return _File(want.name, want.size, want.digest)
     head = get_hf_file_metadata(
-        hf_hub_url(order.repo, want.name, revision=commit, endpoint=url), timeout=TIMEOUT, endpoint=url
+        hf_hub_url(request.repo, want.name, revision=commit, endpoint=url), timeout=TIMEOUT, endpoint=url
     )
     if head.size is None:
         raise FetchError(
-            f"{order.repo}: {url} does not state the size of {want.name}: name another mirror in HF_ENDPOINT"
+            f"{request.repo}: {url} does not state the size of {want.name}: name another mirror in HF_ENDPOINT"
         )
     return _File(want.name, head.size, head.etag)
 
 
-def _get(order: _Order, url: str, commit: str, want: _File, staged: Path) -> None:
+def _download(request: _Request, url: str, commit: str, want: _File, staged: Path) -> None:
     "One verified file in the staging folder"
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers
@@ -418,7 +420,7 @@ def _get(order: _Order, url: str, commit: str, want: _File, staged: Path) -> Non
     path, part = staged / want.name, staged / f"{want.name}.part"
     if path.exists() and not _mismatch(path, want):
         return
-    address, headers = hf_hub_url(order.repo, want.name, revision=commit, endpoint=url), build_hf_headers()
+    address, headers = hf_hub_url(request.repo, want.name, revision=commit, endpoint=url), build_hf_headers()
     for attempt in (1, 2):
         if _size(part) > want.size:
             part.unlink()
@@ -429,19 +431,19 @@ def _get(order: _Order, url: str, commit: str, want: _File, staged: Path) -> Non
             initial=_size(part),
             unit="B",
             unit_scale=True,
-            disable=True if order.quiet else None,
+            disable=True if request.quiet else None,
         ) as bar:
-            _fill(address, part, want, headers, bar)
+            _download_rest(address, part, want, headers, bar)
         if not (wrong := _mismatch(part, want)):
             return os.replace(part, path)
         part.unlink(missing_ok=True)
     raise FetchError(
-        f"{order.repo}: {want.name} from {url} {wrong}, twice: "
+        f"{request.repo}: {want.name} from {url} {wrong}, twice: "
         "name another mirror in HF_ENDPOINT, or report it to the model's owner"
     )
 
 # %% ../../nbs/01_models/05_hub.ipynb #390ee69a
-MARK = ".fetch.json"  # in the staging folder: what it is a part of
+MARK = ".fetch.json"  # in the staging folder: the commit that its files belong to
 
 
 def _staging(folder: Path, mark: dict) -> Path:
@@ -459,89 +461,95 @@ def _staging(folder: Path, mark: dict) -> Path:
     return staged
 
 
-def _lacking(files: list[_File], staged: Path) -> int:  # bytes
-    "How much is still to come"
+def _missing_bytes(files: list[_File], staged: Path) -> int:  # bytes
+    "Bytes that are still to be fetched"
     return sum(max(0, f.size - max(_size(staged / f.name), _size(staged / f"{f.name}.part"))) for f in files)
 
 
-def _shards(order: _Order, files: dict[str, _Listed], staged: Path) -> list[_Listed]:
+def _shards(request: _Request, files: dict[str, _Listed], staged: Path) -> list[_Listed]:
     "The files that the index in the staging folder names"
     if not (staged / INDEX).exists():
         return []
     names = [p.name for p in weight_files(staged, complete=False)]
     if lost := [n for n in names if n not in files]:
-        raise FetchError(f"{order.repo}: {INDEX} names {lost[0]}, which the hub does not have")
+        raise FetchError(f"{request.repo}: {INDEX} names {lost[0]}, which the hub does not have")
     return [files[n] for n in names]
 
 
-def _reuse(order: _Order, files: list[_File], staged: Path) -> None:
-    "Take what is already right from an older or damaged copy (a hard link: no bytes are copied)"
+def _reuse(request: _Request, files: list[_File], staged: Path) -> None:
+    "Take the files that an older or damaged copy has intact (a hard link: no bytes are copied)"
     for f in files:
-        old = order.folder("hub") / f.name
+        old = request.folder("hub") / f.name
         if not (staged / f.name).exists() and old.is_file() and not _mismatch(old, f):
             with contextlib.suppress(OSError):
                 os.link(old, staged / f.name)  # a disk without links: it is fetched
 
 # %% ../../nbs/01_models/05_hub.ipynb #3e2eaf45
-def _gather(order: _Order, url: str, commit: str, files: dict[str, _Listed], staged: Path) -> None:
+def _gather(request: _Request, url: str, commit: str, files: dict[str, _Listed], staged: Path) -> None:
     "All files of a model in the staging folder"
-    _gather_batch(order, url, commit, _choose(order, files), staged)
-    _gather_batch(order, url, commit, _shards(order, files, staged), staged)
+    _gather_batch(request, url, commit, _wanted_files(request, files), staged)
+    _gather_batch(request, url, commit, _shards(request, files, staged), staged)
 
 
-def _gather_batch(order: _Order, url: str, commit: str, listed: list[_Listed], staged: Path) -> None:
+def _gather_batch(request: _Request, url: str, commit: str, listed: list[_Listed], staged: Path) -> None:
     "Some files of a model in the staging folder"
-    files = [_complete(order, url, commit, f) for f in listed]
-    _reuse(order, files, staged)
-    require_space(staged, _lacking(files, staged))
+    files = [_complete(request, url, commit, f) for f in listed]
+    _reuse(request, files, staged)
+    require_space(staged, _missing_bytes(files, staged))
     for f in files:
-        with storing(order.folder("hub"), _lacking(files, staged)):
-            _get(order, url, commit, f, staged)
+        with storing(request.folder("hub"), _missing_bytes(files, staged)):
+            _download(request, url, commit, f, staged)
 
 
-def _finish(order: _Order, commit: str, staged: Path, folder: Path) -> Path:
+def _finish(request: _Request, commit: str, staged: Path, folder: Path) -> Path:
     "Check the gathered files, write down where they came from, and give the folder its name"
     try:
         validate(staged)
     except (CheckpointError, ConfigError) as e:
         shutil.rmtree(staged, ignore_errors=True)
         why = str(e).removeprefix(f"{staged}: ")
-        raise FetchError(f"{order.repo} at {commit[:12]} was fetched, but cannot be used: {why}") from None
+        raise FetchError(f"{request.repo} at {commit[:12]} was fetched, but cannot be used: {why}") from None
     (staged / MARK).unlink()
-    write_provenance(staged, f"hub:{order.repo}", commit, f"revision {order.revision}")
+    write_provenance(staged, f"hub:{request.repo}", commit, f"revision {request.revision}")
     replace_folder(staged, folder)
     return folder
 
 
-def _from_hub(order: _Order) -> Path:
+def _from_hub(request: _Request) -> Path:
     "A copy from the hub; the caller holds the folder's lock"
     if _offline():
-        raise FetchError(f"{order.repo} is not here, and HF_HUB_OFFLINE rules out the network: unset it, or {WAY_OUT}")
+        raise FetchError(
+            f"{request.repo} is not here, and HF_HUB_OFFLINE rules out the network: unset it, or {WAY_OUT}"
+        )
     from huggingface_hub.errors import HTTPError
 
-    folder, url = order.folder("hub"), _endpoint()
+    folder, url = request.folder("hub"), _endpoint()
     try:
-        commit, files = _listing(order, url)
-        if order.refresh and _here(order, "hub", order.say) and read_provenance(folder).get("revision") == commit:
+        commit, files = _listing(request, url)
+        if (
+            request.refresh
+            and _intact_copy(request, "hub", request.say)
+            and read_provenance(folder).get("revision") == commit
+        ):
             return folder
-        staged = _staging(folder, dict(repo=order.repo, commit=commit))
-        _gather(order, url, commit, files, staged)
-        return _finish(order, commit, staged, folder)
+        staged = _staging(folder, dict(repo=request.repo, commit=commit))
+        _gather(request, url, commit, files, staged)
+        return _finish(request, commit, staged, folder)
     except HTTPError as e:
-        raise _explain(e, order, url) from None
+        raise _explain(e, request, url) from None
     except (CheckpointError, ConfigError) as e:
-        raise FetchError(f"{order.repo}: its index of shards is damaged ({e})") from None
+        raise FetchError(f"{request.repo}: its index of shards is damaged ({e})") from None
 
 # %% ../../nbs/01_models/05_hub.ipynb #22415d0a
-def _from_package(order: _Order) -> Path:
+def _from_package(request: _Request) -> Path:
     "The bundled copy, made into a checkpoint; the caller holds the folder's lock"
-    if order.repo != BUNDLED_ID:
-        raise FetchError(f"only {BUNDLED_ID} is bundled, not {order.repo}: use --source hub, or a folder")
-    if order.revision != "main":
+    if request.repo != BUNDLED_ID:
+        raise FetchError(f"only {BUNDLED_ID} is bundled, not {request.repo}: use --source hub, or a folder")
+    if request.revision != "main":
         raise FetchError(f"the bundled {BUNDLED_ID} has no revisions: leave revision out, or use --source hub")
     path = bundled_gguf()
-    silent = (lambda done, total: None) if order.quiet else None
-    return import_gguf(path, order.folder("bundled"), f"bundled:{order.repo}", path.name, on_progress=silent)
+    silent = (lambda done, total: None) if request.quiet else None
+    return import_gguf(path, request.folder("bundled"), f"bundled:{request.repo}", path.name, on_progress=silent)
 
 # %% ../../nbs/01_models/05_hub.ipynb #bb6be1e1
 @contextlib.contextmanager
@@ -565,13 +573,13 @@ def _exclusive(folder: Path, say):
         raise FetchError(str(e)) from None
 
 
-def _make(order: _Order, kind: str) -> Path:
+def _new_copy(request: _Request, kind: str) -> Path:
     "A new copy, or the one that another process made while this one waited"
-    folder = order.folder(kind)
-    with _exclusive(folder, order.say):
-        if not order.refresh and (ready := _here(order, kind, lambda msg: None)):
+    folder = request.folder(kind)
+    with _exclusive(folder, request.say):
+        if not request.refresh and (ready := _intact_copy(request, kind, lambda msg: None)):
             return ready
-        return dict(hub=_from_hub, bundled=_from_package)[kind](order)
+        return dict(hub=_from_hub, bundled=_from_package)[kind](request)
 
 
 def _from_gguf(path: Path, output, quiet: bool) -> Path:
@@ -583,7 +591,7 @@ def _from_gguf(path: Path, output, quiet: bool) -> Path:
             validate(folder, changed_only=True)
             if read_provenance(folder).get("source") == f"gguf:{name}":
                 return folder
-        if output and not _is_free(folder):
+        if output and not _is_empty(folder):
             raise FetchError(
                 f"{folder} holds something else than {path.name}, or is damaged: give an empty or new folder"
             )
@@ -612,29 +620,29 @@ def fetch(
             raise FetchError(f"{path} is a folder already: use it as it is, without an output folder")
         validate(path, changed_only=True)
         return path
-    order = _Order(_model_id(source), via, revision, output, refresh, quiet)
-    _check_output(order)
+    request = _Request(_model_id(source), via, revision, output, refresh, quiet)
+    _check_output(request)
     if not refresh:
-        for kind in order.kinds():
-            if folder := _here(order, kind, order.say):
+        for kind in request.kinds():
+            if folder := _intact_copy(request, kind, request.say):
                 return folder
-    return _fetch_new(order)
+    return _fetch_new(request)
 
 
-def _fetch_new(order: _Order) -> Path:
+def _fetch_new(request: _Request) -> Path:
     "The first copy that can be had; says which, and why"
     reasons: list[str] = []
-    for kind in order.kinds():
+    for kind in request.kinds():
         folder: Path | None
         try:
-            folder = _make(order, kind)
+            folder = _new_copy(request, kind)
         except FetchError as e:
             reasons.append(str(e))
             # a copy that could not be refreshed still serves
-            folder = _here(order, kind, order.say) if order.refresh and order.via == "auto" else None
+            folder = _intact_copy(request, kind, request.say) if request.refresh and request.via == "auto" else None
         if folder is None:
             continue
-        why = reasons[-1].removeprefix(f"{order.repo}: ").removesuffix(f": {WAY_OUT}") if reasons else ""
-        order.say(f"the {kind} copy, {folder}" + (f" ({why})" if why else ""))
+        why = reasons[-1].removeprefix(f"{request.repo}: ").removesuffix(f": {WAY_OUT}") if reasons else ""
+        request.say(f"the {kind} copy, {folder}" + (f" ({why})" if why else ""))
         return folder
     raise FetchError("; ".join(reasons))

@@ -38,7 +38,7 @@ BREAK, CONTINUE = "break", "continue"
 
 
 def _statement(*names):
-    "Put a maker of functions into the table"
+    "Enter a maker of functions into the table"
 
     def register(f):
         STATEMENTS.update(dict.fromkeys(names, f))
@@ -56,7 +56,7 @@ class Output:
         self.pieces: list[str] = []
         self.size = 0
 
-    def put(self, budget: Budget, s: str) -> None:
+    def write(self, budget: Budget, s: str) -> None:
         "One more piece"
         self.size += len(s)
         budget.check_length(self.size)
@@ -106,7 +106,7 @@ def _output(c, node):
 
     def write(budget, scope, out):
         for p in parts:
-            out.put(budget, text_of(budget, p(budget, scope)))
+            out.write(budget, text_of(budget, p(budget, scope)))
 
     return write
 
@@ -136,7 +136,7 @@ def target(
     "What sets a name, a field of a namespace, or several of them"
     what = type(node).__name__
     if what == "Tuple":
-        return _several([target(n) for n in node.items])
+        return _unpacking([target(n) for n in node.items])
     name, field = node.name, getattr(node, "attr", None)
 
     def set_name(budget, scope, value):
@@ -151,23 +151,23 @@ def target(
     return set_field if what == "NSRef" else set_name
 
 
-def _several(puts: list):
+def _unpacking(targets: list):
     "What sets one target for each element"
 
-    def put(budget, scope, value):
+    def assign(budget, scope, value):
         values = as_list(budget, value)
-        if len(values) != len(puts):
-            raise ValueError(f"{len(values)} values for {len(puts)} names")
-        for p, v in zip(puts, values):
+        if len(values) != len(targets):
+            raise ValueError(f"{len(values)} values for {len(targets)} names")
+        for p, v in zip(targets, values):
             p(budget, scope, v)
 
-    return put
+    return assign
 
 
 @_statement("Assign")
 def _assign(c, node):
-    value, put = c.expr(node.node), target(node.target)
-    return lambda budget, scope, out: put(budget, scope, value(budget, scope))
+    value, assign = c.expr(node.node), target(node.target)
+    return lambda budget, scope, out: assign(budget, scope, value(budget, scope))
 
 
 @_statement("With")
@@ -176,8 +176,8 @@ def _with(c, node):
 
     def run(budget, scope, out):
         inner = Scope(scope)
-        for put, value in pairs:
-            put(budget, inner, value(budget, scope))
+        for assign, value in pairs:
+            assign(budget, inner, value(budget, scope))
         return body(budget, inner, out)
 
     return run
@@ -198,23 +198,23 @@ def _filtered(c, body, node):
 
 @_statement("AssignBlock", "FilterBlock")
 def _text_block(c, node):
-    text, put = _filtered(c, block(c, node.body), node.filter), getattr(node, "target", None)
-    if put is not None:
-        put = target(put)
+    text, assign = _filtered(c, block(c, node.body), node.filter), getattr(node, "target", None)
+    if assign is not None:
+        assign = target(assign)
 
     def run(budget, scope, out):
         value = text(budget, Scope(scope))
-        if put:
-            put(budget, scope, value)
+        if assign:
+            assign(budget, scope, value)
         else:
-            out.put(budget, text_of(budget, value))
+            out.write(budget, text_of(budget, value))
 
     return run
 
 # %% ../../nbs/02_text/07_template.ipynb #007b6acf
 @_statement("For")
 def _for(c, node):
-    source, put = c.expr(node.iter), target(node.target)
+    source, assign = c.expr(node.iter), target(node.target)
     outer, c.weight = c.weight, 5
     test = c.expr(node.test)
     test_weight, c.weight = c.weight, outer
@@ -226,7 +226,7 @@ def _for(c, node):
             budget.work(test_weight)
             budget.keep(8)
             inner = Scope(scope)
-            put(budget, inner, x)
+            assign(budget, inner, x)
             if truth(test(budget, inner)):
                 kept.append(x)
         return kept
@@ -245,7 +245,7 @@ def _for(c, node):
             budget.work(8)
             loop.index0 = i
             inner = Scope(scope, {"loop": loop})
-            put(budget, inner, element(budget, items, i))
+            assign(budget, inner, element(budget, items, i))
             if body(budget, inner, out) is BREAK:
                 break
         if not len(items):
@@ -312,7 +312,7 @@ def _call_block(c, node):
     def run(budget, scope, out):
         function = callee(f(budget, scope))
         args, kwargs = give(budget, scope)
-        out.put(budget, text_of(budget, function.call(budget, *args, caller=make(budget, scope), **kwargs)))
+        out.write(budget, text_of(budget, function.call(budget, *args, caller=make(budget, scope), **kwargs)))
 
     return run
 

@@ -61,7 +61,7 @@ EXPRESSIONS: dict[str, Callable[..., Any]] = {}  # name of a node → what makes
 
 
 def _expression(*names):
-    "Put a maker of functions into the table"
+    "Enter a maker of functions into the table"
 
     def register(f):
         EXPRESSIONS.update(dict.fromkeys(names, f))

@@ -55,7 +55,7 @@ FILTERS: dict[str, Callable[..., Any]] = {}  # name → function of the budget, 
 
 
 def _filter(*names):
-    "Put a function into the table"
+    "Enter a function into the table"
 
     def register(f):
         FILTERS.update(dict.fromkeys(names, f))
@@ -434,11 +434,13 @@ def _joiner(budget, sep=", "):
 def _cycler(budget, *items):
     at = [-1]
 
-    def turn(budget):
+    def next_item(budget):
         at[0] += 1
         return items[at[0] % len(items)]
 
-    return Namespace(dict(next=Function("next", turn), reset=Function("reset", lambda budget: at.__setitem__(0, -1))))
+    return Namespace(
+        dict(next=Function("next", next_item), reset=Function("reset", lambda budget: at.__setitem__(0, -1)))
+    )
 
 
 def _strftime_now(budget, pattern):

@@ -39,11 +39,11 @@ from smollm_nb.text.template_values import (
     kind,
     number,
     present,
-    put,
     repr_of,
     shown,
     sort,
     text_of,
+    write_piece,
 )
 
 # %% ../../nbs/02_text/04_template_methods.ipynb #8b886f94
@@ -178,19 +178,19 @@ def write_json(
 
     def write(v, depth):
         if not isinstance(v, (list, tuple, dict)):
-            return put(budget, out, _scalar(budget, v, ensure_ascii))
+            return write_piece(budget, out, _scalar(budget, v, ensure_ascii))
         left, right = "{}" if isinstance(v, dict) else "[]"
         if not v:
-            return put(budget, out, left + right)
+            return write_piece(budget, out, left + right)
         deeper, between = budget.deeper(depth), left
         for k in sort(budget, list(v)) if isinstance(v, dict) and sort_keys else v:
-            put(budget, out, between + line(deeper))
+            write_piece(budget, out, between + line(deeper))
             between = comma
             if isinstance(v, dict):
                 key = _scalar(budget, k, ensure_ascii)
-                put(budget, out, (key if isinstance(k, str) else f'"{key}"') + colon)
+                write_piece(budget, out, (key if isinstance(k, str) else f'"{key}"') + colon)
             write(v[k] if isinstance(v, dict) else k, deeper)
-        put(budget, out, line(depth) + right)
+        write_piece(budget, out, line(depth) + right)
 
     write(x, 0)
     return concat(budget, out)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MAX_BITS', 'COMPARISONS', 'ARITHMETIC', 'UndefinedError', 'Undefined', 'Namespace', 'Function', 'Loop', 'kind',
-           'shown', 'present', 'truth', 'key_of', 'put', 'repr_of', 'text_of', 'equal', 'less', 'contains', 'sequence',
-           'element', 'elements', 'as_list', 'length_of', 'slice_of', 'sort', 'escape', 'as_safe', 'number', 'add',
-           'multiply', 'power']
+           'shown', 'present', 'truth', 'key_of', 'write_piece', 'repr_of', 'text_of', 'equal', 'less', 'contains',
+           'sequence', 'element', 'elements', 'as_list', 'length_of', 'slice_of', 'sort', 'escape', 'as_safe', 'number',
+           'add', 'multiply', 'power']
 
 # %% ../../nbs/02_text/03_template_values.ipynb #1eced145
 from collections.abc import Callable
@@ -101,7 +101,7 @@ def key_of(x):
     return x
 
 # %% ../../nbs/02_text/03_template_values.ipynb #d32c2700
-def put(
+def write_piece(
     budget: Budget,
     out: list[str],  # the pieces so far
     s: str,  # one more
@@ -115,27 +115,27 @@ def _write(budget: Budget, x, out: list[str], depth: int) -> None:
     "Write a value as `repr` does"
     if isinstance(x, (list, tuple)):
         depth = budget.deeper(depth)
-        put(budget, out, "[" if isinstance(x, list) else "(")
+        write_piece(budget, out, "[" if isinstance(x, list) else "(")
         for i, v in enumerate(x):
             if i:
-                put(budget, out, ", ")
+                write_piece(budget, out, ", ")
             _write(budget, v, out, depth)
-        put(budget, out, "]" if isinstance(x, list) else ",)" if len(x) == 1 else ")")
+        write_piece(budget, out, "]" if isinstance(x, list) else ",)" if len(x) == 1 else ")")
     elif isinstance(x, dict):
         depth = budget.deeper(depth)
-        put(budget, out, "{")
+        write_piece(budget, out, "{")
         for i, (k, v) in enumerate(x.items()):
             if i:
-                put(budget, out, ", ")
+                write_piece(budget, out, ", ")
             _write(budget, k, out, depth)
-            put(budget, out, ": ")
+            write_piece(budget, out, ": ")
             _write(budget, v, out, depth)
-        put(budget, out, "}")
+        write_piece(budget, out, "}")
     elif isinstance(x, str):
         budget.scan(len(x), 4)
-        put(budget, out, str.__repr__(x))
+        write_piece(budget, out, str.__repr__(x))
     else:
-        put(budget, out, "Undefined" if isinstance(x, Undefined) else text_of(budget, x))
+        write_piece(budget, out, "Undefined" if isinstance(x, Undefined) else text_of(budget, x))
 
 
 def repr_of(
