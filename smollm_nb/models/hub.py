@@ -37,9 +37,18 @@ from smollm_nb.core import (
     replace_folder,
     require_space,
     sha256_file,
+    staged_folder,
     storing,
 )
-from .checkpoint import INDEX, is_plain_name, read_provenance, validate, weight_files, write_provenance
+from smollm_nb.models.checkpoint import (
+    INDEX,
+    SINGLE,
+    is_plain_name,
+    read_provenance,
+    validate,
+    weight_files,
+    write_provenance,
+)
 from .gguf import BUNDLED_ID, bundled_gguf, import_gguf
 from .registry import ModelRegistry
 
@@ -120,7 +129,8 @@ def _is_same_model(request: _Request, kind: str, folder: Path) -> bool:
         record = read_provenance(folder)
     except ConfigError:
         return False
-    if record.get("source") != f"{kind}:{request.repo}":
+    sources = [f"{kind}:{request.repo}"] + [f"hf-cache:{request.repo}"] * (kind == "hub")
+    if record.get("source") not in sources:
         return False
     return kind == "bundled" or request.revision in (
         record.get("revision"),
@@ -442,6 +452,85 @@ def _download(request: _Request, url: str, commit: str, want: _File, staged: Pat
         "name another mirror in HF_ENDPOINT, or report it to the model's owner"
     )
 
+# %% ../../nbs/01_models/05_hub.ipynb #6a2b3d7f
+def _hf_home(
+    repo: str,  # "owner/name"
+) -> Path:
+    "Where Hugging Face's libraries keep a model: in `$HF_HUB_CACHE`, `$HF_HOME/hub` or `~/.cache/huggingface/hub`"
+    base = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    root = os.environ.get("HF_HUB_CACHE") or os.path.join(base, "hub")
+    return Path(os.path.expanduser(os.path.expandvars(root))) / f"models--{repo.replace('/', '--')}"
+
+
+def _snapshot(request: _Request) -> Path | None:
+    "The folder in Hugging Face's cache that holds the revision"
+    home, commit = _hf_home(request.repo), request.revision
+    if not _safe_path(commit):
+        return None
+    with contextlib.suppress(OSError, ValueError):  # it is no branch or tag there, but perhaps a commit
+        commit = (home / "refs" / commit).read_text(encoding="utf-8").strip()
+    folder = home / "snapshots" / commit
+    return folder if re.fullmatch("[0-9a-f]{40}", commit) and folder.is_dir() else None
+
+
+def _snapshot_files(snapshot: Path) -> list[Path]:  # empty where one lacks
+    "The files of a checkpoint in a snapshot"
+    files = [snapshot / f for f in FILES if (snapshot / f).is_file()]
+    try:
+        weights = list(weight_files(snapshot))
+    except (CheckpointError, ConfigError):
+        return []
+    if not all(snapshot / f in files for f in FILES[:3]):
+        return []
+    return files + weights + [snapshot / INDEX] * (weights != [snapshot / SINGLE])
+
+
+def _blob_hash(path: Path) -> str | None:
+    "The hash that the name of a blob states; None for a file that is no link into `blobs`"
+    blob = path.resolve()
+    known = blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob.name)
+    return blob.name if known else None
+
+
+def _link(old: Path, new: Path) -> bool:  # whether there is one now
+    "A hard link to a file, unless the disk has none or the file may not be written: it is flushed to the disk later"
+    if not os.access(old, os.W_OK):
+        return False
+    with contextlib.suppress(OSError):
+        os.link(old.resolve(), new)
+        return True
+    return False
+
+# %% ../../nbs/01_models/05_hub.ipynb #d45aab25
+def _take(request: _Request, path: Path, staged: Path) -> None:
+    "A file of a snapshot in the staging folder, checked; raises `CheckpointError`"
+    want = _File(path.name, _size(path), _blob_hash(path))
+    if wrong := _mismatch(path, want):
+        raise CheckpointError(path.parent, [f"{path.name} {wrong}"])
+    # a folder of the user's shares no file with a cache
+    if request.output or not _link(path, staged / path.name):
+        shutil.copyfile(path, staged / path.name)
+
+
+def _from_hf_cache(request: _Request) -> Path | None:
+    "The model as it lies in Hugging Face's cache, if it does; the caller holds the folder's lock"
+    snapshot = None if request.refresh else _snapshot(request)
+    files = _snapshot_files(snapshot) if snapshot else []
+    if not snapshot or not files:
+        return None
+    folder = request.folder("hub")
+    try:
+        with staged_folder(folder, sum(map(_size, files))) as staged:
+            for path in files:
+                _take(request, path, staged)
+            validate(staged)
+            write_provenance(staged, f"hf-cache:{request.repo}", snapshot.name, f"revision {request.revision}")
+    except (CheckpointError, ConfigError) as e:
+        request.say(f"the copy in Hugging Face's cache, {snapshot}, cannot be used ({e}): fetching it")
+        return None
+    request.say(f"taken from Hugging Face's cache, {snapshot}")
+    return folder
+
 # %% ../../nbs/01_models/05_hub.ipynb #390ee69a
 MARK = ".fetch.json"  # in the staging folder: the commit that its files belong to
 
@@ -477,12 +566,15 @@ def _shards(request: _Request, files: dict[str, _Listed], staged: Path) -> list[
 
 
 def _reuse(request: _Request, files: list[_File], staged: Path) -> None:
-    "Take the files that an older or damaged copy has intact (a hard link: no bytes are copied)"
+    "Take the files that an older or damaged copy has intact, or Hugging Face's cache (links: no bytes are copied)"
+    blobs = _hf_home(request.repo) / "blobs"
     for f in files:
-        old = request.folder("hub") / f.name
-        if not (staged / f.name).exists() and old.is_file() and not _mismatch(old, f):
-            with contextlib.suppress(OSError):
-                os.link(old, staged / f.name)  # a disk without links: it is fetched
+        copies = [request.folder("hub") / f.name]
+        if request.output is None and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", f.digest or ""):
+            copies.append(blobs / str(f.digest))
+        for old in copies:
+            if not (staged / f.name).exists() and old.is_file() and not _mismatch(old, f):
+                _link(old, staged / f.name)  # a disk without links: it is fetched
 
 # %% ../../nbs/01_models/05_hub.ipynb #3e2eaf45
 def _gather(request: _Request, url: str, commit: str, files: dict[str, _Listed], staged: Path) -> None:
@@ -516,7 +608,9 @@ def _finish(request: _Request, commit: str, staged: Path, folder: Path) -> Path:
 
 
 def _from_hub(request: _Request) -> Path:
-    "A copy from the hub; the caller holds the folder's lock"
+    "A copy from Hugging Face's cache or from the hub; the caller holds the folder's lock"
+    if ready := _from_hf_cache(request):
+        return ready
     if _offline():
         raise FetchError(
             f"{request.repo} is not here, and HF_HUB_OFFLINE rules out the network: unset it, or {WAY_OUT}"
