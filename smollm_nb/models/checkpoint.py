@@ -13,6 +13,7 @@ import json
 import os
 import re
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from smollm_nb.core import (
     ConfigError,
     LlamaConfig,
     SmolLMError,
+    StrPath,
     TokenizerError,
     as_path,
     as_text,
@@ -38,8 +40,8 @@ MAX_SHARD = 2_000_000_000  # bytes
 
 
 def save_tensors(
-    folder,  # where the safetensors go; must exist
-    tensors,  # iterable of (name, array), each read once
+    folder: StrPath,  # where the safetensors go; must exist
+    tensors: Iterable[tuple[str, np.ndarray]],  # name and array, each read once
     max_shard: int = MAX_SHARD,  # bytes of tensors a file, at most (a single larger tensor makes a file alone)
 ) -> list[Path]:  # the files written
     "Write tensors as `model.safetensors`, or as shards with an index; raises `StorageError`"
@@ -106,7 +108,7 @@ def is_plain_name(
 
 
 def weight_files(
-    folder,  # a checkpoint folder
+    folder: StrPath,  # a checkpoint folder
     complete: bool = True,  # each file must be there; False lists what the index names
 ) -> dict[Path, list[str] | None]:  # file → the tensors the index puts there; None where there is no index
     "The safetensors files of a checkpoint, a single one before an index; raises `CheckpointError` or `ConfigError`"
@@ -155,7 +157,7 @@ def _stamp(path: Path) -> dict:
 
 
 def write_provenance(
-    folder,  # a complete checkpoint folder
+    folder: StrPath,  # a complete checkpoint folder
     source: str,  # where the model came from, for people
     revision: str | None = None,  # commit or version of the source
     note: str = "",  # what a reader of any figure should know
@@ -178,7 +180,7 @@ def write_provenance(
 
 
 def read_provenance(
-    folder,  # a checkpoint folder
+    folder: StrPath,  # a checkpoint folder
 ) -> dict:  # the record; empty where the folder has none, or one of another program
     "Where a checkpoint came from; raises `ConfigError` for a damaged record"
     path = as_path("folder", folder) / PROVENANCE
@@ -222,7 +224,7 @@ def _file_problems(folder: Path, files: dict, changed_only: bool) -> list[str]:
 
 
 def is_unchanged(
-    folder,  # with a record by `write_provenance`, or without
+    folder: StrPath,  # with a record by `write_provenance`, or without
 ) -> bool:
     "Whether a folder has a record, and every file is as the record says; hashes only files whose size or time differ"
     try:
@@ -382,7 +384,7 @@ def library_errors(
 
 
 def open_tokenizer(
-    path,  # a `tokenizer.json`
+    path: StrPath,  # a `tokenizer.json`
     change=None,  # a function that gives the file's JSON as it shall be read
 ):
     "A `tokenizers.Tokenizer`, truncation and padding switched off; raises `TokenizerError`"
@@ -422,7 +424,7 @@ def _tokenizer_problems(folder: Path, config: LlamaConfig) -> list[str]:
 
 # %% ../../nbs/01_models/02_checkpoint.ipynb #a6498eab
 def find_problems(
-    folder,  # a checkpoint folder
+    folder: StrPath,  # a checkpoint folder
     changed_only: bool = False,  # hash only files whose size or time differ from the record
 ) -> list[str]:  # one line each, empty for a valid folder
     "Everything that is wrong with a checkpoint folder"
@@ -467,7 +469,7 @@ def find_problems(
 
 
 def validate(
-    folder,  # a checkpoint folder
+    folder: StrPath,  # a checkpoint folder
     changed_only: bool = False,  # hash only files whose size or time differ from the record
 ) -> LlamaConfig:  # of the valid checkpoint
     "Check a checkpoint folder; raises one `CheckpointError` that names every problem"

@@ -14,6 +14,7 @@ import math
 import re
 import shutil
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from smollm_nb.core import (
     LlamaConfig,
     ParameterError,
     StorageError,
+    StrPath,
     TokenizerError,
     as_callback,
     as_path,
@@ -179,7 +181,7 @@ def _map_tensors(path: Path, h: _Header, meta: dict, n: int) -> dict[str, GGUFTe
 
 # %% ../../nbs/01_models/03_gguf.ipynb #ccef3bd9
 def read_gguf(
-    path,  # a GGUF file
+    path: StrPath,  # a GGUF file
 ) -> tuple[dict, dict[str, GGUFTensor]]:  # metadata key → value, tensor name → tensor
     "Open a GGUF file; raises `CheckpointError` for anything malformed"
     path = as_path("path", path)
@@ -552,12 +554,13 @@ def _progress_bar():
 
 # %% ../../nbs/01_models/03_gguf.ipynb #fcb5a79f
 def import_gguf(
-    path,  # a GGUF file of a Llama
-    folder,  # the checkpoint folder to make or replace
+    path: StrPath,  # a GGUF file of a Llama
+    folder: StrPath,  # the checkpoint folder to make or replace
     source: str | None = None,  # for its provenance; the file's name if not given
     revision: str | None = None,  # of the source
-    tokenizer=None,  # folder whose tokenizer files to use instead of rebuilding them
-    on_progress=None,  # called with (done, total) bytes; may raise `Cancelled`; without it a bar on stderr
+    tokenizer: StrPath | None = None,  # folder whose tokenizer files to use instead of rebuilding them
+    # called with (done, total) bytes; may raise `Cancelled`; without it a bar on stderr
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:  # the folder
     "Turn a GGUF file into a verified float32 checkpoint folder; raises `CheckpointError` or `FetchError`"
     path, folder = as_path("path", path), as_path("folder", folder)

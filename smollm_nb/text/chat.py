@@ -9,6 +9,7 @@ __all__ = ['ROLES', 'check_messages', 'render', 'encode_chat']
 from ..core import ParameterError, TokenizerError
 from .template import compiled, plain, run_template
 from .template_text import Budget, literal, own_of
+from .tokenizer import SmolLMTokenizer
 
 # %% ../../nbs/02_text/08_chat.ipynb #f4bcd8f4
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython", "model")  # well known
@@ -73,7 +74,7 @@ def render(
     return str.__str__(_run(template, messages, add_generation_prompt, names, {}))
 
 # %% ../../nbs/02_text/08_chat.ipynb #ff4474c7
-def _choose_template(tokenizer, tools) -> str:
+def _choose_template(tokenizer: SmolLMTokenizer, tools: list[dict] | None) -> str:
     "The template for a conversation: with tools the one named `tool_use`, else the default"
     templates = tokenizer.chat_templates
     if tools is not None and "tool_use" in templates:
@@ -88,7 +89,7 @@ def _choose_template(tokenizer, tools) -> str:
 
 
 def encode_chat(
-    tokenizer,  # a `SmolLMTokenizer` with a chat template
+    tokenizer: SmolLMTokenizer,  # with a chat template
     messages: list[dict],  # records of role and content
     add_generation_prompt: bool = True,  # end with the opening of the assistant's turn
     special: bool = False,  # read special tokens inside the messages as tokens, not as text
