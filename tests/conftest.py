@@ -105,5 +105,6 @@ def own_cache(request, tmp_path, monkeypatch):
     if "slow" in request.keywords:
         return
     monkeypatch.setenv("SMOLLM_CACHE", str(tmp_path / "cache"))
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HUB_CACHE"):
         monkeypatch.delenv(name, raising=False)

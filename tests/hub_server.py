@@ -1,4 +1,4 @@
-"""A small local server that speaks the Hugging Face hub's protocol as the real client needs it, and misbehaves on request."""
+"A small local server that speaks the Hugging Face hub's protocol, and misbehaves on request"
 
 import contextlib
 import hashlib
@@ -135,7 +135,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(*faults.refuse_file.pop(0))
         if faults.file_status:
             return self.refuse(*faults.file_status)
-        if repo != hub.repo or commit != hub.commit or name not in hub.files:
+        if repo != hub.repo or commit not in (hub.commit, *hub.branches) or name not in hub.files:
             return self.refuse(404, "EntryNotFound")
         if not (faults.redirect and is_lfs(name, hub.files[name])):
             return self.body(hub, name)
@@ -231,6 +231,7 @@ def world(tmp_path, monkeypatch):
         "HF_TOKEN",
         "HUGGING_FACE_HUB_TOKEN",
         "HF_HUB_OFFLINE",
+        "HF_HUB_CACHE",
         "TRANSFORMERS_OFFLINE",
         "HTTP_PROXY",
         "http_proxy",

@@ -151,7 +151,14 @@ def bombs():
     yield header(items(9, 1 << 20, struct.pack("<IQ", 9, 1) * 100_000))
 
 
-CHILD = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_gguf import *\n"
+CHILD = f"""
+import os, random, sys, time
+from pathlib import Path
+from smollm_nb.core import CheckpointError, TokenizerError, peak_rss_bytes
+from smollm_nb.models.gguf import import_gguf, read_gguf
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_gguf import bombs, mutated
+"""
 MEASURE = (
     CHILD
     + """

@@ -497,3 +497,118 @@ def test_disk_is_full(served, tmp_path, monkeypatch):
         m.setattr(hub, "_stream", broken)
         fails("cannot be written")
     assert nothing_left(tmp_path)
+
+
+# ---- a model that another program has fetched
+
+
+def fetch_with_another_program(served, cache) -> Path:  # the snapshot's folder
+    "Put the model into a cache of Hugging Face's, with their own client"
+    from huggingface_hub import hf_hub_download
+
+    for name in served.files:
+        path = hf_hub_download(REPO, name, endpoint=served.url, cache_dir=cache)
+    return Path(path).parent
+
+
+@pytest.fixture
+def hf_copy(served, tmp_path):
+    "The model in Hugging Face's own cache; the snapshot's folder"
+    cache = tmp_path / "hf" / "hub"
+    folder = fetch_with_another_program(served, cache)
+    assert folder == cache / "models--HuggingFaceTB--SmolLM-135M" / "snapshots" / served.commit
+    served.log.clear()
+    return folder
+
+
+def test_cache_of_hugging_face(served, hf_copy, monkeypatch, capfd):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = hub.fetch()
+    assert "taken from Hugging Face's cache" in capfd.readouterr().err
+    assert validate(folder) == TINY
+    record = read_provenance(folder)
+    assert (record["source"], record["revision"], record["note"]) == (
+        f"hf-cache:{REPO}",
+        served.commit,
+        "revision main",
+    )
+    assert (folder / WEIGHTS).samefile(hf_copy / WEIGHTS), "no bytes are copied"
+    assert not (hf_copy / PROVENANCE).exists()
+    assert hub.fetch(quiet=True) == folder
+    assert hub.fetch(revision=served.commit, quiet=True) != folder
+    assert not served.log
+    shutil.rmtree(hf_copy.parent.parent)
+    assert validate(hub.fetch(quiet=True)) == TINY, "it outlives the other cache"
+    assert not served.log
+
+
+def test_cache_of_hugging_face_elsewhere(served, hf_copy, monkeypatch, tmp_path):
+    (tmp_path / "hf" / "hub").rename(tmp_path / "other")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "other"))
+    assert read_provenance(hub.fetch())["source"] == f"hf-cache:{REPO}"
+    assert not served.log
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "tokenizer_config.json"])
+def test_cache_of_hugging_face_is_damaged(served, hf_copy, capfd, name):
+    blob = (hf_copy / name).resolve()
+    data = blob.read_bytes()
+    bad = data[:-1] + bytes([data[-1] ^ 1])
+    blob.write_bytes(bad)
+    folder = hub.fetch()
+    err = capfd.readouterr().err
+    assert f"{name} has " in err
+    assert "fetching it" in err
+    assert read_provenance(folder)["source"] == f"hub:{REPO}"
+    assert (folder / name).read_bytes() == data
+    assert blob.read_bytes() == bad, "what belongs to others is left alone"
+    assert [n for n in served.files if served.gets(n)] == [name], "the other files are good"
+
+
+def test_cache_of_hugging_face_lacks_a_file(served, hf_copy, monkeypatch):
+    (hf_copy / "tokenizer.json").unlink()
+    (hf_copy / WEIGHTS).unlink()
+    folder = hub.fetch()
+    assert read_provenance(folder)["source"] == f"hub:{REPO}"
+    assert not served.gets(WEIGHTS), "its blob is there"
+
+
+def test_cache_of_hugging_face_of_another_revision(served, hf_copy):
+    served.branches.append("v1")
+    assert read_provenance(hub.fetch(revision="v1"))["source"] == f"hub:{REPO}"
+    fails("has no revision", revision="a/../../refs/main")
+    assert read_provenance(hub.fetch(refresh=True))["source"] == f"hub:{REPO}"
+
+
+def test_cache_of_hugging_face_is_copied_where_it_must(served, hf_copy, tmp_path, monkeypatch):
+    "Into a folder of the user's, from files that may not be written, and where there are no links"
+    own = hub.fetch(output=tmp_path / "own")
+    assert read_provenance(own)["source"] == f"hf-cache:{REPO}"
+    assert not (own / WEIGHTS).samefile(hf_copy / WEIGHTS)
+    assert hub.fetch(output=tmp_path / "own") == own, "the same model"
+    assert not served.log
+    monkeypatch.setattr(hub, "_link", lambda old, new: False)
+    folder = hub.fetch()
+    assert not (folder / WEIGHTS).samefile(hf_copy / WEIGHTS)
+    assert (folder / WEIGHTS).read_bytes() == served.files[WEIGHTS]
+    assert not served.log
+
+
+def test_cache_of_hugging_face_without_links(served, hf_copy):
+    "As on Windows: the snapshot holds the files themselves, and no hash is known"
+    for p in list(hf_copy.iterdir()):
+        data = p.read_bytes()
+        p.unlink()
+        p.write_bytes(data)
+    shutil.rmtree(hf_copy.parent.parent / "blobs")
+    assert read_provenance(hub.fetch())["source"] == f"hf-cache:{REPO}"
+    assert not served.log
+
+
+def test_cache_of_hugging_face_with_shards(tmp_path, monkeypatch):
+    with HubServer(write_tiny(tmp_path / "shards", max_shard=2_000_000)) as served:
+        fetch_with_another_program(served, tmp_path / "hf" / "hub")
+    folder = hub.fetch()
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+    assert validate(folder) == TINY
+    assert read_provenance(folder)["source"] == f"hf-cache:{REPO}"

@@ -77,7 +77,10 @@ def test_imports_stay_light(module):
 
 
 def test_model_is_there_at_the_top():
-    code = "import sys, smollm_nb; assert 'smollm_nb.api' not in sys.modules; from smollm_nb import Model; print(Model('SmolLM-135M'), smollm_nb.__version__)"
+    code = (
+        "import sys, smollm_nb; assert 'smollm_nb.api' not in sys.modules; "
+        "from smollm_nb import Model; print(Model('SmolLM-135M'), smollm_nb.__version__)"
+    )
     assert (
         "not loaded" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     )

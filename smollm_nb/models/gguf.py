@@ -14,6 +14,7 @@ import math
 import re
 import shutil
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from smollm_nb.core import (
     LlamaConfig,
     ParameterError,
     StorageError,
+    StrPath,
     TokenizerError,
     as_callback,
     as_path,
@@ -57,7 +59,7 @@ class _Header:
     def __init__(self, raw: bytes):
         self.raw, self.at, self.items = raw, 0, 0
 
-    def need(self, n: int, what: str) -> None:
+    def require(self, n: int, what: str) -> None:
         "Raise `ValueError` unless `n` bytes are left"
         left = len(self.raw) - self.at
         if n > left:
@@ -66,7 +68,7 @@ class _Header:
     def numbers(self, letter: str, n: int = 1) -> tuple:
         "The next `n` numbers"
         size = n * struct.calcsize(f"<{letter}")
-        self.need(size, "a number" if n == 1 else f"{n:,} numbers")
+        self.require(size, "a number" if n == 1 else f"{n:,} numbers")
         self.at += size
         return struct.unpack_from(f"<{n}{letter}", self.raw, self.at - size)
 
@@ -75,7 +77,7 @@ class _Header:
         (n,) = self.numbers("Q")
         if n > most:
             raise ValueError(f"{n:,} {what}, more than {most:,}")
-        self.need(n * least, f"{n:,} {what}")
+        self.require(n * least, f"{n:,} {what}")
         return n
 
     def texts(self, n: int = 1) -> list[str]:
@@ -146,7 +148,7 @@ def _read_record(h: _Header) -> tuple[str, tuple[int, ...], int, int]:  # name, 
         raise ValueError(f"tensor {one_line(name, 80)} is empty")
     return name, shape, kind, offset
 
-
+# %% ../../nbs/01_models/03_gguf.ipynb #fed11a75
 def _map_tensors(path: Path, h: _Header, meta: dict, n: int) -> dict[str, GGUFTensor]:
     "The next `n` tensors, each held against the bytes of the file"
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -177,9 +179,9 @@ def _map_tensors(path: Path, h: _Header, meta: dict, n: int) -> dict[str, GGUFTe
         out[name] = GGUFTensor(kind.name, shape, raw[at:end].reshape(*shape[:-1], row))
     return out
 
-
+# %% ../../nbs/01_models/03_gguf.ipynb #ccef3bd9
 def read_gguf(
-    path,  # a GGUF file
+    path: StrPath,  # a GGUF file
 ) -> tuple[dict, dict[str, GGUFTensor]]:  # metadata key → value, tensor name → tensor
     "Open a GGUF file; raises `CheckpointError` for anything malformed"
     path = as_path("path", path)
@@ -273,6 +275,7 @@ TYPES = FULL + (
     "NVFP4",
 )
 
+# %% ../../nbs/01_models/03_gguf.ipynb #1472e554
 _LISTS = dict(tokens=str, token_type=int, scores=float)
 _VALUES = dict(model=str, pre=str, add_bos_token=bool, add_eos_token=bool, add_space_prefix=bool)
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -290,7 +293,7 @@ def _check_tokenizer_types(meta: dict) -> None:
         if not isinstance(items, list) or not {*map(type, items)} <= {want}:
             raise ConfigError(f"tokenizer.ggml.{key} must be a list, each item {_WORDS[want]}")
 
-
+# %% ../../nbs/01_models/03_gguf.ipynb #7a318d89
 def _config(meta: dict, tensors: dict[str, GGUFTensor]) -> LlamaConfig:
     "The shape that the metadata states, every number checked; raises `ConfigError`"
     _check_tokenizer_types(meta)
@@ -330,12 +333,12 @@ def _config(meta: dict, tensors: dict[str, GGUFTensor]) -> LlamaConfig:
         ),
         "metadata",
     )
-    if (turned := get("rope.dimension_count", cfg.head_dim)) != cfg.head_dim:
-        turned = one_line(repr(turned), 80)
-        raise ConfigError(f"metadata: rope turns {turned} of {cfg.head_dim} numbers of a head, which is not supported")
+    if (rotated := get("rope.dimension_count", cfg.head_dim)) != cfg.head_dim:
+        rotated = one_line(repr(rotated), 80)
+        raise ConfigError(f"metadata: rope turns {rotated} of {cfg.head_dim} numbers of a head, which is not supported")
     return cfg
 
-
+# %% ../../nbs/01_models/03_gguf.ipynb #5252dd35
 def _tensor_problems(cfg: LlamaConfig, tensors: dict[str, GGUFTensor]) -> list[str]:
     "Tensors that lack, have another shape or type, or do not belong to a Llama"
     want = {gguf_name(n): s for n, s in cfg.tensor_shapes().items()}
@@ -370,10 +373,13 @@ def _float_tensors(cfg: LlamaConfig, tensors: dict[str, GGUFTensor], on_progress
 
 # %% ../../nbs/01_models/03_gguf.ipynb #f943c74e
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_NOT_KNOWN = (
+    "is not known here: pass import_gguf tokenizer=FOLDER, with the model's tokenizer.json and tokenizer_config.json"
+)
 
 
-def _cutter(pre: str):
-    "How text is cut before merging, by the name that the GGUF gives it"
+def _pre_tokenizer(pre: str):
+    "The pre-tokenizer that a GGUF names"
     from tokenizers import pre_tokenizers as p
 
     byte_level = p.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -381,33 +387,32 @@ def _cutter(pre: str):
         return byte_level
     if pre == "smollm":
         return p.Sequence([p.Digits(individual_digits=True), byte_level])
-    raise ConfigError(
-        f"tokenizer.ggml.pre {pre!r} is not known here: pass import_gguf tokenizer=FOLDER, with the model's tokenizer.json and tokenizer_config.json"
-    )
+    raise ConfigError(f"tokenizer.ggml.pre {pre!r} {_NOT_KNOWN}")
 
 
 def _tokenizer_lists(meta: dict) -> tuple[list[str], list[tuple[str, str]], list[int]]:
     "Tokens, merges and token types, checked"
     if (model := meta.get("tokenizer.ggml.model")) != "gpt2":
-        raise ConfigError(
-            f"tokenizer.ggml.model {model!r} is not known here: pass import_gguf tokenizer=FOLDER, with the model's tokenizer.json and tokenizer_config.json"
-        )
+        raise ConfigError(f"tokenizer.ggml.model {model!r} {_NOT_KNOWN}")
     tokens, merges, types = (meta.get(f"tokenizer.ggml.{k}") for k in ("tokens", "merges", "token_type"))
-    texts = isinstance(tokens, list) and all(isinstance(t, str) for t in tokens)
-    if not texts or len(set(tokens)) != len(tokens):
+    texts = tokens if isinstance(tokens, list) and all(isinstance(t, str) for t in tokens) else None
+    if texts is None or len(set(texts)) != len(texts):
         raise ConfigError("tokenizer.ggml.tokens must be a list of different strings")
     if types is None:
-        types = [1] * len(tokens)
-    if not isinstance(types, list) or len(types) != len(tokens):
+        types = [1] * len(texts)
+    if not isinstance(types, list) or len(types) != len(texts):
         raise ConfigError("tokenizer.ggml.token_type must have one number a token")
-    known = set(tokens)
-    pairs = [tuple(m.split(" ")) if isinstance(m, str) else () for m in merges] if isinstance(merges, list) else [()]
-    if bad := [p for p in pairs if len(p) != 2 or not {*p, "".join(p)} <= known]:
-        raise ConfigError(f"tokenizer.ggml.merges must be pairs of tokens, not {bad[0]!r}")
-    return tokens, pairs, types
+    known = set(texts)
+    pairs: list[tuple[str, str]] = []
+    for merge in merges if isinstance(merges, list) else [None]:
+        pair = tuple(merge.split(" ")) if isinstance(merge, str) else ()
+        if len(pair) != 2 or not {*pair, "".join(pair)} <= known:
+            raise ConfigError(f"tokenizer.ggml.merges must be pairs of tokens, not {pair!r}")
+        pairs.append((pair[0], pair[1]))
+    return texts, pairs, types
 
-
-def _around(meta: dict, special: dict[str, str]) -> dict | None:
+# %% ../../nbs/01_models/03_gguf.ipynb #58afb54c
+def _post_processor(meta: dict, special: dict[str, str]) -> dict | None:
     "The part of `tokenizer.json` that puts tokens before and behind every text, where the metadata asks for it"
     wanted = [special.get(f"{k}_token") if meta.get(f"tokenizer.ggml.add_{k}_token") else None for k in ("bos", "eos")]
     if wanted == [None, None]:
@@ -432,13 +437,13 @@ def _tokenizer(meta: dict) -> dict:  # as in `tokenizer.json`
 
     tokens, merges, types = _tokenizer_lists(meta)
     tok = Tokenizer(models.BPE({t: i for i, t in enumerate(tokens)}, merges))
-    tok.pre_tokenizer, tok.decoder = _cutter(meta.get("tokenizer.ggml.pre", "default")), decoders.ByteLevel()
+    tok.pre_tokenizer, tok.decoder = _pre_tokenizer(meta.get("tokenizer.ggml.pre", "default")), decoders.ByteLevel()
     for token, kind in zip(tokens, types):
         if kind == 3:
             tok.add_special_tokens([AddedToken(token, special=True, normalized=False)])
         if kind == 4:
             tok.add_tokens([AddedToken(token, normalized=False)])
-    return json.loads(tok.to_str()) | dict(post_processor=_around(meta, _special_tokens(meta)))
+    return json.loads(tok.to_str()) | dict(post_processor=_post_processor(meta, _special_tokens(meta)))
 
 
 def _special_tokens(meta: dict) -> dict[str, str]:
@@ -504,15 +509,16 @@ def _note(path: Path, tensors: dict[str, GGUFTensor]) -> str:
     "What a reader of any figure should know about these weights"
     kinds = dict.fromkeys(t.kind for t in tensors.values())
     coarse = [k for k in kinds if k not in FULL]
-    lossy = (
-        f"; weights dequantized from {' and '.join(coarse)}: quantizing them again on the same grid loses nothing, so such figures flatter"
-        if coarse
-        else ""
+    note = f"from {path.name}, SHA-256 {sha256_file(path)}"
+    if not coarse:
+        return note
+    return (
+        f"{note}; weights dequantized from {' and '.join(coarse)}: "
+        "quantizing them again on the same grid loses nothing, so such figures flatter"
     )
-    return f"from {path.name}, SHA-256 {sha256_file(path)}{lossy}"
 
 
-def _fill(staged: Path, path: Path, tokenizer, on_progress) -> str:  # the note for its provenance
+def _write_checkpoint(staged: Path, path: Path, tokenizer, on_progress) -> str:  # the note for its provenance
     "Write all files of the checkpoint but `provenance.json`"
     meta, tensors = read_gguf(path)
     cfg = _config(meta, tensors)
@@ -532,7 +538,7 @@ def _fill(staged: Path, path: Path, tokenizer, on_progress) -> str:  # the note 
     return _note(path, tensors)
 
 
-def _bar():
+def _progress_bar():
     "A progress bar on stderr for `on_progress(done, total)`; none where stderr is no terminal"
     from tqdm import tqdm
 
@@ -546,14 +552,15 @@ def _bar():
 
     return on_progress
 
-
+# %% ../../nbs/01_models/03_gguf.ipynb #fcb5a79f
 def import_gguf(
-    path,  # a GGUF file of a Llama
-    folder,  # the checkpoint folder to make or replace
+    path: StrPath,  # a GGUF file of a Llama
+    folder: StrPath,  # the checkpoint folder to make or replace
     source: str | None = None,  # for its provenance; the file's name if not given
     revision: str | None = None,  # of the source
-    tokenizer=None,  # folder whose tokenizer files to use instead of rebuilding them
-    on_progress=None,  # called with (done, total) bytes; may raise `Cancelled`; without it a bar on stderr
+    tokenizer: StrPath | None = None,  # folder whose tokenizer files to use instead of rebuilding them
+    # called with (done, total) bytes; may raise `Cancelled`; without it a bar on stderr
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Path:  # the folder
     "Turn a GGUF file into a verified float32 checkpoint folder; raises `CheckpointError` or `FetchError`"
     path, folder = as_path("path", path), as_path("folder", folder)
@@ -566,7 +573,7 @@ def import_gguf(
     try:
         with folder_lock(folder), staged_folder(folder) as staged:
             try:
-                note = _fill(staged, path, tokenizer, on_progress or _bar())
+                note = _write_checkpoint(staged, path, tokenizer, on_progress or _progress_bar())
                 validate(staged)
             except ConfigError as e:
                 raise CheckpointError(path, [str(e)]) from None

@@ -121,14 +121,15 @@ def _metadata(family: str, size: str, instruct: bool) -> ModelMetadata:
         release_date=_FAMILIES[family][0],
         license="Apache-2.0",
         config=_config(family, size, instruct),
-        description=f"{name} is {what}, with {size} parameters pretrained on {trained / 1e12:g}T tokens of English text and code.",
+        description=f"{name} is {what}, with {size} parameters "
+        f"pretrained on {trained / 1e12:g}T tokens of English text and code.",
     )
 
 # %% ../../nbs/01_models/01_registry.ipynb #cd48a555
 class ModelRegistry:
     "The SmolLM family, by Hugging Face id or short name"
 
-    def __init__(self):
+    def __init__(self) -> None:
         records = [_metadata(f, s, i) for (f, s) in _RELEASES for i in (False, True)]
         self.models: dict[str, ModelMetadata] = {m.huggingface_id: m for m in records}
 

@@ -6,6 +6,9 @@
 __all__ = ['WEIGHTS', 'EXPRESSIONS', 'Scope', 'Compiler', 'call_arguments', 'callee', 'filter_or_test']
 
 # %% ../../nbs/02_text/06_template_expressions.ipynb #d68be1a9
+from collections.abc import Callable
+from typing import Any
+
 from ..core import TokenizerError
 from .template_filters import FILTERS, TESTS
 from .template_methods import attribute, item, percent
@@ -44,7 +47,7 @@ class Scope:
         name: str,
     ):  # the value, or `Undefined`
         "The innermost value of a name"
-        scope = self
+        scope: Scope | None = self
         while scope is not None:
             if name in scope.values:
                 return scope.values[name]
@@ -54,11 +57,11 @@ class Scope:
 # %% ../../nbs/02_text/06_template_expressions.ipynb #da4a2800
 # steps; others take 1
 WEIGHTS = dict(Call=10, Filter=10, Test=6, Getattr=4, Getitem=4, Concat=4, Compare=3, Add=3)
-EXPRESSIONS = {}  # name of a node → what makes its function
+EXPRESSIONS: dict[str, Callable[..., Any]] = {}  # name of a node → what makes its function
 
 
 def _expression(*names):
-    "Put a maker of functions into the table"
+    "Enter a maker of functions into the table"
 
     def register(f):
         EXPRESSIONS.update(dict.fromkeys(names, f))
@@ -70,8 +73,9 @@ def _expression(*names):
 class Compiler:
     "Makes functions of (budget, scope) out of Jinja2's nodes"
 
-    def __init__(self):
-        self.weight, self.literals = 0, []
+    def __init__(self) -> None:
+        self.weight = 0  # steps of the block that is being compiled
+        self.literals: list[str] = []
 
     def expr(
         self,
@@ -93,7 +97,7 @@ class Compiler:
         "The functions of several expressions"
         return [self.expr(n) for n in nodes]
 
-
+# %% ../../nbs/02_text/06_template_expressions.ipynb #8aad54b8
 @_expression("Const")
 def _const(c, node):
     value = node.value
@@ -274,7 +278,7 @@ def call_arguments(
 
     return give
 
-
+# %% ../../nbs/02_text/06_template_expressions.ipynb #15c79693
 def callee(
     x,  # any value
 ) -> Function:

@@ -9,6 +9,8 @@ __all__ = ['STR_METHODS', 'DICT_METHODS', 'LIST_METHODS', 'METHODS', 'percent', 
 # %% ../../nbs/02_text/04_template_methods.ipynb #9da1a649
 import json
 import re
+from collections.abc import Callable
+from typing import Any
 
 from smollm_nb.text.template_text import (
     MAX_TEXT,
@@ -37,11 +39,11 @@ from smollm_nb.text.template_values import (
     kind,
     number,
     present,
-    put,
     repr_of,
     shown,
     sort,
     text_of,
+    write_piece,
 )
 
 # %% ../../nbs/02_text/04_template_methods.ipynb #8b886f94
@@ -64,7 +66,9 @@ def percent(
     values,  # a tuple, one value, or a dict for `%(name)s`
 ) -> str:
     "`s % values`"
-    rest, out, at, size = list(values) if isinstance(values, tuple) else [values], [], 0, len(s)
+    rest = list(values) if isinstance(values, tuple) else [values]
+    out: list[str] = []
+    at, size = 0, len(s)
     budget.scan(len(s), 4)
     for m in _PERCENT.finditer(s):
         out.append(cut(budget, s, slice(at, m.start())))
@@ -89,7 +93,7 @@ def percent(
         raise TypeError("more values than the format takes")
     return concat(budget, out)
 
-
+# %% ../../nbs/02_text/04_template_methods.ipynb #4ae62d62
 _FIELD = re.compile(r"\{\{|\}\}|\{(\w{0,64})(?:!([rs]))?(?::([^{}\d]{0,4}\d{0,3}(?:\.\d{1,3})?[^{}\d]{0,2}))?\}|[{}]")
 
 
@@ -101,7 +105,8 @@ def formatted(
     **kwargs,  # values by name
 ) -> str:
     "`s.format(…)`"
-    out, at, auto, size = [], 0, 0, len(s)
+    out: list[str] = []
+    at, auto, size = 0, 0, len(s)
     budget.scan(len(s), 4)
     for m in _FIELD.finditer(s):
         out.append(cut(budget, s, slice(at, m.start())))
@@ -131,7 +136,8 @@ def joined(
     xs,  # anything to go through
 ) -> str:
     "Values as texts, `sep` between them"
-    out, size = [], 0
+    out: list[str] = []
+    size = 0
     for x in elements(budget, xs):
         out += (sep, text_of(budget, x))
         size += len(sep) + len(out[-1])
@@ -162,7 +168,7 @@ def write_json(
     if isinstance(indent, int):
         indent = " " * min(max(indent, 0), MAX_TEXT)
     comma, colon = separators or (", " if indent is None else ",", ": ")
-    out = []
+    out: list[str] = []
 
     def line(depth):
         if indent is None:
@@ -172,19 +178,19 @@ def write_json(
 
     def write(v, depth):
         if not isinstance(v, (list, tuple, dict)):
-            return put(budget, out, _scalar(budget, v, ensure_ascii))
+            return write_piece(budget, out, _scalar(budget, v, ensure_ascii))
         left, right = "{}" if isinstance(v, dict) else "[]"
         if not v:
-            return put(budget, out, left + right)
+            return write_piece(budget, out, left + right)
         deeper, between = budget.deeper(depth), left
         for k in sort(budget, list(v)) if isinstance(v, dict) and sort_keys else v:
-            put(budget, out, between + line(deeper))
+            write_piece(budget, out, between + line(deeper))
             between = comma
             if isinstance(v, dict):
                 key = _scalar(budget, k, ensure_ascii)
-                put(budget, out, (key if isinstance(k, str) else f'"{key}"') + colon)
+                write_piece(budget, out, (key if isinstance(k, str) else f'"{key}"') + colon)
             write(v[k] if isinstance(v, dict) else k, deeper)
-        put(budget, out, line(depth) + right)
+        write_piece(budget, out, line(depth) + right)
 
     write(x, 0)
     return concat(budget, out)
@@ -224,7 +230,7 @@ def _without_prefix(budget, s, prefix):
 def _without_suffix(budget, s, suffix):
     return cut(budget, s, slice(len(s) - len(suffix))) if s.endswith(suffix) else s
 
-
+# %% ../../nbs/02_text/04_template_methods.ipynb #75e6cdd8
 _READING = (
     "startswith",
     "endswith",
@@ -246,7 +252,7 @@ _READING = (
     "istitle",
     "isupper",
 )
-STR_METHODS = {n: _reading(n) for n in _READING}
+STR_METHODS: dict[str, Callable[..., Any]] = {n: _reading(n) for n in _READING}
 STR_METHODS |= {n: _recasing(n) for n in ("upper", "lower", "title", "capitalize", "swapcase", "casefold")}
 STR_METHODS |= {n: _padding(n) for n in ("center", "ljust", "rjust", "zfill")}
 STR_METHODS |= dict(
@@ -265,7 +271,7 @@ STR_METHODS |= dict(
     rstrip=lambda budget, s, chars=None: stripped(budget, s, chars, left=False),
 )
 
-
+# %% ../../nbs/02_text/04_template_methods.ipynb #d9bf5068
 def _items(budget, d):
     budget.keep(100 * len(d) + 100)
     budget.work(len(d))
@@ -293,16 +299,16 @@ def _count(budget, xs, x):
     return sum(equal(budget, x, y) for y in elements(budget, xs))
 
 
-DICT_METHODS = dict(
+DICT_METHODS: dict[str, Callable[..., Any]] = dict(
     items=_items,
     keys=as_list,
     copy=copied,
     values=lambda budget, d: [v for k, v in _items(budget, d)],
     get=lambda budget, d, key, default=None: d.get(key_of(key), default),
 )
-LIST_METHODS = dict(index=_index, count=_count, copy=as_list)
-METHODS = dict.fromkeys((str, Marked), STR_METHODS) | dict.fromkeys((list, tuple, range), LIST_METHODS)
-METHODS[dict] = DICT_METHODS
+LIST_METHODS: dict[str, Callable[..., Any]] = dict(index=_index, count=_count, copy=as_list)
+METHODS: dict[type, dict[str, Callable[..., Any]]] = {str: STR_METHODS, Marked: STR_METHODS, dict: DICT_METHODS}
+METHODS |= dict.fromkeys((list, tuple, range), LIST_METHODS)
 
 # %% ../../nbs/02_text/04_template_methods.ipynb #64e64d3b
 _LOOP = dict(
@@ -336,7 +342,7 @@ def _of_loop(budget: Budget, loop: Loop, name: str):
 
     return Function(name, changed) if name == "changed" else Undefined(f"loop has no attribute {shown(name)}")
 
-
+# %% ../../nbs/02_text/04_template_methods.ipynb #6420e814
 def attribute(
     budget: Budget,
     x,  # any value

@@ -74,6 +74,8 @@ class Marked(str):
     "A text with marks: which of its characters a template wrote"
 
     __slots__ = ("own", "safe")
+    own: bytes
+    safe: bool
 
     def __new__(
         cls,
@@ -173,7 +175,8 @@ def _spread(budget: Budget, s: str, parts: list[str], gap: int) -> list[str]:
     budget.keep(200 * len(parts) + 2 * len(s))
     if type(s) is not Marked:
         return parts
-    out, at = [], 0
+    out: list[str] = []
+    at = 0
     for p in parts:
         if not gap:
             at = s.find(p, at)
@@ -220,9 +223,9 @@ def partition(
 ) -> tuple[str, str, str]:  # before, separator, after
     "As `str.partition` and `str.rpartition`"
     budget.scan(len(s), min(len(sep), 128))
-    a, b, _ = s.rpartition(sep) if right else s.partition(sep)
-    a, b = len(a), len(a) + len(b)
-    return cut(budget, s, slice(a)), cut(budget, s, slice(a, b)), cut(budget, s, slice(b, None))
+    before, found, _ = s.rpartition(sep) if right else s.partition(sep)
+    start, end = len(before), len(before) + len(found)
+    return cut(budget, s, slice(start)), cut(budget, s, slice(start, end)), cut(budget, s, slice(end, None))
 
 # %% ../../nbs/02_text/02_template_text.ipynb #e4552288
 def replace(

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['MAX_BITS', 'COMPARISONS', 'ARITHMETIC', 'UndefinedError', 'Undefined', 'Namespace', 'Function', 'Loop', 'kind',
-           'shown', 'present', 'truth', 'key_of', 'put', 'repr_of', 'text_of', 'equal', 'less', 'contains', 'sequence',
-           'element', 'elements', 'as_list', 'length_of', 'slice_of', 'sort', 'escape', 'as_safe', 'number', 'add',
-           'multiply', 'power']
+           'shown', 'present', 'truth', 'key_of', 'write_piece', 'repr_of', 'text_of', 'equal', 'less', 'contains',
+           'sequence', 'element', 'elements', 'as_list', 'length_of', 'slice_of', 'sort', 'escape', 'as_safe', 'number',
+           'add', 'multiply', 'power']
 
 # %% ../../nbs/02_text/03_template_values.ipynb #1eced145
-from ..core import TokenizerError
+from collections.abc import Callable
+
 from .template_text import Budget, Marked, concat, cut, own_of, paid, repeated, replace
 
 # %% ../../nbs/02_text/03_template_values.ipynb #75e7f6c7
@@ -100,7 +101,7 @@ def key_of(x):
     return x
 
 # %% ../../nbs/02_text/03_template_values.ipynb #d32c2700
-def put(
+def write_piece(
     budget: Budget,
     out: list[str],  # the pieces so far
     s: str,  # one more
@@ -114,27 +115,27 @@ def _write(budget: Budget, x, out: list[str], depth: int) -> None:
     "Write a value as `repr` does"
     if isinstance(x, (list, tuple)):
         depth = budget.deeper(depth)
-        put(budget, out, "[" if isinstance(x, list) else "(")
+        write_piece(budget, out, "[" if isinstance(x, list) else "(")
         for i, v in enumerate(x):
             if i:
-                put(budget, out, ", ")
+                write_piece(budget, out, ", ")
             _write(budget, v, out, depth)
-        put(budget, out, "]" if isinstance(x, list) else ",)" if len(x) == 1 else ")")
+        write_piece(budget, out, "]" if isinstance(x, list) else ",)" if len(x) == 1 else ")")
     elif isinstance(x, dict):
         depth = budget.deeper(depth)
-        put(budget, out, "{")
+        write_piece(budget, out, "{")
         for i, (k, v) in enumerate(x.items()):
             if i:
-                put(budget, out, ", ")
+                write_piece(budget, out, ", ")
             _write(budget, k, out, depth)
-            put(budget, out, ": ")
+            write_piece(budget, out, ": ")
             _write(budget, v, out, depth)
-        put(budget, out, "}")
+        write_piece(budget, out, "}")
     elif isinstance(x, str):
         budget.scan(len(x), 4)
-        put(budget, out, str.__repr__(x))
+        write_piece(budget, out, str.__repr__(x))
     else:
-        put(budget, out, "Undefined" if isinstance(x, Undefined) else text_of(budget, x))
+        write_piece(budget, out, "Undefined" if isinstance(x, Undefined) else text_of(budget, x))
 
 
 def repr_of(
@@ -142,7 +143,7 @@ def repr_of(
     x,  # any value
 ) -> str:
     "A value as Python writes it"
-    out = []
+    out: list[str] = []
     _write(budget, x, out, 0)
     return concat(budget, out)
 
@@ -217,7 +218,7 @@ def contains(
     return any(equal(budget, x, y) for y in elements(budget, container))
 
 
-COMPARISONS = dict(
+COMPARISONS: dict[str, Callable[..., bool]] = dict(
     eq=equal,
     ne=lambda budget, a, b: not equal(budget, a, b),
     lt=less,
@@ -225,7 +226,8 @@ COMPARISONS = dict(
     lteq=lambda budget, a, b: less(budget, a, b) or equal(budget, a, b),
     gteq=lambda budget, a, b: less(budget, b, a) or equal(budget, a, b),
 )
-COMPARISONS["in"], COMPARISONS["notin"] = contains, lambda budget, a, b: not contains(budget, a, b)
+COMPARISONS["in"] = contains
+COMPARISONS["notin"] = lambda budget, a, b: not contains(budget, a, b)
 
 # %% ../../nbs/02_text/03_template_values.ipynb #01684b2e
 def sequence(
@@ -275,7 +277,7 @@ def as_list(
     budget.keep(40 * len(items) + 100)
     return list(elements(budget, items))
 
-
+# %% ../../nbs/02_text/03_template_values.ipynb #b181e34c
 def length_of(
     x,  # any value
 ) -> int:
@@ -351,7 +353,7 @@ def number(
         raise ValueError(f"a number of more than {MAX_BITS} bits")
     return x
 
-
+# %% ../../nbs/02_text/03_template_values.ipynb #091b0bcc
 def add(budget: Budget, a, b):
     "`a + b`"
     if isinstance(a, str) and isinstance(b, str):
@@ -359,12 +361,14 @@ def add(budget: Budget, a, b):
         if not any(safe):
             return concat(budget, [a, b])
         return as_safe(concat(budget, [s if ok else escape(budget, s) for s, ok in zip((a, b), safe)]))
-    present(a), present(b)
+    present(a)
+    present(b)
     if not isinstance(a, (list, tuple)) or type(a) is not type(b):
         return number(number(a) + number(b))
-    budget.keep(8 * (len(a) + len(b)) + 100)
-    budget.work(len(a) + len(b) >> 4)
-    return a + b
+    n = len(a) + len(b)
+    budget.keep(8 * n + 100)
+    budget.work(n >> 4)
+    return type(a)([*a, *b])
 
 
 def multiply(budget: Budget, a, b):
@@ -384,7 +388,8 @@ def multiply(budget: Budget, a, b):
 
 def power(budget: Budget, a, b):
     "`a ** b`"
-    number(a), number(b)
+    number(a)
+    number(b)
     whole = isinstance(a, int) and isinstance(b, int)
     if whole and a.bit_length() * b > MAX_BITS:
         raise ValueError("a power is too large")
