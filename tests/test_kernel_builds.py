@@ -54,7 +54,7 @@ def case(tiny_q4, tmp_path_factory):
     path = tmp_path_factory.mktemp("case") / "case.bin"
     with read_q4(tiny_q4) as f:
         c, parts, raw = f.config, engine._table(f), tiny_q4.read_bytes()
-        shape = engine._Shape(
+        shape = engine.ShapeRecord(
             c.vocab_size,
             c.hidden_size,
             c.intermediate_size,
