@@ -56,7 +56,7 @@ def page_subjects(
 
     counts = {min(x.threads, MAX_PAGE_THREADS): x for x in own}
     return [
-        PageSubject(f"wasm, {name}", name, str(bundle), "bench.html?asked", how(x), n)
+        PageSubject(f"wasm, {name}", name, str(bundle), "bench.html?remote", how(x), n)
         for n, x in counts.items()
         for name in browsers
     ]

@@ -155,7 +155,7 @@ _PAGE_SCRIPTS = {
     f"{n}.js"
     for n in (
         "app",
-        "asked",
+        "commands",
         "bench",
         "chart",
         "conversation",

@@ -114,7 +114,7 @@ def browser_speed(
     threads: int = 1,  # that compute
 ) -> dict:  # runner, browser, threads, variant, why, rates, agent; as an element of `RunnerBox.measured`
     "Measure a browser without a window; raises `BrowserError` or `BenchError`"
-    with PageSubject(browser, browser, str(bundle), "bench.html?asked", dict(context=_CONTEXT), threads).open() as page:
+    with PageSubject(browser, browser, str(bundle), "bench.html?remote", dict(context=_CONTEXT), threads).open() as page:
         return dict(
             runner="browser",
             browser=browser,

@@ -1,5 +1,5 @@
 /** transformers.js on ONNX Runtime's WebAssembly: eight bits, its own choice there, and its own loop, which writes one token after the other. */
-import { now } from './asked.js';
+import { now } from './commands.js';
 
 let library, tokenizer, model, cache, last = 0, asked;
 

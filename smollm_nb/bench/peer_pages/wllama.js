@@ -1,5 +1,5 @@
 /** wllama: llama.cpp compiled to WebAssembly. All its defaults, but for context and threads; it chooses the likeliest token, by the shortest of its ways. */
-import { now } from './asked.js';
+import { now } from './commands.js';
 
 const GREEDY = { temp: 0, top_k: 1, samplers_sequence: ['top_k'] };
 let engine, last = 0, asked;

@@ -17,8 +17,10 @@ const PLACEHOLDERS = { chat: 'Ask something', text: 'Write the beginning of a te
 const ENDS = {
   eos: () => '',
   stop: () => 'stopped at a stop string',
-  length: (r) => (r.truncated ? 'the context is full: begin a new conversation, or choose a longer context'
-    : `stopped after ${r.ids.length} tokens, the longest answer in the settings`),
+  length: (r) =>
+    r.truncated
+      ? 'the context is full: begin a new conversation, or choose a longer context'
+      : `stopped after ${r.ids.length} tokens, the longest answer in the settings`,
   cancelled: () => 'stopped',
 };
 
@@ -99,7 +101,8 @@ function write(text) {
 }
 
 function restoreDraft() {
-  const draft = recall('draft'), prompt = $('prompt');
+  const draft = recall('draft');
+  const prompt = $('prompt');
   if (draft?.mode === 'text') $('modeText').checked = true;
   chooseMode();
   if (typeof draft?.text !== 'string' || prompt.value) return;
@@ -117,9 +120,14 @@ function restoreAll() {
 
 // ---- answers
 
-/** Put tokens into a turn; show and save them now and then. @param {Turn} turn @param {TurnView} view */
+/**
+ * Put tokens into a turn; show and save them now and then.
+ * @param {Turn} turn
+ * @param {TurnView} view
+ */
 function collector(turn, view) {
-  const times = [], begin = performance.now();
+  const times = [];
+  const begin = performance.now();
   let saved = begin;
   const painting = throttled(() => {
     view.grow();
@@ -139,7 +147,10 @@ function collector(turn, view) {
 /**
  * Let the model answer a turn, and show it. What comes after "New" belongs to a conversation that nobody sees any more:
  * `current` is false then, and nothing of it is shown.
- * @param {Turn} turn @param {TurnView} view @param {any} settings @param {() => boolean} current
+ * @param {Turn} turn
+ * @param {TurnView} view
+ * @param {any} settings
+ * @param {() => boolean} current
  * @returns {Promise<boolean>} false where no answer came
  */
 async function answer(turn, view, settings, current) {
@@ -148,37 +159,47 @@ async function answer(turn, view, settings, current) {
   const model = await ensureModel();
   if (!model || !current()) return false;
   fetchMarkdown();
-  const tokens = collector(turn, view), prompt = conversation.prompt(turn);
+  const tokens = collector(turn, view);
+  const prompt = conversation.prompt(turn);
   const onToken = (token) => current() && tokens.push(token);
   const generation = model.generate(prompt, { ...settings, overflow: 'stop', onToken });
   growing = generation;
-  ended = generation.result.then(() => {}, () => {});
+  ended = generation.result.then(
+    () => {},
+    () => {},
+  );
   canStop();
   const r = await generation.result.finally(tokens.stop);
   if (!current()) return false;
   Object.assign(turn, { answer: r.text, note: ENDS[r.finish_reason](r), done: true });
   view.finish();
-  describeAnswer(r.timings);
+  describeAnswer(/** @type {Required<import('./smollm.js').Timings>} */ (r.timings));
   return true;
 }
 
 /**
  * Ask the model, in place of turns that were taken out.
- * @param {import('./conversation.js').Kind} what @param {string} text
- * @param {any} settings @param {Turn[]} removed turns
+ * @param {import('./conversation.js').Kind} what
+ * @param {string} text
+ * @param {any} settings
+ * @param {Turn[]} removed turns
  * @returns {Promise<boolean>} false where no answer came: then all is as it was before
  */
 async function ask(what, text, settings, removed) {
-  const mine = conversation, current = () => conversation === mine;
+  const mine = conversation;
+  const current = () => conversation === mine;
   removeViews(removed);
-  const turn = mine.add(what, text), view = addView(turn);
+  const turn = mine.add(what, text);
+  const view = addView(turn);
   waiting = turn;
   saveDraft();
   working(true);
   view.busy(true);
   follow();
   let error = null;
-  const done = await answer(turn, view, settings, current).catch((e) => { error = e; });
+  const done = await answer(turn, view, settings, current).catch((e) => {
+    error = e;
+  });
   if (!current()) return true;
   waiting = growing = null;
   view.busy(false);

@@ -20,18 +20,24 @@ let wanted = recall('context');
 /** @returns {number | undefined} tokens that the loaded model sees at once */
 export const loadedContext = () => model?.info.context;
 
-/** What a visitor should know. @param {any} facts a plan or a model's info @param {string} trouble with keeping it */
+/**
+ * What a visitor should know.
+ * @param {any} facts a plan or a model's info
+ * @param {string} trouble with keeping it
+ */
 function tell({ threads, why, notes }, trouble) {
   const single = threads === 1 && !globalThis.crossOriginIsolated;
   const told = [...(notes ?? (single ? [why] : [])), trouble, remembers() ? '' : 'a reload forgets the conversation'];
   note([...new Set(told.filter(Boolean))]);
 }
 
-/** @param {any} next plan */
+/** @param {import('./smollm.js').Plan} next */
 function describe(next) {
   plan = next;
-  const chosen = plan.contexts.find((c) => c.tokens === wanted), { memory } = chosen ?? plan;
-  const todo = plan.total - plan.cached, here = plan.cached ? ` (${megabytes(plan.cached)} are here already)` : '';
+  const chosen = plan.contexts.find((c) => c.tokens === wanted);
+  const { memory } = chosen ?? plan;
+  const todo = plan.total - plan.cached;
+  const here = plan.cached ? ` (${megabytes(plan.cached)} are here already)` : '';
   const source = todo ? `Fetches ${megabytes(todo)}${here}` : 'All of it is here already';
   $('name').textContent = plan.name;
   $('offer').textContent = `${source}; takes about ${megabytes(memory)} of memory.`;
@@ -40,6 +46,7 @@ function describe(next) {
   tell(plan, plan.trouble);
 }
 
+/** @param {import('./smollm.js').Progress} progress */
 function onProgress({ stage, loaded, total, fetched, plan: seen }) {
   if (seen) describe(seen);
   $('bar').value = total ? loaded / total : 0;
@@ -72,7 +79,9 @@ function offerAgain(why) {
 /** Load the model, once. @returns {Promise<WasmModel | null>} null if that was cancelled or failed */
 export async function ensureModel() {
   if (model) return model;
-  loading ??= load().finally(() => { loading = null; });
+  loading ??= load().finally(() => {
+    loading = null;
+  });
   return loading;
 }
 

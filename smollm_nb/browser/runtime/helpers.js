@@ -18,7 +18,10 @@ import { fromPlain } from './errors.js';
 const helpers = new Map();
 let last = 0;
 
-/** @param {string} file beside this one @returns {Helper} */
+/**
+ * @param {string} file beside this one
+ * @returns {Helper}
+ */
 export function spawn(file) {
   const { port1, port2 } = new MessageChannel();
   const number = ++last;
@@ -39,7 +42,11 @@ export function spawn(file) {
   return helper;
 }
 
-/** The page says that a helper has failed. @param {number} number @param {import('./errors.js').Plain} error */
+/**
+ * The page says that a helper has failed.
+ * @param {number} number
+ * @param {import('./errors.js').Plain} error
+ */
 export function helperLost(number, error) {
   helpers.get(number)?.onerror(fromPlain(error));
 }

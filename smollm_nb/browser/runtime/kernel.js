@@ -14,7 +14,7 @@ export const TILE = 64; // tokens that a prefill reads between two chances to st
 const NO_LOGITS = 0;
 const LAST_LOGITS = 1;
 const NO_SCORES = -15; // SM_E_SCORES
-const STREAM = 54n; // of PCG32, as generate.py has it
+const STREAM = 54n; // of PCG32, as smollm_nb/inference/sampling.py has it
 
 const align = (n, to = ALIGN) => Math.ceil(n / to) * to;
 
@@ -34,7 +34,10 @@ function refused(e) {
   return engineError(`this browser does not compile the kernel: ${way} (${words})`);
 }
 
-/** @param {Uint8Array} bytes of a build of the kernel @returns {Promise<WebAssembly.Module>} */
+/**
+ * @param {Uint8Array} bytes of a build of the kernel
+ * @returns {Promise<WebAssembly.Module>}
+ */
 export async function compile(bytes) {
   try {
     return await WebAssembly.compile(/** @type {Uint8Array<ArrayBuffer>} */ (bytes));
@@ -43,7 +46,11 @@ export async function compile(bytes) {
   }
 }
 
-/** @param {WebAssembly.Module} module @param {number} pages @param {boolean} shared */
+/**
+ * @param {WebAssembly.Module} module
+ * @param {number} pages
+ * @param {boolean} shared
+ */
 async function instantiate(module, pages, shared) {
   let memory;
   try {
@@ -244,7 +251,11 @@ export class Kernel {
     this.#check(this.exports.sm_prefill(this.model, this.at.ids, ids.length, pos, last ? LAST_LOGITS : NO_LOGITS, 0));
   }
 
-  /** Read one token; logits are wanted. @param {number} id @param {number} pos */
+  /**
+   * Read one token; logits are wanted.
+   * @param {number} id
+   * @param {number} pos
+   */
   decode(id, pos) {
     this.#checkIds([id]);
     this.#check(this.exports.sm_decode(this.model, id, pos, 0));
@@ -302,7 +313,10 @@ export class Kernel {
     this.model = 0;
   }
 
-  /** @param {number} code @returns {number} */
+  /**
+   * @param {number} code
+   * @returns {number}
+   */
   #check(code) {
     if (code === NO_SCORES) {
       throw nonFiniteError(

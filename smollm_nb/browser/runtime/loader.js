@@ -1,7 +1,6 @@
 /**
- * A worker that brings its share of the weights: fetch, verify, inflate, straight into shared memory, or by transfer
- * where there is none.
- * It begins to fetch when it hears what; it inflates when it hears whereto.
+ * A worker that loads its share of the weights: fetch, verify, inflate, straight into shared memory, or by transfer
+ * where there is none. It begins to fetch as soon as it knows its chunks, and inflates as soon as it knows the memory.
  */
 import { toPlain } from './errors.js';
 import { Store } from './store.js';
@@ -16,10 +15,10 @@ const EAGER_MS = 1000;
 const BUFFERS = LANES + 1;
 
 /**
- * Where chunks go: their place in shared memory, or buffers that come back when they were copied.
+ * Where chunks go: their offsets in shared memory, or buffers that come back when they were copied.
  * @param {MessagePort} port
  */
-function places(port) {
+function destinationsOf(port) {
   const free = Array.from({ length: BUFFERS }, () => new Uint8Array());
   const waiting = [];
   let heard;
@@ -31,7 +30,7 @@ function places(port) {
     free.push(data.back);
     waiting.shift()?.();
   };
-  /** @param {import('./manifest.js').File} chunk */
+  /** @param {import('./manifest.js').Chunk} chunk */
   return async ({ offset, bytes }) => {
     const shared = await memory;
     if (shared) return shared.subarray(offset, offset + bytes);
@@ -43,16 +42,16 @@ function places(port) {
 
 /**
  * @param {Store} store
- * @param {import('./manifest.js').File} chunk
- * @param {ReturnType<typeof places>} place
+ * @param {import('./manifest.js').Chunk} chunk
+ * @param {ReturnType<typeof destinationsOf>} destination
  * @param {number} begin
  * @param {MessagePort} port
  */
-async function bring(store, chunk, place, begin, port) {
+async function loadChunk(store, chunk, destination, begin, port) {
   let unsaid = 0;
   const { bytes, cached } = await store.chunk(
     chunk,
-    () => place(chunk),
+    () => destination(chunk),
     (n) => {
       unsaid += n;
       if (n > 0 && unsaid < SAY_BYTES) return;
@@ -70,15 +69,15 @@ async function bring(store, chunk, place, begin, port) {
 }
 
 /**
- * @param {{base: string, files?: Record<string, Blob>, chunks: import('./manifest.js').File[]}} share
+ * @param {{base: string, files?: Record<string, Blob>, chunks: import('./manifest.js').Chunk[]}} share
  * @param {MessagePort} port
  */
-async function bringAll({ base, files, chunks }, port) {
+async function loadChunks({ base, files, chunks }, port) {
   const begin = performance.now();
   const store = new Store(new URL(base), files);
-  const place = places(port);
+  const destination = destinationsOf(port);
   const lane = async () => {
-    for (let chunk; (chunk = chunks.shift());) await bring(store, chunk, place, begin, port);
+    for (let chunk; (chunk = chunks.shift());) await loadChunk(store, chunk, destination, begin, port);
   };
   try {
     await Promise.all(Array.from({ length: LANES }, lane));
@@ -89,6 +88,6 @@ async function bringAll({ base, files, chunks }, port) {
 }
 
 onmessage = ({ data: { port } }) => {
-  port.onmessage = ({ data }) => bringAll(data, port); // what comes after it is about places
+  port.onmessage = ({ data }) => loadChunks(data, port); // the messages after it are about destinations
 };
 postMessage({ here: true });

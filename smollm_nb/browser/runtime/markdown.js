@@ -9,18 +9,42 @@ import { make } from './dom.js';
 
 const TOP_LEVEL = 3; // of a heading within an answer: the page has its own above it
 const HEADINGS = [1, 2, 3, 4, 5, 6].map((n) => `h${n}`);
-purify.setConfig({ // once: read again for each piece it would cost more than the pieces
+purify.setConfig({
+  // once: read again for each piece it would cost more than the pieces
   ALLOWED_TAGS: [
-    ...HEADINGS, 'p', 'br', 'hr', 'em', 'strong', 'del', 'code', 'pre', 'blockquote', 'ul', 'ol', 'li', 'a',
-    'table', 'thead', 'tbody', 'tr', 'th', 'td',
+    ...HEADINGS,
+    'p',
+    'br',
+    'hr',
+    'em',
+    'strong',
+    'del',
+    'code',
+    'pre',
+    'blockquote',
+    'ul',
+    'ol',
+    'li',
+    'a',
+    'table',
+    'thead',
+    'tbody',
+    'tr',
+    'th',
+    'td',
   ],
   ALLOWED_ATTR: ['href', 'start', 'align'],
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
   ADD_URI_SAFE_ATTR: ['start', 'align'], // whose values are no addresses
-  ALLOW_ARIA_ATTR: false, ALLOW_DATA_ATTR: false, RETURN_DOM_FRAGMENT: true,
+  ALLOW_ARIA_ATTR: false,
+  ALLOW_DATA_ATTR: false,
+  RETURN_DOM_FRAGMENT: true,
 });
 
-/** @param {string} text @returns {string} HTML that shows it */
+/**
+ * @param {string} text
+ * @returns {string} HTML that shows it
+ */
 const escaped = (text) => text.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
 
 const marked = new Marked({
@@ -57,10 +81,16 @@ function furnish(out) {
   return out;
 }
 
-/** @param {any[]} tokens as of `marked.lexer` @returns {DocumentFragment} */
-const draw = (tokens) => furnish(/** @type {any} */ (purify.sanitize(marked.parser(tokens))));
+/**
+ * @param {import('./vendor/marked.js').Token[]} tokens
+ * @returns {DocumentFragment}
+ */
+const draw = (tokens) => furnish(purify.sanitize(marked.parser(tokens)));
 
-/** @param {string} text @returns {DocumentFragment} */
+/**
+ * @param {string} text
+ * @returns {DocumentFragment}
+ */
 export const render = (text) => draw(marked.lexer(readable(text)));
 
 /**
@@ -73,12 +103,16 @@ export class GrowingMarkdown {
   #growing = [];
 
   /** @param {HTMLElement} place */
-  constructor(place) { this.place = place; }
+  constructor(place) {
+    this.place = place;
+  }
 
   /** @param {string} text all of it so far */
   update(text) {
-    const source = readable(text), tokens = marked.lexer(source.slice(this.#settled));
-    const blocks = tokens.flatMap((t, i) => (t.type === 'space' ? [] : [i])), first = blocks.at(-2) ?? 0;
+    const source = readable(text);
+    const tokens = marked.lexer(source.slice(this.#settled));
+    const blocks = tokens.flatMap((t, i) => (t.type === 'space' ? [] : [i]));
+    const first = blocks.at(-2) ?? 0;
     for (const node of this.#growing) node.remove();
     if (first) this.place.append(draw(tokens.slice(0, first)));
     const growing = draw(tokens.slice(first));

@@ -171,7 +171,9 @@ export class WasmModelLoader {
 
   /**
    * What a load would do: bytes to fetch, bytes that are here already, memory, threads and why.
-   * @param {string | URL} url of the bundle's folder @param {LoadOptions} [options] @returns {Promise<Plan>}
+   * @param {string | URL} url of the bundle's folder
+   * @param {LoadOptions} [options]
+   * @returns {Promise<Plan>}
    */
   async plan(url, options = {}) {
     const store = new Store(folder(url), options.files);
@@ -180,7 +182,11 @@ export class WasmModelLoader {
     return plan(store, manifest, { ...options, exact: true });
   }
 
-  /** @param {URL} base @param {Record<string, Blob>} [files] @returns {Promise<{store: Store, manifest: any}>} */
+  /**
+   * @param {URL} base
+   * @param {Record<string, Blob>} [files]
+   * @returns {Promise<{store: Store, manifest: any}>}
+   */
   async #open(base, files) {
     const seen = this.#seen;
     const { href } = base;
@@ -191,8 +197,13 @@ export class WasmModelLoader {
     return { store, manifest: await store.manifest() };
   }
 
-  /** @param {string | URL} url of the bundle's folder @param {LoadOptions} [options] @returns {Promise<WasmModel>} */
-  async load_quantized_model(url, { onProgress, signal, threads, context, files } = {}) {
+  /**
+   * @param {string | URL} url of the bundle's folder
+   * @param {LoadOptions} [options]
+   * @returns {Promise<WasmModel>}
+   */
+  async load_quantized_model(url, options = {}) {
+    const { onProgress, signal, threads, context, files } = options;
     if (signal?.aborted) throw aborted();
     const begin = performance.timeOrigin + performance.now();
     const base = folder(url);
@@ -224,14 +235,18 @@ class Link {
   #calls = new Map(); // id → {resolve, reject, onToken}
   #helpers = new Map(); // number → Promise of a Worker
   #last = 0;
-  #over = null; // the error that ended it
+  /** @type {Error | null} the error that ended it */
+  #over = null;
   #control = new AbortController(); // ends workers that are starting
   /** @type {Worker | null} the engine's, once it runs */
   #worker = null;
   /** @type {(() => void)[]} what is to be said to it then */
   #unsaid = [];
 
-  /** @param {((file: string) => string | URL) | undefined} locate @param {(progress: any) => void} [onProgress] */
+  /**
+   * @param {((file: string) => string | URL) | undefined} locate
+   * @param {(progress: any) => void} [onProgress]
+   */
   constructor(locate, onProgress) {
     this.onProgress = onProgress;
     this.start = (file) => startWorker(file, locate, this.#control.signal);
@@ -290,7 +305,11 @@ class Link {
     else this.#unsaid.push(say);
   }
 
-  /** @param {string} call @param {any[] | Promise<any[]>} args @param {(token: any) => void} [onToken] */
+  /**
+   * @param {string} call
+   * @param {any[] | Promise<any[]>} args
+   * @param {(token: any) => void} [onToken]
+   */
   call(call, args, onToken) {
     const id = ++this.#last;
     const promise = new Promise((resolve, reject) => {
@@ -359,7 +378,11 @@ export class Generation {
   #silent = false;
   #link;
 
-  /** @param {any} link to the worker @param {Prompt} prompt @param {GenerateOptions} options */
+  /**
+   * @param {any} link to the worker
+   * @param {Prompt} prompt
+   * @param {GenerateOptions} options
+   */
   constructor(link, prompt, { signal, onToken, ...options }) {
     this.#link = link;
     const call = link.call('generate', [prompt, options], (token) => {
@@ -416,7 +439,10 @@ export class WasmModel {
   /** @type {Set<Generation>} answers that are not done */
   #growing = new Set();
 
-  /** @param {any} link to the worker @param {any} info */
+  /**
+   * @param {any} link to the worker
+   * @param {any} info
+   */
   constructor(link, info) {
     this.#link = link;
     /** @type {ModelInfo} */
@@ -436,7 +462,9 @@ export class WasmModel {
    * Continue a text, answer a conversation, or go on from ids. Answers come one after the other: one that is asked
    * for while
    * another grows begins when that is done.
-   * @param {Prompt} prompt @param {GenerateOptions} [options] @returns {Generation}
+   * @param {Prompt} prompt
+   * @param {GenerateOptions} [options]
+   * @returns {Generation}
    */
   generate(prompt, options = {}) {
     const answer = new Generation(this.#live(), prompt, options);
@@ -453,7 +481,9 @@ export class WasmModel {
 
   /**
    * The ids of a text or a conversation.
-   * @param {string | Message[]} prompt @param {{special?: boolean}} [options] @returns {Promise<number[]>}
+   * @param {string | Message[]} prompt
+   * @param {{special?: boolean}} [options]
+   * @returns {Promise<number[]>}
    */
   async encode(prompt, options = {}) {
     return this.#live().call('encode', [prompt, options]);
@@ -461,7 +491,9 @@ export class WasmModel {
 
   /**
    * The likeliest id after some ids, which are read from a position of the cache on: no text, no sampling.
-   * @param {number[]} ids @param {number} [pos] @returns {Promise<number>}
+   * @param {number[]} ids
+   * @param {number} [pos]
+   * @returns {Promise<number>}
    */
   async next(ids, pos = 0) {
     return this.#live().call('next', [ids, pos]);

@@ -30,7 +30,11 @@ const sleep = (ms) =>
     setTimeout(resolve, ms);
   });
 
-/** @param {string} file @param {Locate} [locate] @returns {URL} */
+/**
+ * @param {string} file
+ * @param {Locate} [locate]
+ * @returns {URL}
+ */
 function place(file, locate) {
   if (locate) return new URL(locate(file), globalThis.document?.baseURI ?? HERE);
   if (HERE.startsWith('http')) return new URL(file, HERE);
@@ -40,7 +44,10 @@ function place(file, locate) {
 /** Whether a page must not start a worker from there. A blob is the page's own. @param {URL} url */
 const foreign = (url) => url.protocol.startsWith('http') && url.origin !== globalThis.origin;
 
-/** @param {string} file @param {URL} url */
+/**
+ * @param {string} file
+ * @param {URL} url
+ */
 const refusal = (file, url) =>
   scriptError(
     `${file.slice(2)} at ${url.origin}: a page may start no worker from another origin: ` +
@@ -50,7 +57,8 @@ const refusal = (file, url) =>
 /**
  * A page may start no worker from another origin, but one of its own that imports from there, where that host and the
  * page's policy allow it. A page in a sandbox has no origin, and Chromium starts none from its blobs.
- * @param {URL} url @returns {Worker}
+ * @param {URL} url
+ * @returns {Worker}
  */
 function openForeign(url) {
   const text = `import ${JSON.stringify(url.href)};`;
@@ -87,7 +95,10 @@ const unreached = (error) =>
     ? `no answer within ${LOOK_MS / 1000} s`
     : 'it cannot be reached') + ': check the server and the network, then load again';
 
-/** @param {Response} response @returns {string} what is wrong with a script; "" if nothing is */
+/**
+ * @param {Response} response
+ * @returns {string} what is wrong with a script; "" if nothing is
+ */
 function wrongAnswer(response) {
   const type = response.headers.get('Content-Type') ?? '';
   if (response.status === 404) return 'the server has no such file (404): copy the whole bundle there';
@@ -124,7 +135,11 @@ async function examine(url, root, seen = new Set()) {
   return (await Promise.all(imported)).find(Boolean) ?? '';
 }
 
-/** What an error event of a worker says. @param {any} event @returns {string} "" where a script could not be read */
+/**
+ * What an error event of a worker says.
+ * @param {any} event
+ * @returns {string} "" where a script could not be read
+ */
 export const eventWords = (event) => event?.message ?? '';
 
 /**
@@ -153,7 +168,11 @@ function life(worker, url, last, signal) {
   });
 }
 
-/** @param {string} file @param {URL} url @param {any} wrong as from `life` */
+/**
+ * @param {string} file
+ * @param {URL} url
+ * @param {any} wrong as from `life`
+ */
 async function reason(file, url, wrong) {
   if (typeof wrong !== 'string' && foreign(url)) return refusal(file, url);
   const words =

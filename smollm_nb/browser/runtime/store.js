@@ -54,7 +54,8 @@ async function notForever(promise, ms = STALL_MS) {
  * @param {ReadableStream<Uint8Array>} stream
  * @param {Uint8Array} out at least as long
  * @param {number[]} sizes that it may have
- * @param {OnBytes} [onBytes] @returns {Promise<Uint8Array>} the part of `out` that it filled
+ * @param {OnBytes} [onBytes]
+ * @returns {Promise<Uint8Array>} the part of `out` that it filled
  */
 async function readInto(stream, out, sizes, onBytes) {
   const reader = stream.getReader();
@@ -123,14 +124,20 @@ function counter(stored, onBytes) {
   return { add: (n) => tell((come += n)), all: () => tell(stored), lost: () => tell(0) };
 }
 
-/** @param {File} file @returns {number} bytes that may come for it */
+/**
+ * @param {File} file
+ * @returns {number} bytes that may come for it
+ */
 const most = (file) => Math.max(file.bytes, file.stored);
 
 /** What is used and kept of a file: its bytes after gzip was undone. @param {File} file */
 const used = ({ raw_sha256, sha256: digest, bytes, stored }) =>
   raw_sha256 ? { digest: raw_sha256, size: bytes } : { digest, size: stored };
 
-/** @param {string} name @param {Response} response */
+/**
+ * @param {string} name
+ * @param {Response} response
+ */
 function checkStatus(name, response) {
   if (response.ok) return;
   if (response.status >= 500) throw new TypeError(`the server said ${response.status}`);
@@ -149,7 +156,10 @@ const pageInstead = () =>
 
 /**
  * Call `attempt` until it works, with pauses; what only the server's owner can mend is thrown at once.
- * @template T @param {string} name @param {() => Promise<T>} attempt @returns {Promise<T>}
+ * @template T
+ * @param {string} name
+ * @param {() => Promise<T>} attempt
+ * @returns {Promise<T>}
  */
 async function patiently(name, attempt) {
   for (let n = 0; ; n++) {
@@ -170,7 +180,11 @@ async function patiently(name, attempt) {
   }
 }
 
-/** Undo gzip. @param {Uint8Array} stored @param {Uint8Array} out filled to its end */
+/**
+ * Undo gzip.
+ * @param {Uint8Array} stored
+ * @param {Uint8Array} out filled to its end
+ */
 export async function inflate(stored, out) {
   if (!globalThis.DecompressionStream)
     throw engineError('this browser cannot undo gzip (it has no DecompressionStream): use a newer one');
@@ -242,7 +256,10 @@ export class Store {
     }
   }
 
-  /** @param {string} path @returns {string} */
+  /**
+   * @param {string} path
+   * @returns {string}
+   */
   url(path) {
     return new URL(path, this.base).href;
   }
@@ -271,7 +288,9 @@ export class Store {
   /**
    * What the server says, or the file that was chosen. A script that came from a blob has no referrer of its own, and
    * JupyterLab wants one.
-   * @param {string} path @param {RequestCache} cache @returns {Promise<Response>}
+   * @param {string} path
+   * @param {RequestCache} cache
+   * @returns {Promise<Response>}
    */
   async #ask(path, cache) {
     if (!this.files) return notForever(fetch(this.url(path), { cache, referrer: this.base.href }));
@@ -310,8 +329,10 @@ export class Store {
 
   /**
    * A chunk of the weights, verified and inflated.
-   * @param {File} chunk @param {() => Promise<Uint8Array>} place gives (chunk.bytes,) to put it
-   * @param {OnBytes} [onBytes] @param {() => void} [onMissing] called before it is fetched
+   * @param {File} chunk
+   * @param {() => Promise<Uint8Array>} place gives (chunk.bytes,) to put it
+   * @param {OnBytes} [onBytes]
+   * @param {() => void} [onMissing] called before it is fetched
    * @returns {Promise<{bytes: Uint8Array, cached: boolean}>}
    */
   async chunk(chunk, place, onBytes, onMissing) {
@@ -330,7 +351,9 @@ export class Store {
 
   /**
    * Any other file, gzip undone.
-   * @param {File} file @param {OnBytes} [onBytes] @param {() => void} [onMissing] called before it is fetched
+   * @param {File} file
+   * @param {OnBytes} [onBytes]
+   * @param {() => void} [onMissing] called before it is fetched
    * @returns {Promise<{bytes: Uint8Array, cached: boolean}>}
    */
   async file(file, onBytes, onMissing) {
@@ -408,8 +431,9 @@ export class Store {
 
   /** What the manifest says; where the server gives none, what it said last time. @returns {Promise<Manifest>} */
   async manifest() {
-    let first = /** @type {Promise<string> | null} */ (this.#freshText());
-    first.catch(() => {}); // whoever waits hears of it
+    const begun = this.#freshText();
+    begun.catch(() => {}); // whoever waits hears of it
+    let first = /** @type {Promise<string> | null} */ (begun);
     const kept = await this.#keptText();
     const attempt = () => {
       const now = first ?? this.#freshText();
@@ -466,5 +490,9 @@ export class Store {
   }
 }
 
-/** @param {Manifest} manifest @param {string} role @returns {File | undefined} */
+/**
+ * @param {Manifest} manifest
+ * @param {string} role
+ * @returns {File | undefined}
+ */
 export const byRole = (manifest, role) => manifest.files.find((f) => f.role === role);

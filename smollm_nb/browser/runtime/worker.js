@@ -20,18 +20,26 @@ let loaded;
  */
 const answers = new Map();
 
-/** @param {any} prompt @returns {boolean} whether it is token ids; an empty list is an empty conversation */
+/**
+ * @param {any} prompt
+ * @returns {boolean} whether it is token ids; an empty list is an empty conversation
+ */
 const isIds = (prompt) => (Array.isArray(prompt) || ArrayBuffer.isView(prompt)) && typeof prompt[0] === 'number';
 
-/** @param {any} ids @returns {number[]} */
+/**
+ * @param {any} ids
+ * @returns {number[]}
+ */
 function asIds(ids) {
   if (!isIds(ids)) throw parameterError('ids must be a list of token ids, at least one');
   return Array.from(ids);
 }
 
 /**
- * @param {import('./smollm.js').Prompt} prompt @param {{special?: boolean}} options
- * @param {boolean} [begun] whether a text gets what the tokenizer puts before every text @returns {number[]}
+ * @param {import('./smollm.js').Prompt} prompt
+ * @param {{special?: boolean}} options
+ * @param {boolean} [begun] whether a text gets what the tokenizer puts before every text
+ * @returns {number[]}
  */
 function encode(prompt, { special } = {}, begun = false) {
   if (!loaded) throw stateError('no model is loaded');
@@ -99,11 +107,11 @@ async function answer(id, prompt, options) {
   });
   answers.set(id, mine);
   return alone(async () => {
-    const goOn = async () => {
+    const shouldContinue = async () => {
       await tick();
       return !mine.cancelled;
     };
-    const growing = generate(loaded.model, loaded.tokenizer, ids, options, goOn);
+    const growing = generate(loaded.model, loaded.tokenizer, ids, options, shouldContinue);
     for (;;) {
       const { done, value } = await growing.next();
       if (done) return { ...value, timings: complete(value.timings) };
