@@ -65,7 +65,8 @@ def test_types_are_those_of_the_sources(tools, tmp_path):
 @pytest.mark.parametrize("config", ["tsconfig.json", "tsconfig.sw.json"])
 def test_sources_are_typed(tools, config):
     "The service worker lives among other globals than the page, so it has a configuration of its own"
-    run_node(tools / "typescript" / "bin" / "tsc", "-p", str(Path(__file__).parent / "types" / config), cwd=tools.parent)
+    path = Path(__file__).parent / "types" / config
+    run_node(tools / "typescript" / "bin" / "tsc", "-p", str(path), cwd=tools.parent)
 
 
 def build(project: Path, folder: Path) -> None:

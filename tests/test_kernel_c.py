@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from kernel_lib import NEEDS, VARIANTS, Kernel, Part, Rng, Sampling, Shape, build, open_library, zeros64
-from smollm_nb.inference.sampling import PCG32, SamplingParams, log_softmax, sample
 
+from smollm_nb.inference.sampling import PCG32, SamplingParams, log_softmax, sample
 from smollm_nb.models.tiny import TINY, random_tensors
 from smollm_nb.quant.formats import Format, Quantized, pack
 from smollm_nb.quant.q4file import write_q4

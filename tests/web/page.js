@@ -1,6 +1,6 @@
 /**
- * Sits in the page itself (the server appends it to app.js) and uses it as a person would.
- * Its steps outlive reloads in sessionStorage.
+ * Sits in the page itself (the server appends it to app.js) and uses it as a person would. Its steps outlive reloads in
+ * sessionStorage.
  */
 import { check, equal, ok, post, until } from './check.js';
 

@@ -1,6 +1,6 @@
 /** The page: one conversation with one model. What the model writes is formatted text, never HTML of its own. */
 import { Conversation } from './conversation.js';
-import { $, giveWay, resting, say, show } from './dom.js';
+import { $, announce, giveWay, resting, show } from './dom.js';
 import { clearFigures, describeAnswer, drawGrowing } from './figures.js';
 import { changeContext, ensureModel, loadedContext, look, unload } from './gate.js';
 import { isolate } from './isolate.js';
@@ -85,8 +85,8 @@ function saveDraft() {
 }
 
 /**
- * Everything that a reload should find again. What is written while the page goes may come too late
- * (Firefox may have started the next page's process by then), so each part is saved when it changes as well.
+ * Everything that a reload should find again. What is written while the page goes may come too late (Firefox may have
+ * started the next page's process by then), so each part is saved when it changes as well.
  */
 function saveAll() {
   save();
@@ -209,7 +209,7 @@ async function ask(what, text, settings, removed) {
     mine.turns.push(...removed);
     removed.forEach(addView);
     if (error) trouble(error);
-  } else say(turn.answer ? `Answer: ${view.body.textContent}` : 'No answer');
+  } else announce(turn.answer ? `Answer: ${view.body.textContent}` : 'No answer');
   saveAll();
   return Boolean(done);
 }

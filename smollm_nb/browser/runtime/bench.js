@@ -1,7 +1,6 @@
 /**
- * Figures of this browser: bench.html?threads=2&repeats=5 measures by itself and shows a table.
- * bench.html?remote does what the server says: the same verbs, in the same units, as smollm_nb/bench/worker.py has for
- * other backends.
+ * Figures of this browser: bench.html?threads=2&repeats=5 measures by itself and shows a table. bench.html?remote does
+ * what the server says: the same verbs, in the same units, as smollm_nb/bench/worker.py has for other backends.
  */
 import { median } from './chart.js';
 import { now, serveCommands } from './commands.js';
@@ -33,8 +32,8 @@ async function load() {
 
 const verbs = {
   /**
-   * Seconds from nothing to a model that is ready, and facts about it.
-   * When it answers, nothing is left to be done behind its back.
+   * Seconds from nothing to a model that is ready, and facts about it. When it answers, nothing is left to be done
+   * behind its back.
    */
   async load(how) {
     loadOptions = how;
@@ -89,14 +88,14 @@ const syntheticIds = (n, from) => Array.from({ length: n }, (_, i) => 300 + ((fr
 /**
  * @param {{threads?: number}} how
  * @param {number} repeats
- * @param {(text: string) => void} say
+ * @param {(text: string) => void} report
  */
-async function measure(how, repeats, say) {
+async function measure(how, repeats, report) {
   const facts = await verbs.load(how);
   /** @type {Record<'decode' | 'prefill' | 'ttft' | 'warm', number[]>} */
   const rows = { decode: [], prefill: [], ttft: [], warm: [] };
   for (let i = 1; i <= repeats; i++) {
-    say(`measuring, ${i} of ${repeats} …`);
+    report(`measuring, ${i} of ${repeats} …`);
     const [seconds] = (await verbs.prefill({ ids: syntheticIds(PREFILL, i) })).seconds;
     rows.prefill.push(PREFILL / seconds);
     const decoded = (await verbs.decode({ pos: PREFILL, n: DECODED })).seconds;
@@ -137,15 +136,15 @@ function table({ facts, rows }) {
 /** @param {URLSearchParams} query */
 async function show(query) {
   const out = $('out');
-  const say = (text) => {
+  const report = (text) => {
     out.textContent = text;
   };
   try {
     const threads = Number(query.get('threads')) || undefined;
     const repeats = Number(query.get('repeats')) || 5;
-    say(table(await measure({ threads }, repeats, say)));
+    report(table(await measure({ threads }, repeats, report)));
   } catch (error) {
-    say(explain(error));
+    report(explain(error));
   }
 }
 

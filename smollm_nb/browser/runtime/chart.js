@@ -9,7 +9,7 @@ const TOP = 18;
 const BOTTOM = 22;
 const BARS = 128; // more would be thinner than what a screen shows, and cost time while tokens come
 const LEAST_BARS = 24; // so that a few are no walls
-const OUTLIER = 3; // times the 95th percentile: such bars are cut, so that the others can be told apart
+const OUTLIER = 3; // times the 95th percentile: such bars are cut, so that the others stay distinguishable
 
 /**
  * @param {string} tag

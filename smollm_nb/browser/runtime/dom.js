@@ -15,7 +15,7 @@ export const show = (id, on) => {
 };
 
 /** For screen readers, when they are done with what they read. @param {string} text */
-export const say = (text) => {
+export const announce = (text) => {
   $('say').textContent = text;
 };
 

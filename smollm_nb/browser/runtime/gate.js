@@ -1,6 +1,6 @@
 /** The model on its way: what a load takes is said before, progress while it goes on, and what to do where it fails. */
 import { WasmModelLoader } from './smollm.js';
-import { $, giveWay, megabytes, resting, say, show } from './dom.js';
+import { $, announce, giveWay, megabytes, resting, show } from './dom.js';
 import { describeKept, describeModel, describePlan, note } from './figures.js';
 import { fail, forgive } from './problems.js';
 import { chosenContext, offerContexts } from './settings.js';
@@ -25,10 +25,10 @@ export const loadedContext = () => model?.info.context;
  * @param {any} facts a plan or a model's info
  * @param {string} trouble with keeping it
  */
-function tell({ threads, why, notes }, trouble) {
+function showNotes({ threads, why, notes }, trouble) {
   const single = threads === 1 && !globalThis.crossOriginIsolated;
-  const told = [...(notes ?? (single ? [why] : [])), trouble, remembers() ? '' : 'a reload forgets the conversation'];
-  note([...new Set(told.filter(Boolean))]);
+  const all = [...(notes ?? (single ? [why] : [])), trouble, remembers() ? '' : 'a reload forgets the conversation'];
+  note([...new Set(all.filter(Boolean))]);
 }
 
 /** @param {import('./smollm.js').Plan} next */
@@ -43,7 +43,7 @@ function describe(next) {
   $('offer').textContent = `${source}; takes about ${megabytes(memory)} of memory.`;
   describePlan(plan, memory);
   offerContexts(plan.contexts, chosen?.tokens ?? plan.context);
-  tell(plan, plan.trouble);
+  showNotes(plan, plan.trouble);
 }
 
 /** @param {import('./smollm.js').Progress} progress */
@@ -93,7 +93,7 @@ async function load() {
   giveWay($('load'), $('abort'));
   $('context').disabled = true;
   forgive();
-  say('Loading the model');
+  announce('Loading the model');
   try {
     model = await loader.load_quantized_model('.', { onProgress, signal: control.signal, context: chosenContext() });
     ready(model);
@@ -111,11 +111,11 @@ async function load() {
 /** @param {WasmModel} loaded */
 function ready(loaded) {
   describeModel(loaded.info);
-  say('The model is ready');
+  announce('The model is ready');
   loaded.kept.then((how) => {
     if (model !== loaded) return; // another one by now
     describeKept(how);
-    tell(loaded.info, how.trouble);
+    showNotes(loaded.info, how.trouble);
   });
 }
 

@@ -1,15 +1,14 @@
 /**
  * Workers that help the engine's worker. The page starts them for it: Safari gives the scripts of a worker's own
- * workers
- * to no service worker, so that they would be missing offline. What they say to each other
- * goes over a port of their own: the page would hold on to the memory in it.
+ * workers to no service worker, so that they would be missing offline. Their messages to each other go over a port of
+ * their own: the page would hold on to the memory in them.
  */
 import { fromPlain } from './errors.js';
 
 /**
  * @typedef {object} Helper
  * @property {(e: {data: any}) => void} onmessage
- * @property {(error: Error) => void} onerror hears of a script that did not start, and of what it throws
+ * @property {(error: Error) => void} onerror called for a script that did not start, and for what it throws
  * @property {(data: any, transfer?: Transferable[]) => void} postMessage
  * @property {() => void} terminate
  */
@@ -28,8 +27,8 @@ export function spawn(file) {
   const helper = /** @type {Helper} */ ({
     onerror: () => {},
     postMessage: (data, transfer = []) => port1.postMessage(data, transfer),
-    set onmessage(hear) {
-      port1.onmessage = hear;
+    set onmessage(handler) {
+      port1.onmessage = handler;
     },
     terminate() {
       helpers.delete(number);

@@ -41,7 +41,7 @@ function fit() {
   style.setProperty('--top', covered ? `${view.offsetTop}px` : '0px');
 }
 
-/** Whether the figures are seen: told without laying the page out. */
+/** Whether the figures are seen: known without laying the page out. */
 export const panelShown = () => document.body.classList.contains('panel') || !matchMedia(NARROW).matches;
 
 /** On a narrow page the figures take the place of the conversation. @param {boolean} [open] */

@@ -146,10 +146,10 @@ class Weights {
     this.all = new Promise((resolve, reject) => {
       for (const loader of this.loaders) {
         loader.onerror = reject;
-        loader.onmessage = ({ data }) => this.#hear(data, loader, session, resolve, reject);
+        loader.onmessage = ({ data }) => this.#onMessage(data, loader, session, resolve, reject);
       }
     });
-    this.all.catch(() => {}); // whoever waits hears of it
+    this.all.catch(() => {}); // whoever awaits it gets the error
   }
 
   /** @param {Kernel} kernel whose memory is to be filled */
@@ -159,7 +159,7 @@ class Weights {
     for (const loader of this.loaders) loader.postMessage(kernel.threads > 1 ? { memory, at: at.weights, size } : {});
   }
 
-  #hear(data, loader, session, resolve, reject) {
+  #onMessage(data, loader, session, resolve, reject) {
     if (data.error) return reject(fromPlain(data.error));
     if (data.missing) return session.missing(session.manifest.weights.find((c) => c.path === data.missing));
     if (!data.done) return session.add(data.progress);

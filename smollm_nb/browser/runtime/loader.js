@@ -6,7 +6,7 @@ import { toPlain } from './errors.js';
 import { Store } from './store.js';
 
 const LANES = 2; // chunks on the way at once: one is fetched while another is inflated
-const SAY_BYTES = 1 << 18; // progress is reported in steps of this
+const PROGRESS_BYTES = 1 << 18; // progress is reported in steps of this
 // after that each chunk is kept as it comes, so that a second try goes on from there; a faster load keeps them when it
 // is done
 const EAGER_MS = 1000;
@@ -21,12 +21,12 @@ const BUFFERS = LANES + 1;
 function destinationsOf(port) {
   const free = Array.from({ length: BUFFERS }, () => new Uint8Array());
   const waiting = [];
-  let heard;
+  let resolveMemory;
   const memory = new Promise((resolve) => {
-    heard = resolve;
+    resolveMemory = resolve;
   });
   port.onmessage = ({ data }) => {
-    if (!data.back) return heard(data.memory && new Uint8Array(data.memory.buffer, data.at, data.size));
+    if (!data.back) return resolveMemory(data.memory && new Uint8Array(data.memory.buffer, data.at, data.size));
     free.push(data.back);
     waiting.shift()?.();
   };
@@ -48,19 +48,19 @@ function destinationsOf(port) {
  * @param {MessagePort} port
  */
 async function loadChunk(store, chunk, destination, begin, port) {
-  let unsaid = 0;
+  let pending = 0;
   const { bytes, cached } = await store.chunk(
     chunk,
     () => destination(chunk),
     (n) => {
-      unsaid += n;
-      if (n > 0 && unsaid < SAY_BYTES) return;
-      port.postMessage({ progress: unsaid });
-      unsaid = 0;
+      pending += n;
+      if (n > 0 && pending < PROGRESS_BYTES) return;
+      port.postMessage({ progress: pending });
+      pending = 0;
     },
     () => port.postMessage({ missing: chunk.path }),
   );
-  if (unsaid) port.postMessage({ progress: unsaid });
+  if (pending) port.postMessage({ progress: pending });
   const shared = !(bytes.buffer instanceof ArrayBuffer);
   const kept = cached || (performance.now() - begin > EAGER_MS && (await store.keep(chunk.path, bytes)));
   const done = { path: chunk.path, offset: chunk.offset, cached, kept, trouble: store.trouble };

@@ -1,6 +1,6 @@
 /**
- * Markdown as formatted text. No HTML of the model's gets through: `marked` is told to know none, so that it stays
- * text, and of what `marked` makes, `dompurify` lets only the elements below pass. Nothing is fetched: a picture
+ * Markdown as formatted text. No HTML of the model's gets through: `marked` is configured to know none, so that it
+ * stays text, and of what `marked` makes, `dompurify` lets only the elements below pass. Nothing is fetched: a picture
  * becomes its words.
  */
 import { Marked } from './vendor/marked.js';
@@ -64,7 +64,7 @@ const marked = new Marked({
 /** What `marked` reads: one kind of line end, so that lengths are the source's. @param {string} text */
 const readable = (text) => text.replace(/\r\n?/g, '\n');
 
-/** Links open elsewhere and do not tell where from; what is too wide scrolls. @param {DocumentFragment} out */
+/** Links open elsewhere and send no referrer; what is too wide scrolls. @param {DocumentFragment} out */
 function furnish(out) {
   const away = { target: '_blank', rel: 'noopener noreferrer nofollow' };
   for (const a of out.querySelectorAll('a')) Object.assign(a, away);

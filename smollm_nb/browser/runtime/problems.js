@@ -22,9 +22,9 @@ const PLAIN = [
  */
 export function explain(error, context) {
   if (error?.name === 'ContextOverflowError') {
-    const room = context ? `the ${context.toLocaleString('en')} tokens of its context` : 'its context';
+    const limit = context ? `the ${context.toLocaleString('en')} tokens of its context` : 'its context';
     const ways = 'begin a new one, write less, or choose a longer context in the settings';
-    return `The conversation is longer than ${room}: ${ways}`;
+    return `The conversation is longer than ${limit}: ${ways}`;
   }
   const message = String(error?.message ?? error)
     .replace(/\s+/g, ' ')

@@ -1,6 +1,6 @@
 /**
- * SHA-256, by the browser where the page is a secure context, and in plain JavaScript where it is not (HTTP in a
- * local network).
+ * SHA-256, by the browser where the page is a secure context, and in plain JavaScript where it is not (HTTP in a local
+ * network).
  */
 
 const ROUND = new Uint32Array(64); // the fractions of the cube roots of the first 64 primes

@@ -31,9 +31,9 @@ export class Generation {
     id: number;
     /** @type {Promise<Result>} */
     result: Promise<Result>;
-    /** End it with the token that is on its way; whatever is asked next waits for that. */
+    /** End it with the token that is on its way; the next call waits for that. */
     cancel(): void;
-    /** End it, and let no more tokens be heard. */
+    /** End it, and deliver no more tokens. */
     drop(): void;
     /** @returns {AsyncGenerator<Token, Result, void>} */
     [Symbol.asyncIterator](): AsyncGenerator<Token, Result, void>;
@@ -54,9 +54,8 @@ export class WasmModel {
     /** @returns {boolean} until `dispose` */
     is_ready(): boolean;
     /**
-     * Continue a text, answer a conversation, or go on from ids. Answers come one after the other: one that is asked
-     * for while
-     * another grows begins when that is done.
+     * Continue a text, answer a conversation, or go on from ids. Answers come one after the other: one that is asked for
+     * while another grows begins when that is done.
      * @param {Prompt} prompt
      * @param {GenerateOptions} [options]
      * @returns {Generation}
@@ -85,7 +84,7 @@ export class WasmModel {
      */
     logits(ids: number[]): Promise<Float32Array>;
     /**
-     * Forget all tokens: answers that still grow are cancelled, and no more is heard of them.
+     * Forget all tokens: answers that still grow are cancelled, and deliver no more tokens.
      * @returns {Promise<void>}
      */
     reset(): Promise<void>;

@@ -241,7 +241,7 @@ class Link {
   /** @type {Worker | null} the engine's, once it runs */
   #worker = null;
   /** @type {(() => void)[]} what is to be said to it then */
-  #unsaid = [];
+  #queued = [];
 
   /**
    * @param {((file: string) => string | URL) | undefined} locate
@@ -258,7 +258,7 @@ class Link {
       (e) => this.end(e),
     );
     this.ready = Array.from({ length: LOADERS }, () => this.start(LOADER)); // will be wanted in a moment
-    for (const loader of this.ready) loader.catch(() => {}); // whoever wants it hears of it
+    for (const loader of this.ready) loader.catch(() => {}); // whoever awaits it gets the error
   }
 
   /** @param {Worker} worker the engine's, which runs */
@@ -267,11 +267,11 @@ class Link {
     this.#worker = worker;
     worker.onerror = (e) =>
       this.end(engineError(`the engine stopped: ${eventWords(e) || 'worker.js failed'}: load the model again`));
-    worker.onmessage = ({ data }) => this.#hear(data);
-    for (const say of this.#unsaid.splice(0)) say();
+    worker.onmessage = ({ data }) => this.#onMessage(data);
+    for (const send of this.#queued.splice(0)) send();
   }
 
-  #hear(data) {
+  #onMessage(data) {
     if (data.progress) return this.onProgress?.(data.progress);
     if (data.kept) return this.settle(data.kept);
     if (data.spawn) return this.#spawn(data);
@@ -288,8 +288,8 @@ class Link {
    * @param {any} message
    * @param {(error: Error) => void} [refused]
    */
-  #say(message, refused) {
-    const say = () => {
+  #send(message, refused) {
+    const send = () => {
       try {
         /** @type {Worker} */ (this.#worker).postMessage(message);
       } catch (e) {
@@ -301,8 +301,8 @@ class Link {
         );
       }
     };
-    if (this.#worker) say();
-    else this.#unsaid.push(say);
+    if (this.#worker) send();
+    else this.#queued.push(send);
   }
 
   /**
@@ -319,9 +319,9 @@ class Link {
         this.#calls.delete(id);
         reject(error);
       };
-      const say = (all) => this.#say({ id, call, args: all }, refused);
-      if (args instanceof Promise) args.then(say, refused);
-      else say(args);
+      const send = (all) => this.#send({ id, call, args: all }, refused);
+      if (args instanceof Promise) args.then(send, refused);
+      else send(args);
     });
     return Object.assign(promise, { id });
   }
@@ -329,7 +329,7 @@ class Link {
   /** Start a worker that the engine's worker wants. */
   async #spawn({ spawn, file, port }) {
     const starting = (file === LOADER && this.ready.pop()) || this.start(file);
-    const lost = (error) => this.#say({ lost: spawn, error: toPlain(error) });
+    const lost = (error) => this.#send({ lost: spawn, error: toPlain(error) });
     this.#helpers.set(spawn, starting);
     try {
       const helper = await starting;
@@ -350,7 +350,7 @@ class Link {
 
   /** @param {number} id of a call */
   cancel(id) {
-    this.#say({ cancel: id });
+    this.#send({ cancel: id });
   }
 
   /** Stop all workers; their memory goes. @param {Error} error for every call that waits or comes */
@@ -402,15 +402,15 @@ export class Generation {
       this.#done = true;
       this.#wake();
     });
-    this.result.catch(() => {}); // whoever iterates hears of it there
+    this.result.catch(() => {}); // whoever iterates gets the error there
   }
 
-  /** End it with the token that is on its way; whatever is asked next waits for that. */
+  /** End it with the token that is on its way; the next call waits for that. */
   cancel() {
     this.#link.cancel(this.id);
   }
 
-  /** End it, and let no more tokens be heard. */
+  /** End it, and deliver no more tokens. */
   drop() {
     this.#silent = true;
     this.#tokens = [];
@@ -459,9 +459,8 @@ export class WasmModel {
   }
 
   /**
-   * Continue a text, answer a conversation, or go on from ids. Answers come one after the other: one that is asked
-   * for while
-   * another grows begins when that is done.
+   * Continue a text, answer a conversation, or go on from ids. Answers come one after the other: one that is asked for
+   * while another grows begins when that is done.
    * @param {Prompt} prompt
    * @param {GenerateOptions} [options]
    * @returns {Generation}
@@ -509,7 +508,7 @@ export class WasmModel {
   }
 
   /**
-   * Forget all tokens: answers that still grow are cancelled, and no more is heard of them.
+   * Forget all tokens: answers that still grow are cancelled, and deliver no more tokens.
    * @returns {Promise<void>}
    */
   async reset() {

@@ -111,8 +111,8 @@ function wrongAnswer(response) {
 }
 
 /**
- * What is wrong with a script or with one that it imports. Browsers do not say it: a worker only learns that it did
- * not start.
+ * What is wrong with a script or with one that it imports. Browsers do not say it: a worker only learns that it did not
+ * start.
  * @param {URL} url
  * @param {URL} root of the script that was to start
  * @param {Set<string>} [seen]

@@ -22,7 +22,7 @@ const CHOSEN = 'the files were chosen by hand, so the browser keeps nothing';
 /**
  * @typedef {import('./manifest.js').File} File
  * @typedef {import('./manifest.js').Manifest} Manifest
- * @typedef {(bytes: number) => void} OnBytes hears how many bytes came; a negative number when they were lost
+ * @typedef {(bytes: number) => void} OnBytes called with how many bytes came; a negative number when they were lost
  */
 
 const sleep = (ms) =>
@@ -114,14 +114,14 @@ async function readText(stream, most) {
  * @param {OnBytes} [onBytes]
  */
 function counter(stored, onBytes) {
-  let told = 0;
-  const tell = (all) => {
+  let reported = 0;
+  const report = (all) => {
     const now = Math.min(all, stored);
-    if (now !== told) onBytes?.(now - told);
-    told = now;
+    if (now !== reported) onBytes?.(now - reported);
+    reported = now;
   };
   let come = 0;
-  return { add: (n) => tell((come += n)), all: () => tell(stored), lost: () => tell(0) };
+  return { add: (n) => report((come += n)), all: () => report(stored), lost: () => report(0) };
 }
 
 /**
@@ -330,19 +330,19 @@ export class Store {
   /**
    * A chunk of the weights, verified and inflated.
    * @param {File} chunk
-   * @param {() => Promise<Uint8Array>} place gives (chunk.bytes,) to put it
+   * @param {() => Promise<Uint8Array>} destination gives (chunk.bytes,) to write to
    * @param {OnBytes} [onBytes]
    * @param {() => void} [onMissing] called before it is fetched
    * @returns {Promise<{bytes: Uint8Array, cached: boolean}>}
    */
-  async chunk(chunk, place, onBytes, onMissing) {
+  async chunk(chunk, destination, onBytes, onMissing) {
     const buffer = this.spare.find((b) => b.length >= most(chunk)) ?? new Uint8Array(most(chunk));
     this.spare = this.spare.filter((b) => b !== buffer);
     const hit = await this.#cached(chunk, buffer);
     if (hit) onBytes?.(chunk.stored);
     else onMissing?.();
     const { bytes: come, packed } = hit ? { bytes: hit, packed: false } : await this.#fetch(chunk, buffer, onBytes);
-    const bytes = await place();
+    const bytes = await destination();
     if (packed) await inflate(come, bytes);
     else bytes.set(come);
     this.spare.push(buffer);
@@ -432,7 +432,7 @@ export class Store {
   /** What the manifest says; where the server gives none, what it said last time. @returns {Promise<Manifest>} */
   async manifest() {
     const begun = this.#freshText();
-    begun.catch(() => {}); // whoever waits hears of it
+    begun.catch(() => {}); // whoever awaits it gets the error
     let first = /** @type {Promise<string> | null} */ (begun);
     const kept = await this.#keptText();
     const attempt = () => {

@@ -1,6 +1,6 @@
 /**
- * What this tab remembers over a reload: the conversation, the draft, the settings. It goes when the tab does.
- * A browser that keeps nothing may throw on any access to its storage: then nothing is remembered.
+ * What this tab remembers over a reload: the conversation, the draft, the settings. It goes when the tab does. A
+ * browser that keeps nothing may throw on any access to its storage: then nothing is remembered.
  */
 const FOLDER = new URL('.', location.href).pathname; // several bundles may share an origin
 

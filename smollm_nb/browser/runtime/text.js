@@ -36,10 +36,9 @@ function exactDigits(p) {
 }
 
 /**
- * Undo the bundle's short form: a token that a merge spells is not listed, such tokens are numbered in the order of
- * the merges. They go straight
- * into the library's tables: by way of the whole `tokenizer.json` it makes each of them out of several copies, which
- * takes twice as long.
+ * Undo the bundle's short form: a token that a merge spells is not listed, such tokens are numbered in the order of the
+ * merges. They go straight into the library's tables: by way of the whole `tokenizer.json` it makes each of them out of
+ * several copies, which takes twice as long.
  * @param {{tokens_to_ids: Map<string, number>, vocab: string[], bpe_ranks: Map<string, number>}} model
  * @param {string[]} merges
  * @param {number} first number
@@ -277,8 +276,8 @@ export class Tokenizer {
   }
 
   /**
-   * Ids that no token has: an embedding may be larger than its vocabulary. Raises a TokenizerError where a token has
-   * no place in it.
+   * Ids that no token has: an embedding may be larger than its vocabulary. Raises a TokenizerError where a token has no
+   * place in it.
    * @param {number} rows of the model's embedding
    * @returns {number[]}
    */

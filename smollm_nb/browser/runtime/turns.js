@@ -1,5 +1,5 @@
 /** A turn on the page: what was written, the answer as it grows, and what can be done with it. */
-import { make, say } from './dom.js';
+import { announce, make } from './dom.js';
 
 const PAINT_MS = 100; // where no graphics card paints, each time takes a core from the model
 const SHARE = 8; // of the time at most one part in so many goes into painting
@@ -115,7 +115,7 @@ export class TurnView {
     const whole = turn.kind === 'chat' ? turn.answer : turn.text + turn.answer;
     const done = await copy(whole);
     button.textContent = done ? 'Copied' : 'Not allowed';
-    say(done ? 'Copied' : 'The browser does not allow copying');
+    announce(done ? 'Copied' : 'The browser does not allow copying');
     setTimeout(() => {
       button.textContent = 'Copy';
     }, COPIED_MS);

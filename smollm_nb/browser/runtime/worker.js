@@ -1,7 +1,6 @@
 /**
- * The worker that holds the model. smollm.js speaks to it: {id, call, args} in; {id, result}, {id, error}, {id,
- * token} or {progress} out.
- * The page also starts workers for it, see helpers.js.
+ * The worker that holds the model. smollm.js speaks to it: {id, call, args} in; {id, result}, {id, error}, {id, token}
+ * or {progress} out. The page also starts workers for it, see helpers.js.
  */
 import { parameterError, stateError, toPlain } from './errors.js';
 import { generate, readOptions } from './generate.js';
@@ -79,8 +78,8 @@ function complete(t) {
 let turn = Promise.resolve();
 
 /**
- * One call at a time on the model, in the order in which they came: each finds the cache as it left it itself, or
- * reads again.
+ * One call at a time on the model, in the order in which they came: each finds the cache as it left it itself, or reads
+ * again.
  * @template T
  * @param {() => Promise<T>} run
  * @param {Promise<any>} [givenUp] when it settles, `run` need not wait: it touches nothing
