@@ -26,6 +26,7 @@ import numpy as np
 from .deflate import gzip_pieces
 from .vendor import RUNTIME, VENDOR, small_modules
 from smollm_nb.core import (
+    OnProgress,
     Result,
     SmolLMError,
     StorageError,
@@ -105,7 +106,7 @@ def _write_chunk(raw: memoryview, begin: int, codes, folder: Path, n: int) -> di
 def write_weights(
     file: Q4File,
     folder: Path,  # `weights/` is made in it
-    on_progress=None,  # called with (stage, done, total) bytes; may raise `Cancelled`
+    on_progress: OnProgress | None = None,  # called with (stage, done, total) bytes; may raise `Cancelled`
 ) -> list[dict]:  # path, offset, bytes, stored, sha256 as stored, raw_sha256
     "Cut a model's file into compressed chunks"
     raw, codes, out, done = np.memmap(file.path, np.uint8, "r").data, code_ranges(file), [], 0
@@ -300,7 +301,7 @@ TEST_PROMPT, TEST_TOKENS = "The capital of France is", 12
 
 
 def self_test(
-    path,  # a SMOLLM_Q4 file
+    path: str | os.PathLike[str],  # a SMOLLM_Q4 file
     prompt_ids: list[int],
 ) -> dict:  # prompt_ids, greedy_ids, logits_sha256
     "What the native engine answers"
@@ -316,7 +317,7 @@ def self_test(
 
 
 def arena_bytes(
-    path,  # a SMOLLM_Q4 file
+    path: str | os.PathLike[str],  # a SMOLLM_Q4 file
 ) -> dict:  # arena: threads → bytes; kv: bytes of it that grow with the context; context; positions of the model; tile
     "Memory that the kernel takes in a browser, beside the weights"
     with engine.load(path, verify=False) as e:
@@ -407,7 +408,7 @@ def manifest_bytes(
 
 # %% ../../nbs/07_browser/03_bundle.ipynb #ab49ef34
 def read_manifest(
-    folder,  # a bundle
+    folder: str | os.PathLike[str],  # a bundle
 ) -> dict:
     "A bundle's manifest, its types and paths checked; raises `BundleError`"
     d, version = read_json(as_path("folder", folder) / MANIFEST, BundleError), MANIFEST_VERSION
@@ -549,11 +550,11 @@ def _room(file: Q4File) -> int:  # bytes
 
 
 def export(
-    model_file,  # a SMOLLM_Q4 file, the tokenizer's and the config's files beside it
-    output,  # the folder to make, or a bundle to replace
+    model_file: str | os.PathLike[str],  # a SMOLLM_Q4 file, the tokenizer's and the config's files beside it
+    output: str | os.PathLike[str],  # the folder to make, or a bundle to replace
     name: str | None = None,  # of the model; default: the folder's
     limit: int | None = LIMIT,  # bytes: more raise `BundleError` for a model of 135 million parameters; None allows any
-    on_progress=None,  # called with (stage, done, total); may raise `Cancelled`
+    on_progress: OnProgress | None = None,  # called with (stage, done, total); may raise `Cancelled`
     # benchmarks: figures of this file go into the manifest, as by `measured`; the version does not depend on them
     runs: list[dict] | None = None,
 ) -> Result:  # path, bytes, files, seconds, manifest
@@ -590,8 +591,8 @@ def _inflated(folder: Path, e: dict) -> bytes:
 
 
 def restore(
-    folder,  # a bundle
-    path,  # of the file to make
+    folder: str | os.PathLike[str],  # a bundle
+    path: str | os.PathLike[str],  # of the file to make
 ) -> Path:  # the file
     "The quantized file that a bundle was made of, whole or not at all; raises `BundleError`"
     folder, path, m = as_path("folder", folder), as_path("path", path), read_manifest(folder)
@@ -605,8 +606,8 @@ def restore(
 
 
 def is_current(
-    folder,
-    model_file=None,  # a SMOLLM_Q4 file
+    folder: str | os.PathLike[str],
+    model_file: str | os.PathLike[str] | None = None,  # a SMOLLM_Q4 file
 ) -> bool:
     "Whether a folder is a whole bundle with the runtime of this very package, and of that file if one is named"
     try:

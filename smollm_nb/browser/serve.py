@@ -19,6 +19,8 @@ import socketserver
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from email.message import Message
 from email.utils import formatdate, parsedate_to_datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -83,7 +85,7 @@ _ORIGIN = re.compile(rf"\*|https?://({_SITE})(:(\d{{1,5}}|\*))?", re.ASCII)
 
 
 def policy_for(
-    frame_ancestors=(),  # origins whose pages may show this one in a frame, such as "https://example.org"; "*" is all
+    frame_ancestors: Sequence[str] = (),  # origins that may frame this page, such as "https://example.org"; "*" is all
 ) -> str:  # the header `Content-Security-Policy`
     "What a page may do; raises `ParameterError` for what is no origin"
     if isinstance(frame_ancestors, (str, bytes)) or not hasattr(frame_ancestors, "__iter__"):
@@ -149,14 +151,15 @@ def _not_newer(stamp: str, stat: os.stat_result) -> bool:
 
 
 def unchanged(
-    request,  # headers of the request
+    request: Message,  # headers of the request
     headers: dict[str, str],  # as from `file_headers`
     stat: os.stat_result,
 ) -> bool:
     "Whether the browser has this very file"
     if tags := request.get("If-None-Match"):
         return tags.strip() == "*" or headers["ETag"] in (t.strip().removeprefix("W/") for t in tags.split(","))
-    return bool(stamp := request.get("If-Modified-Since")) and _not_newer(stamp, stat)
+    stamp = request.get("If-Modified-Since")
+    return stamp is not None and _not_newer(stamp, stat)
 
 # %% ../../nbs/07_browser/04_serve.ipynb #b38614c6
 MAX_HEAD, MAX_LINES = 1 << 18, 100  # bytes and header lines of a request
@@ -506,12 +509,12 @@ class BundleServer(_Accepting):
 
     def __init__(
         self,
-        folder,  # with an `index.html`
+        folder: str | os.PathLike[str],  # with an `index.html`
         host: str = "127.0.0.1",  # "0.0.0.0" answers the whole network
         port: int | None = None,  # 0 is any free one; default: 8000, or any if that is taken
         isolated: bool = True,  # send the headers that threads need
         handler: type[Handler] = Handler,
-        frame_ancestors=(),  # origins whose pages may show this one in a frame
+        frame_ancestors: Sequence[str] = (),  # origins whose pages may show this one in a frame
     ):
         self.folder = Path(os.path.realpath(as_path("folder", folder)))
         self.host, self.isolated = as_text("host", host).strip().strip("[]").lower(), isolated

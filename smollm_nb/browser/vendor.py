@@ -89,8 +89,8 @@ def _key(runtime: Path) -> str:
 
 
 def small_modules(
-    folder=VENDOR,  # that `build` made
-    runtime=RUNTIME,
+    folder: str | os.PathLike[str] = VENDOR,  # that `build` made
+    runtime: str | os.PathLike[str] = RUNTIME,
 ) -> dict[str, Path]:  # name → small copy; empty where sources have changed since
     "Our own modules as a bundle serves them"
     folder, runtime = Path(folder), Path(runtime)
@@ -143,8 +143,8 @@ def _gather(modules: Path, to: Path) -> None:
 
 # %% ../../nbs/07_browser/01_vendor.ipynb #84f7d0cc
 def build(
-    folder=VENDOR,  # made, or replaced if it was made from something else
-    runtime=RUNTIME,  # our own modules, `package.json` and `package-lock.json`
+    folder: str | os.PathLike[str] = VENDOR,  # made, or replaced if it was made from something else
+    runtime: str | os.PathLike[str] = RUNTIME,  # our own modules, `package.json` and `package-lock.json`
 ) -> Path:  # the folder
     "Fetch the libraries and make our own modules small, where that was not done; raises `VendorError`"
     folder, runtime = Path(folder), Path(runtime)

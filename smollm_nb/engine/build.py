@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,8 +146,8 @@ def _kind(system: str, variant: Variant) -> tuple[str, ...]:
 def command(
     variant: Variant,
     system: str,  # a key of `TARGETS`
-    level=FAST,  # or `DEBUG`: hardly optimized, with a trap at undefined behaviour
-    sources=None,  # C files; default: all of `CSRC`
+    level: Sequence[str] = FAST,  # or `DEBUG`: hardly optimized, with a trap at undefined behaviour
+    sources: Sequence[Path] | None = None,  # C files; default: all of `CSRC`
 ) -> list[str]:  # lacks `-o FILE`
     "How a build is compiled"
     # -P: nothing of the working folder is imported. `core.python_command` is not there: setup.py runs this module alone
@@ -197,9 +198,9 @@ def compile_to(
 
 
 def build(
-    folder=NATIVE,  # for the libraries; made if it is not there
-    systems=None,  # keys of `TARGETS`; default: this one and WASM
-    level=FAST,  # as `command`
+    folder: str | os.PathLike[str] = NATIVE,  # for the libraries; made if it is not there
+    systems: Sequence[str] | None = None,  # keys of `TARGETS`; default: this one and WASM
+    level: Sequence[str] = FAST,  # as `command`
 ) -> list[Path]:  # the libraries
     "Compile every variant of the systems, two at a time, where anything changed; raises `KernelError`"
     folder = Path(folder)
@@ -262,7 +263,7 @@ def check_library(
 
 # %% ../../nbs/06_engine/01_build.ipynb #6b4b6864
 def processor(
-    folder=NATIVE,  # where the builds are
+    folder: str | os.PathLike[str] = NATIVE,  # where the builds are
 ) -> int:  # SM_CPU_… bits
     "The processor's features, read by the build that runs on all of its family; raises `KernelError`"
     plain = variants(this_system())[-1]
@@ -271,7 +272,7 @@ def processor(
 
 def choose(
     variant: str | None = None,  # one and no other; default: `$SMOLLM_VARIANT`, else the best that works
-    folder=NATIVE,  # where the builds are
+    folder: str | os.PathLike[str] = NATIVE,  # where the builds are
 ) -> Choice:
     "Open the best build for this processor; raises `KernelError`"
     system, requested = this_system(), variant or os.environ.get("SMOLLM_VARIANT") or None

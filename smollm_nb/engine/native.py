@@ -574,7 +574,7 @@ class Engine(_Reading):
 
 # %% ../../nbs/06_engine/02_native.ipynb #70d0e8fb
 def load(
-    path,  # a SMOLLM_Q4 file
+    path: str | os.PathLike[str],  # a SMOLLM_Q4 file
     threads: int | None = None,  # that compute; default: one for each core
     context: int | None = None,  # positions of the KV cache; default: 2,048, or what the model knows if that is less
     variant: str | None = None,  # of the kernel; default: the best for this processor

@@ -8,6 +8,7 @@ __all__ = ['PAGE', 'Host', 'choose', 'WasmEngine', 'load']
 # %% ../../nbs/06_engine/03_wasm.ipynb #80ef004d
 import ctypes
 import functools
+import os
 import time
 import weakref
 from pathlib import Path
@@ -90,7 +91,7 @@ def _compiled(path: Path) -> tuple:  # as `Host` takes it
 
 def choose(
     variant: str | None = None,  # "relaxed" or "simd128"; default: the first
-    folder=NATIVE,  # where the builds are
+    folder: str | os.PathLike[str] = NATIVE,  # where the builds are
 ) -> Choice:  # its library is what `Host` takes
     "Compile a build for one thread and test it; raises `KernelError`"
     usable = {v.name: v for v in variants("wasm32") if not v.name.endswith("-threads")}
@@ -196,7 +197,7 @@ class WasmEngine(_WasmLoaded):
 
 # %% ../../nbs/06_engine/03_wasm.ipynb #332ffa4e
 def load(
-    path,  # a SMOLLM_Q4 file
+    path: str | os.PathLike[str],  # a SMOLLM_Q4 file
     context: int | None = None,  # positions of the KV cache; default: 2,048, or what the model knows if that is less
     variant: str | None = None,  # "relaxed" or "simd128"; default: the first
     verify: bool = True,  # hash all of the file; False checks the structure alone
