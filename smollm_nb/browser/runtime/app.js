@@ -1,11 +1,11 @@
 /** The page: one conversation with one model. What the model writes is formatted text, never HTML of its own. */
 import { Conversation } from './conversation.js';
-import { $, announce, giveWay, resting, show } from './dom.js';
+import { $, announce, defaultFocus, hideMovingFocus, show } from './dom.js';
 import { clearFigures, describeAnswer, drawGrowing } from './figures.js';
-import { changeContext, ensureModel, loadedContext, look, unload } from './gate.js';
+import { changeContext, ensureModel, loadedContext, showPlan, unload } from './gate.js';
 import { isolate } from './isolate.js';
 import { follow, openPanel, watchLayout } from './layout.js';
-import { catchAll, fail, forgive } from './problems.js';
+import { catchAll, fail, hideError } from './problems.js';
 import { readSettings, restoreSettings, writtenSettings } from './settings.js';
 import { recall, remember } from './tab.js';
 import { fetchMarkdown, throttled, TurnView } from './turns.js';
@@ -65,14 +65,14 @@ function removeViews(turns) {
 function working(on) {
   document.body.classList.toggle('answering', on);
   $('send').setAttribute('aria-disabled', String(on));
-  if (!on) giveWay($('stop'), resting());
+  if (!on) hideMovingFocus($('stop'), defaultFocus());
   show('send', true);
 }
 
 /** The answer has begun: Stop takes the place of Send. */
 function canStop() {
   show('stop', true);
-  giveWay($('send'), resting());
+  hideMovingFocus($('send'), defaultFocus());
 }
 
 const save = () => remember('conversation', conversation.turns.length ? conversation.toJSON() : null);
@@ -222,7 +222,7 @@ function trouble(error) {
 
 /** @returns {any} the settings; null where one is wrong, which is shown */
 function checkedSettings() {
-  forgive();
+  hideError();
   try {
     return readSettings();
   } catch (error) {
@@ -252,7 +252,7 @@ async function again(turn) {
   const settings = checkedSettings();
   if (!settings) return;
   stopEditing();
-  resting().focus({ preventScroll: true });
+  defaultFocus().focus({ preventScroll: true });
   await ask(turn.kind, turn.text, settings, conversation.cut(turn));
 }
 
@@ -278,14 +278,14 @@ function stopEditing() {
 }
 
 /** A new conversation; what still comes of the one before is dropped. */
-function startAnew() {
+function newConversation() {
   growing?.cancel();
   waiting = growing = null;
   conversation = new Conversation();
   removeViews([...views.keys()]);
   stopEditing();
   working(false);
-  forgive();
+  hideError();
   clearFigures();
   save();
   openPanel(false);
@@ -302,11 +302,11 @@ function chooseMode() {
 function onKey(event) {
   if (event.key !== 'Escape' || event.isComposing) return;
   if (growing) growing.cancel();
-  else if (edited) keepAsItWas();
+  else if (edited) cancelEdit();
   else openPanel(false);
 }
 
-function keepAsItWas() {
+function cancelEdit() {
   stopEditing();
   write('');
   $('prompt').focus();
@@ -331,8 +331,8 @@ function listen() {
   document.addEventListener('keydown', onKey);
   $('load').onclick = ensureModel;
   $('stop').onclick = () => growing?.cancel();
-  $('clear').onclick = startAnew;
-  $('keep').onclick = keepAsItWas;
+  $('clear').onclick = newConversation;
+  $('keep').onclick = cancelEdit;
   $('context').onchange = anotherContext;
   window.addEventListener('pagehide', saveAll);
   document.addEventListener('visibilitychange', () => document.hidden && saveAll());
@@ -344,7 +344,7 @@ async function main() {
   watchLayout();
   listen();
   restoreAll();
-  settled = isolate(saveAll).then(look);
+  settled = isolate(saveAll).then(showPlan);
   await settled;
   fetchMarkdown();
 }

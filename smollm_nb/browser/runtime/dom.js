@@ -45,14 +45,14 @@ export function make(tag, properties = {}, ...children) {
 }
 
 /** Where the focus goes from a button that goes away. On a phone not into the field: a keyboard would come up. */
-export const resting = () => (matchMedia('(hover: hover)').matches ? $('prompt') : $('log'));
+export const defaultFocus = () => (matchMedia('(hover: hover)').matches ? $('prompt') : $('log'));
 
 /**
  * Hide what may have the focus, and give the focus to what takes its place: whoever uses a keyboard is not lost.
  * @param {HTMLElement} gone
  * @param {HTMLElement} next
  */
-export function giveWay(gone, next) {
+export function hideMovingFocus(gone, next) {
   const focused = gone.contains(document.activeElement);
   gone.hidden = true;
   if (focused) next.focus({ preventScroll: true });

@@ -1,8 +1,8 @@
-/** The model on its way: what a load takes is said before, progress while it goes on, and what to do where it fails. */
+/** Loading the model: what it will take, its progress, and what to do where it fails. */
 import { WasmModelLoader } from './smollm.js';
-import { $, announce, giveWay, megabytes, resting, show } from './dom.js';
+import { $, announce, defaultFocus, hideMovingFocus, megabytes, show } from './dom.js';
 import { describeKept, describeModel, describePlan, note } from './figures.js';
-import { fail, forgive } from './problems.js';
+import { fail, hideError } from './problems.js';
 import { chosenContext, offerContexts } from './settings.js';
 import { recall, remember, remembers } from './tab.js';
 
@@ -12,7 +12,7 @@ const loader = new WasmModelLoader();
 let model = null;
 /** @type {Promise<WasmModel | null> | null} */
 let loading = null;
-/** @type {any} what a load would do, as it was said last */
+/** @type {any} what a load would do, as it was shown last */
 let plan = null;
 /** @type {any} tokens of context that were chosen here; anything else is no choice */
 let wanted = recall('context');
@@ -55,8 +55,8 @@ function onProgress({ stage, loaded, total, fetched, plan: seen }) {
   if (stage === 'start') $('offer').textContent = 'Testing the engine …';
 }
 
-/** Look at what a load would take; where that is nothing from the network, load. */
-export async function look() {
+/** Show what a load would take; where that is nothing from the network, load. */
+export async function showPlan() {
   show('gate', true);
   try {
     describe(await loader.plan('.'));
@@ -90,9 +90,9 @@ async function load() {
   $('abort').onclick = () => control.abort();
   show('gate', true);
   for (const id of ['bar', 'abort']) show(id, true);
-  giveWay($('load'), $('abort'));
+  hideMovingFocus($('load'), $('abort'));
   $('context').disabled = true;
-  forgive();
+  hideError();
   announce('Loading the model');
   try {
     model = await loader.load_quantized_model('.', { onProgress, signal: control.signal, context: chosenContext() });
@@ -103,7 +103,7 @@ async function load() {
   }
   show('bar', false);
   $('context').disabled = false;
-  giveWay($('abort'), model ? resting() : $('load'));
+  hideMovingFocus($('abort'), model ? defaultFocus() : $('load'));
   if (model) show('gate', false);
   return model;
 }

@@ -105,7 +105,7 @@ function putShape(buffer, at, c, context, threads) {
  * @param {number} context
  * @param {number} arena bytes
  */
-function layOut(base, threads, weights, config, context, arena) {
+function layout(base, threads, weights, config, context, arena) {
   const at = {
     stacks: align(base),
     weights: 0,
@@ -137,7 +137,7 @@ export class Kernel {
   module = /** @type {WebAssembly.Module} */ (/** @type {any} */ (null));
   memory = /** @type {WebAssembly.Memory} */ (/** @type {any} */ (null));
   exports = /** @type {any} */ (null);
-  at = /** @type {ReturnType<typeof layOut>} */ (/** @type {any} */ (null));
+  at = /** @type {ReturnType<typeof layout>} */ (/** @type {any} */ (null));
   context = 0; // positions
   threads = 0;
   weightBytes = 0;
@@ -159,7 +159,7 @@ export class Kernel {
     const arena = probe.exports.sm_arena_bytes(align(base));
     const kernel = new Kernel();
     if (arena < 0) throw engineError(kernel.#words(arena, probe));
-    const at = layOut(base, o.threads, o.weightBytes, o.config, o.context, arena);
+    const at = layout(base, o.threads, o.weightBytes, o.config, o.context, arena);
     const { memory, exports } = await instantiate(module, Math.ceil(at.end / PAGE), shared);
     return Object.assign(kernel, {
       module,

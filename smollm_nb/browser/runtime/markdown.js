@@ -65,7 +65,7 @@ const marked = new Marked({
 const readable = (text) => text.replace(/\r\n?/g, '\n');
 
 /** Links open elsewhere and send no referrer; what is too wide scrolls. @param {DocumentFragment} out */
-function furnish(out) {
+function addLinksAndScrolling(out) {
   const away = { target: '_blank', rel: 'noopener noreferrer nofollow' };
   for (const a of out.querySelectorAll('a')) Object.assign(a, away);
   for (const table of out.querySelectorAll('table')) {
@@ -85,13 +85,13 @@ function furnish(out) {
  * @param {import('./vendor/marked.js').Token[]} tokens
  * @returns {DocumentFragment}
  */
-const draw = (tokens) => furnish(purify.sanitize(marked.parser(tokens)));
+const toFragment = (tokens) => addLinksAndScrolling(purify.sanitize(marked.parser(tokens)));
 
 /**
  * @param {string} text
  * @returns {DocumentFragment}
  */
-export const render = (text) => draw(marked.lexer(readable(text)));
+export const render = (text) => toFragment(marked.lexer(readable(text)));
 
 /**
  * A text that grows. A block that two others follow changes no more (a single one may become its next item, as "2"
@@ -114,8 +114,8 @@ export class GrowingMarkdown {
     const blocks = tokens.flatMap((t, i) => (t.type === 'space' ? [] : [i]));
     const first = blocks.at(-2) ?? 0;
     for (const node of this.#growing) node.remove();
-    if (first) this.place.append(draw(tokens.slice(0, first)));
-    const growing = draw(tokens.slice(first));
+    if (first) this.place.append(toFragment(tokens.slice(0, first)));
+    const growing = toFragment(tokens.slice(first));
     this.#growing = [...growing.childNodes];
     this.#settled += tokens.slice(0, first).reduce((n, t) => n + t.raw.length, 0);
     this.place.append(growing);

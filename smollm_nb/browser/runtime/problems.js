@@ -45,11 +45,11 @@ export function fail(error, context) {
   error?.field?.focus();
 }
 
-export const forgive = () => show('trouble', false);
+export const hideError = () => show('trouble', false);
 
 /** Whatever nobody caught is shown. A worker's error comes here without its object: smollm.js tells of those. */
 export function catchAll() {
   window.addEventListener('error', ({ error }) => error != null && fail(error));
   window.addEventListener('unhandledrejection', (e) => fail(e.reason));
-  $('dismiss').onclick = forgive;
+  $('dismiss').onclick = hideError;
 }

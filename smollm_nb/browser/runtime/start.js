@@ -90,7 +90,7 @@ function open(file, url, locate, n) {
 }
 
 /** Why a request for a script failed. @param {any} error */
-const unreached = (error) =>
+const unreachableReason = (error) =>
   (['TimeoutError', 'AbortError'].includes(error.name)
     ? `no answer within ${LOOK_MS / 1000} s`
     : 'it cannot be reached') + ': check the server and the network, then load again';
@@ -129,7 +129,7 @@ async function examine(url, root, seen = new Set()) {
     if (wrong) return `${name}: ${wrong}`;
     text = await response.text();
   } catch (e) {
-    return `${name}: ${unreached(e)}`;
+    return `${name}: ${unreachableReason(e)}`;
   }
   const imported = [...text.matchAll(IMPORT)].map(([, path]) => examine(new URL(path, url), root, seen));
   return (await Promise.all(imported)).find(Boolean) ?? '';
@@ -151,7 +151,7 @@ export const eventWords = (event) => event?.message ?? '';
  * @returns {Promise<any>} null when it runs; else the event or the words that tell why not, "" where it only says
  *   nothing
  */
-function life(worker, url, last, signal) {
+function waitUntilRunning(worker, url, last, signal) {
   return new Promise((resolve) => {
     let timer = setTimeout(async () => {
       const wrong = await examine(url, url);
@@ -171,7 +171,7 @@ function life(worker, url, last, signal) {
 /**
  * @param {string} file
  * @param {URL} url
- * @param {any} wrong as from `life`
+ * @param {any} wrong as from `waitUntilRunning`
  */
 async function reason(file, url, wrong) {
   if (typeof wrong !== 'string' && foreign(url)) return refusal(file, url);
@@ -191,7 +191,7 @@ export async function startWorker(file, locate, signal) {
   const url = place(file, locate);
   for (let n = 1; ; n++) {
     const worker = open(file, url, locate, n);
-    const wrong = await life(worker, url, n === TRIES, signal);
+    const wrong = await waitUntilRunning(worker, url, n === TRIES, signal);
     if (wrong === null && !signal.aborted) return worker;
     worker.terminate();
     if (signal.aborted) throw aborted();

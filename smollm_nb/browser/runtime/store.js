@@ -37,7 +37,7 @@ const sleep = (ms) =>
  * @param {number} [ms]
  * @returns {Promise<T>}
  */
-async function notForever(promise, ms = STALL_MS) {
+async function withTimeout(promise, ms = STALL_MS) {
   let timer;
   const silence = new Promise((_, reject) => {
     timer = setTimeout(() => reject(new TypeError(`silent for ${ms / 1000} s`)), ms);
@@ -98,7 +98,7 @@ async function readText(stream, most) {
   const utf8 = new TextDecoder();
   let text = '';
   let at = 0;
-  for (let r; !(r = await notForever(reader.read())).done; at += r.value.length) {
+  for (let r; !(r = await withTimeout(reader.read())).done; at += r.value.length) {
     if (at + r.value.length > most) {
       reader.cancel().catch(() => {});
       throw bundleError(`${MANIFEST}: is longer than ${most} bytes: copy the bundle to the server again`);
@@ -161,7 +161,7 @@ const pageInstead = () =>
  * @param {() => Promise<T>} attempt
  * @returns {Promise<T>}
  */
-async function patiently(name, attempt) {
+async function withRetries(name, attempt) {
   for (let n = 0; ; n++) {
     try {
       return await attempt();
@@ -293,7 +293,7 @@ export class Store {
    * @returns {Promise<Response>}
    */
   async #ask(path, cache) {
-    if (!this.files) return notForever(fetch(this.url(path), { cache, referrer: this.base.href }));
+    if (!this.files) return withTimeout(fetch(this.url(path), { cache, referrer: this.base.href }));
     if (!Object.hasOwn(this.files, path))
       throw fetchError(`${path} is not in the folder that was chosen: choose the whole bundle`);
     return new Response(this.files[path]);
@@ -309,7 +309,7 @@ export class Store {
    */
   #fetch(file, buffer, onBytes) {
     const sizes = file.raw_sha256 ? [file.stored, file.bytes] : [file.stored];
-    return patiently(file.path, async () => {
+    return withRetries(file.path, async () => {
       const response = await this.#ask(file.path, 'no-store');
       const count = counter(file.stored, onBytes);
       checkStatus(file.path, response);
@@ -440,10 +440,10 @@ export class Store {
       first = null;
       return now;
     };
-    if (kept === null) this.manifestText = await patiently(MANIFEST, attempt);
+    if (kept === null) this.manifestText = await withRetries(MANIFEST, attempt);
     else {
       try {
-        this.manifestText = await notForever(attempt(), PATIENCE_MS);
+        this.manifestText = await withTimeout(attempt(), PATIENCE_MS);
       } catch {
         // down, slow, or something else answers in its place
         this.manifestText = kept;

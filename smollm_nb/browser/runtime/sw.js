@@ -125,7 +125,7 @@ const isSound = (f) =>
  * What the server has now.
  * @returns {Promise<{version: string, files: Entry[], response: Response, bytes: ArrayBuffer}>}
  */
-async function look() {
+async function newest() {
   const { response, bytes } = await ask(MANIFEST, MANIFEST_BYTES);
   const manifest = JSON.parse(new TextDecoder().decode(bytes));
   const files = manifest.files.filter((f) => ROLES.includes(f?.role));
@@ -156,7 +156,7 @@ async function fill({ version, files, response, bytes }) {
 
 /** Take a newer version where the server has one, whole, or leave all as it is. */
 async function update() {
-  const found = await look();
+  const found = await newest();
   const now = await state();
   if (found.version === now.current) return;
   await fill(found);
@@ -165,7 +165,7 @@ async function update() {
 }
 
 /** Versions that no open page has go. */
-async function tidy() {
+async function deleteOldVersions() {
   const now = await state();
   const open = new Set((await worker.clients.matchAll({ type: 'all', includeUncontrolled: true })).map((c) => c.id));
   for (const [id, { since }] of opening) if (open.has(id) || performance.now() - since > OPENING_MS) opening.delete(id);
@@ -190,7 +190,7 @@ function refresh() {
   if (updating) return updating;
   const done = update().catch(() => {});
   const over = done
-    .then(tidy)
+    .then(deleteOldVersions)
     .catch(() => {})
     .finally(() => {
       updating = null;

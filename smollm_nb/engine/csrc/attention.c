@@ -95,10 +95,9 @@ SM_INLINE void softmax_chunk(float *weight, int32_t value_groups, float *top, fl
     *sum = sm_sum16(total);
 }
 
-// Attention weights times the values' scales of one value group (32 positions), as pairs of integers; returns their
-// scale
-SM_INLINE float quantize_weights(const float *weight, const float *vscale, i32x16 mask0, i32x16 mask1,
-                                 int32_t *pairs) { // pairs (16)
+// Attention weights times the values' scales of one value group (32 positions), as pairs (16) of integers; returns
+// their scale
+SM_INLINE float quantize_weights(const float *weight, const float *vscale, i32x16 mask0, i32x16 mask1, int32_t *pairs) {
     const f32x16 none = sm_set1(0), a = sm_select(mask0, sm_load(weight) * sm_load(vscale), none),
                  b = sm_select(mask1, sm_load(weight + 16) * sm_load(vscale + 16), none);
     const float top = sm_max16(sm_max(a, b));

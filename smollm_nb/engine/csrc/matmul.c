@@ -29,8 +29,8 @@ SM_INLINE f32x16 decode_scale_codes(const sm_piece *p, const uint8_t *code) { //
 #endif
 }
 
-void sm_piece_init(sm_piece *p, const uint8_t *data,
-                   int32_t cols) { // data: the packed part, laid out by quant/formats.py
+// data: the packed part, laid out by quant/formats.py
+void sm_piece_init(sm_piece *p, const uint8_t *data, int32_t cols) {
     const size_t blocks = (size_t)sm_blocks(p->end - p->begin), size = blocks * 16 * (size_t)cols;
     if (p->format == SM_INT8_ROW) {
         p->codes = data, p->scales = data + size;
