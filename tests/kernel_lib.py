@@ -10,7 +10,10 @@ import numpy as np
 from smollm_nb.quant.q4file import read_q4
 
 CSRC = Path(__file__).parents[1] / "smollm_nb" / "engine" / "csrc"
-FLAGS = "-std=c11 -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra -Werror -shared -fPIC -DSMOLLM_THREADS".split()
+FLAGS = [
+    *("-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror"),
+    *("-shared", "-fPIC", "-fvisibility=hidden", "-DSMOLLM_THREADS"),
+]
 # name → flags; what a build is called need not be what runs in it: "emulated" is the VNNI path in plain C
 VARIANTS = dict(
     sse2=["-O3", "-mcpu=x86_64"],

@@ -113,7 +113,7 @@ def test_a_browser_takes_turns_with_processes(tiny_q4, tmp_path):
         "wasm, chromium",
         "chromium",
         bundle.export(tiny_q4, tmp_path / "bundle")["path"],
-        "bench.html?asked",
+        "bench.html?remote",
         dict(context=256),
         1,
     )

@@ -1,4 +1,4 @@
-"The runtime and the page in real browsers: the pages test themselves and report; here each of their checks becomes a test"
+"The runtime and the page in real browsers: the pages test themselves; here each of their checks becomes a test"
 
 import json
 import os
@@ -276,7 +276,7 @@ def begun(folder: Path) -> list[dict]:
 
 @pytest.fixture(scope="session")
 def site(tiny_q4, tmp_path_factory):
-    "A folder for the server: the tiny model's bundle in many small chunks, the test pages, and what is expected of them"
+    "A folder for the server: the tiny model's bundle in many small chunks, the test pages, and what they expect"
     root = tmp_path_factory.mktemp("web")
     with pytest.MonkeyPatch.context() as m:
         m.setattr(bundle, "CHUNK", 1 << 16)
@@ -455,7 +455,7 @@ def test_bench_page_answers_as_a_worker(site, tiny_q4, browser):
     with engine.load(tiny_q4) as e:
         long = len(answer(e, SmolLMTokenizer.load(tiny_q4.parent), "Hello", max_tokens=20)["ids"])
     with BrowserSubject(
-        f"wasm, {browser}", browser, str(site / "bundle"), "bench.html?asked", dict(context=256), 2
+        f"wasm, {browser}", browser, str(site / "bundle"), "bench.html?remote", dict(context=256), 2
     ).open() as page:
         assert page.threads == 2
         assert page.ready_s > 0
@@ -478,7 +478,7 @@ def test_bench_page_answers_as_a_worker(site, tiny_q4, browser):
 
 
 class JupyterHandler(ReportHandler):
-    "Hands out files as JupyterLab's server does: below `files/`, in a sandbox, to requests that name the page they come from"
+    "Serves files as JupyterLab does: below `files/`, in a sandbox, to requests that name the page they come from"
 
     def intercept(self, path) -> bool:
         if not self.path.startswith("/files/") or self.headers.get("Referer", "").startswith(self.server.url):
@@ -501,7 +501,7 @@ class JupyterHandler(ReportHandler):
 
 @pytest.mark.parametrize("browser", BROWSERS)
 def test_the_widget_where_scripts_come_sandboxed(site, tmp_path, tiny_q4, browser):
-    "The laboratory's widget in a page like JupyterLab's: its script is a blob, and the bundle's files come from `files/`"
+    "The widget in a page like JupyterLab's: its script is a blob, and the bundle's files come from `files/`"
     need(browser)
     (tmp_path / "widget.js").write_text(module("runner.js"), encoding="utf-8")
     shutil.copytree(site / "bundle", tmp_path / "files" / "a b" / "bundle")

@@ -62,6 +62,13 @@ def test_types_are_those_of_the_sources(tools, tmp_path):
     assert not re.search(r"^import\b|\bimport\(", made, re.M), "one file is all there is to it"
 
 
+@pytest.mark.parametrize("config", ["tsconfig.json", "tsconfig.sw.json"])
+def test_sources_are_typed(tools, config):
+    "The service worker lives among other globals than the page, so it has a configuration of its own"
+    path = Path(__file__).parent / "types" / config
+    run_node(tools / "typescript" / "bin" / "tsc", "-p", str(path), cwd=tools.parent)
+
+
 def build(project: Path, folder: Path) -> None:
     "The example with a bundle's scripts among its sources, the bundle itself among its public files"
     for name in ("index.html", "tsconfig.json"):

@@ -357,7 +357,7 @@ def test_cancel_in_a_long_prefill(tiny_q4):
 
 
 def test_damaged_files_are_refused_or_harmless(tiny_q4, tmp_path):
-    "Any byte changed: a typed error when it is verified; without, the structure alone is trusted, and whatever the weights hold must not hurt"
+    "Any byte changed: a typed error where it is verified; where only the structure is, no weights may crash the engine"
     good, rng, bad = tiny_q4.read_bytes(), np.random.default_rng(5), tmp_path / "bad.bin"
     header = int.from_bytes(good[10:18], "little") + 50
     ran = 0
@@ -385,7 +385,10 @@ def test_damaged_files_are_refused_or_harmless(tiny_q4, tmp_path):
 def test_threads_by_default_are_those_allowed(tiny_q4):
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("this system has no affinity")
-    code = f"import os; os.sched_setaffinity(0, {{sorted(os.sched_getaffinity(0))[0]}}); from smollm_nb.engine.native import load; print(load({str(tiny_q4)!r}).threads)"
+    code = (
+        "import os; os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[0]}); "
+        f"from smollm_nb.engine.native import load; print(load({str(tiny_q4)!r}).threads)"
+    )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "1"
     )

@@ -54,7 +54,7 @@ def case(tiny_q4, tmp_path_factory):
     path = tmp_path_factory.mktemp("case") / "case.bin"
     with read_q4(tiny_q4) as f:
         c, parts, raw = f.config, engine._table(f), tiny_q4.read_bytes()
-        shape = engine._Shape(
+        shape = engine.ShapeRecord(
             c.vocab_size,
             c.hidden_size,
             c.intermediate_size,
@@ -127,7 +127,7 @@ def hashes(case, driver):
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are those of x86-64")
 @pytest.mark.parametrize("name", ["address", "address_avx2"])
 def test_no_misstep_under_address_and_undefined_behaviour_sanitizers(name, case, driver, hashes):
-    "Every buffer of the driver has exactly the size it needs; every call, right or wrong, must stay inside; nothing may leak"
+    "Every buffer of the driver has exactly the size it needs; every call, right or wrong, stays inside; nothing leaks"
     tool("clang")
     if name == "address_avx2" and "avx2" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("this processor has no AVX2")

@@ -1,6 +1,7 @@
 """A server for the browsers' tests: one small bundle under many names, and each name has a fault of its own.
 
-`/bundle/` is the bundle as it was exported, `/tests/` are the pages that test, and `/NAME/` for any name of `RULES` is the bundle with that fault.
+`/bundle/` is the bundle as it was exported, `/tests/` are the pages that test, and `/NAME/` for any name of `RULES` is
+the bundle with that fault.
 """
 
 import contextlib

@@ -56,7 +56,7 @@ def browser_subjects(
 
     counts = {min(x.threads, MAX_BROWSER_THREADS): x for x in own}
     return [
-        BrowserSubject(f"wasm, {name}", name, str(bundle), "bench.html?asked", how(x), n)
+        BrowserSubject(f"wasm, {name}", name, str(bundle), "bench.html?remote", how(x), n)
         for n, x in counts.items()
         for name in browsers
     ]

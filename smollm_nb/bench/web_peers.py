@@ -211,7 +211,7 @@ def peer_subjects(
     own = [x for x in own if x.browser in peer.browsers]
     if not own:
         return []
-    beside = {"asked.js": str(RUNTIME / "asked.js"), peer.served: str(peer.model(gguf, on_progress))} | {
+    beside = {"commands.js": str(RUNTIME / "commands.js"), peer.served: str(peer.model(gguf, on_progress))} | {
         p.short: str(package(p)) for p in peer.packages
     }
 

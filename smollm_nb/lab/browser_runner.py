@@ -115,7 +115,7 @@ def browser_speed(
 ) -> dict:  # runner, browser, threads, variant, why, rates, agent; as an element of `RunnerBox.measured`
     "Measure a browser without a window; raises `BrowserError` or `BenchError`"
     with BrowserSubject(
-        browser, browser, str(bundle), "bench.html?asked", dict(context=_CONTEXT), threads
+        browser, browser, str(bundle), "bench.html?remote", dict(context=_CONTEXT), threads
     ).open() as page:
         return dict(
             runner="browser",

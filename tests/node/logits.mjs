@@ -1,10 +1,12 @@
-// Runs a build of the kernel on shared memory, one worker a thread: node logits.mjs JOB, a JSON file that test_kernel_node.py writes.
+// Runs a build of the kernel on shared memory, one worker a thread: node logits.mjs JOB, a JSON file that
+// test_kernel_node.py writes.
 // Prints the SHA-256 of a prompt's logits, read at once and token by token.
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
 
-const PAGE = 65536, STACK = 65536;
+const PAGE = 65536;
+const STACK = 65536;
 const align = (n) => Math.ceil(n / 64) * 64;
 
 async function start(module, memory, stack) {
@@ -29,8 +31,13 @@ function check(kernel, memory, code) {
 async function startWorkers(module, memory, kernel, model, job, base) {
   const workers = [];
   for (let index = 1; index < job.threads; index++) {
-    const w = new Worker(new URL(import.meta.url), { workerData: { module, memory, model, index, stack: align(base) + STACK * index } });
-    w.on('error', (e) => { console.error(e); process.exit(1); });
+    const w = new Worker(new URL(import.meta.url), {
+      workerData: { module, memory, model, index, stack: align(base) + STACK * index },
+    });
+    w.on('error', (e) => {
+      console.error(e);
+      process.exit(1);
+    });
     workers.push(w);
   }
   while (kernel.sm_workers(model) < job.threads - 1) await new Promise((done) => setTimeout(done, 1));
@@ -39,25 +46,45 @@ async function startWorkers(module, memory, kernel, model, job, base) {
 
 async function arenaBytes(module, job, shape) {
   const memory = new WebAssembly.Memory({ initial: 64, maximum: 64, shared: true });
-  const kernel = await start(module, memory), at = align(kernel.__heap_base.value);
+  const kernel = await start(module, memory);
+  const at = align(kernel.__heap_base.value);
   new Uint8Array(memory.buffer).set(shape, at);
   return check(kernel, memory, kernel.sm_arena_bytes(at));
 }
 
 async function main(job) {
   const module = await WebAssembly.compile(readFileSync(job.wasm));
-  const shape = Buffer.from(job.shape, 'base64'), parts = Buffer.from(job.parts, 'base64'), weights = readFileSync(job.file), { ids, vocab } = job;
-  const arena = await arenaBytes(module, job, shape), base = await heapBase(module), each = 4 * vocab;
-  const { at, end } = place(base, job.threads, { weights: weights.length, shape: 64, parts: parts.length, model: 4, ids: 4 * ids.length, logits: each * ids.length, arena });
-  const pages = Math.ceil(end / PAGE), memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-  const kernel = await start(module, memory), bytes = new Uint8Array(memory.buffer);
+  const shape = Buffer.from(job.shape, 'base64');
+  const parts = Buffer.from(job.parts, 'base64');
+  const weights = readFileSync(job.file);
+  const { ids, vocab } = job;
+  const arena = await arenaBytes(module, job, shape);
+  const base = await heapBase(module);
+  const each = 4 * vocab;
+  const { at, end } = place(base, job.threads, {
+    weights: weights.length,
+    shape: 64,
+    parts: parts.length,
+    model: 4,
+    ids: 4 * ids.length,
+    logits: each * ids.length,
+    arena,
+  });
+  const pages = Math.ceil(end / PAGE);
+  const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+  const kernel = await start(module, memory);
+  const bytes = new Uint8Array(memory.buffer);
   for (const [name, data] of Object.entries({ weights, shape, parts })) bytes.set(data, at[name]);
   new Int32Array(memory.buffer, at.ids, ids.length).set(ids);
   const run = (code) => check(kernel, memory, code);
   run(kernel.sm_self_test());
   run(kernel.sm_create(at.shape, at.parts, job.count, at.weights, weights.length, at.arena, arena, at.model));
-  const model = new Int32Array(memory.buffer, at.model, 1)[0], workers = await startWorkers(module, memory, kernel, model, job, base);
-  const hash = () => createHash('sha256').update(bytes.slice(at.logits, at.logits + each * ids.length)).digest('hex');
+  const model = new Int32Array(memory.buffer, at.model, 1)[0];
+  const workers = await startWorkers(module, memory, kernel, model, job, base);
+  const hash = () =>
+    createHash('sha256')
+      .update(bytes.slice(at.logits, at.logits + each * ids.length))
+      .digest('hex');
   run(kernel.sm_prefill(model, at.ids, ids.length, 0, 2, at.logits));
   const prefill = hash();
   bytes.fill(0, at.logits, at.logits + each * ids.length);
@@ -70,7 +97,9 @@ async function main(job) {
   console.log(JSON.stringify({ prefill, decode, codes }));
 }
 
-async function heapBase(module) { return (await start(module, new WebAssembly.Memory({ initial: 64, maximum: 64, shared: true }))).__heap_base.value; }
+async function heapBase(module) {
+  return (await start(module, new WebAssembly.Memory({ initial: 64, maximum: 64, shared: true }))).__heap_base.value;
+}
 
 if (isMainThread) await main(JSON.parse(readFileSync(process.argv[2], 'utf8')));
 else {

@@ -11,7 +11,11 @@ export function ok(truth, what) {
   if (!truth) throw new Error(what);
 }
 
-/** @param {Promise<any>} promise @param {string | string[]} name of the error, or several @param {RegExp} message */
+/**
+ * @param {Promise<any>} promise
+ * @param {string | string[]} name of the error, or several
+ * @param {RegExp} message
+ */
 export async function fails(promise, name, message) {
   const error = await promise.then(
     () => null,
@@ -31,7 +35,10 @@ export async function until(look, what, ms = 120000) {
   throw new Error(`waited ${ms} ms for ${what}`);
 }
 
-/** @param {string} name @param {() => Promise<any>} run */
+/**
+ * @param {string} name
+ * @param {() => Promise<any>} run
+ */
 export async function check(name, run, ms = 180000) {
   let timer;
   const late = new Promise((_, reject) => {

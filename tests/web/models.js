@@ -9,7 +9,11 @@ export const expected = await (await fetch('expected.json')).json();
 export const shared = crossOriginIsolated && typeof SharedArrayBuffer !== 'undefined';
 const OWN_SCRIPTS = ['quota', 'no-threads']; // these sites have a runtime of their own
 
-/** @param {string} site @param {any} [options] @param {boolean} [own] whether its runtime is loaded, too */
+/**
+ * @param {string} site
+ * @param {any} [options]
+ * @param {boolean} [own] whether its runtime is loaded, too
+ */
 export async function load(site, options, own = OWN_SCRIPTS.includes(site)) {
   const { WasmModelLoader } = await import(`/${own ? site : 'bundle'}/smollm.js`);
   return new WasmModelLoader().load_quantized_model(`/${site}/`, options);
@@ -33,10 +37,17 @@ export async function works(model) {
   equal(await hash(await model.logits(c.prompt_ids)), c.logits_sha256, 'logits');
 }
 
-/** @param {string} url @returns {HTMLIFrameElement} */
+/**
+ * @param {string} url
+ * @returns {HTMLIFrameElement}
+ */
 export const frame = (url) => document.body.appendChild(Object.assign(document.createElement('iframe'), { src: url }));
 
-/** What a frame posts. @param {HTMLIFrameElement} f @returns {Promise<any>} */
+/**
+ * What a frame posts.
+ * @param {HTMLIFrameElement} f
+ * @returns {Promise<any>}
+ */
 export const said = (f) =>
   new Promise((resolve, reject) => {
     window.addEventListener('message', ({ source, data }) => {
@@ -47,5 +58,8 @@ export const said = (f) =>
     });
   });
 
-/** @param {Record<string, string>} how as tab.js wants it @param {string} [origin] of the frame */
+/**
+ * @param {Record<string, string>} how as tab.js wants it
+ * @param {string} [origin] of the frame
+ */
 export const tab = (how, origin = '') => said(frame(`${origin}/tests/tab.html?${new URLSearchParams(how)}`));

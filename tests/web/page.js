@@ -1,6 +1,6 @@
 /**
- * Sits in the page itself (the server appends it to app.js) and uses it as a person would.
- * Its steps outlive reloads in sessionStorage.
+ * Sits in the page itself (the server appends it to app.js) and uses it as a person would. Its steps outlive reloads in
+ * sessionStorage.
  */
 import { check, equal, ok, post, until } from './check.js';
 
@@ -68,12 +68,16 @@ async function first() {
   });
   await check('painted ten times a second', async () => {
     let paintings = 0;
-    const seen = new MutationObserver(() => { paintings++; }), begin = performance.now();
+    const seen = new MutationObserver(() => {
+      paintings++;
+    });
+    const begin = performance.now();
     seen.observe($('chart'), { childList: true });
     await send('Once upon a time');
     await idle();
     seen.disconnect();
-    const ms = performance.now() - begin, most = 3 + ms / 100; // the first, the last and the finished chart besides
+    const ms = performance.now() - begin;
+    const most = 3 + ms / 100; // the first, the last and the finished chart besides
     ok(paintings > 0 && paintings <= most, `${paintings} paintings in ${ms} ms`);
     return `${paintings} paintings in ${ms.toFixed(0)} ms`;
   });
@@ -107,7 +111,14 @@ async function back() {
   });
   sessionStorage.setItem('step', 'offline');
   await post('report', { kill: true }); // the server goes away now
-  await until(() => fetch('/report', { cache: 'no-store' }).then(() => false, () => true), 'the end of the server');
+  await until(
+    () =>
+      fetch('/report', { cache: 'no-store' }).then(
+        () => false,
+        () => true,
+      ),
+    'the end of the server',
+  );
   location.reload();
 }
 
@@ -118,13 +129,17 @@ async function offline() {
   await idle();
   const said = {
     text: document.querySelector('.turn:last-child .more, .turn:last-child .prose').textContent,
-    trouble: early + $('what').textContent, isolated: crossOriginIsolated, engine: $('engine').textContent,
+    trouble: early + $('what').textContent,
+    isolated: crossOriginIsolated,
+    engine: $('engine').textContent,
   };
   // the policy lets no request go there, but a person may
   location.href = `${sessionStorage.getItem('other')}say?${encodeURIComponent(JSON.stringify(said))}`;
 }
 
-window.addEventListener('pageshow', (e) => { if (e.persisted) back(); });
+window.addEventListener('pageshow', (e) => {
+  if (e.persisted) back();
+});
 const other = new URLSearchParams(location.search).get('other');
 if (other) sessionStorage.setItem('other', other);
-await ({ first, back, offline })[step]();
+await { first, back, offline }[step]();

@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 
-const web = new URL('../../smollm_nb/browser/runtime/', import.meta.url), load = (name) => import(new URL(name, web));
+const web = new URL('../../smollm_nb/browser/runtime/', import.meta.url);
+const load = (name) => import(new URL(name, web));
 const { bundled, scaleTop } = await load('chart.js');
 const { Conversation } = await load('conversation.js');
 const { aborted, fromPlain, overflowError, parameterError } = await load('errors.js');
@@ -11,16 +12,26 @@ const { readStops } = await load('settings.js');
 const { offeredContexts, plan, predictMemory } = await load('variants.js');
 
 test('a chat goes to the model as messages, a text as it is; what failed or was taken out does not', () => {
-  const c = new Conversation(), first = c.add('chat', 'a');
+  const c = new Conversation();
+  const first = c.add('chat', 'a');
   assert.deepEqual(c.prompt(first), [{ role: 'user', content: 'a' }]);
   Object.assign(first, { answer: 'b', done: true });
   Object.assign(c.add('text', 'once'), { answer: ' upon', done: true });
   c.add('chat', 'never answered');
   const last = c.add('chat', 'c');
-  assert.deepEqual(c.prompt(last).map((m) => m.content), ['a', 'b', 'c']);
+  assert.deepEqual(
+    c.prompt(last).map((m) => m.content),
+    ['a', 'b', 'c'],
+  );
   assert.equal(c.prompt(c.add('text', 'it was')), 'it was');
-  assert.deepEqual(c.cut(last).map((t) => t.text), ['c', 'it was']);
-  assert.deepEqual(c.turns.map((t) => t.text), ['a', 'once', 'never answered']);
+  assert.deepEqual(
+    c.cut(last).map((t) => t.text),
+    ['c', 'it was'],
+  );
+  assert.deepEqual(
+    c.turns.map((t) => t.text),
+    ['a', 'once', 'never answered'],
+  );
 });
 
 test('a conversation is the same after a reload, and an answer that was cut off is kept', () => {
@@ -29,9 +40,13 @@ test('a conversation is the same after a reload, and an answer that was cut off 
   c.add('chat', 'b').answer = 'half of';
   c.add('chat', 'c');
   const again = new Conversation(JSON.parse(JSON.stringify(c)));
-  assert.deepEqual(again.turns.map((t) => [t.text, t.answer, t.note, t.done]), [
-    ['a', '', 'stopped', true], ['b', 'half of', 'stopped when the page was left', true],
-  ]);
+  assert.deepEqual(
+    again.turns.map((t) => [t.text, t.answer, t.note, t.done]),
+    [
+      ['a', '', 'stopped', true],
+      ['b', 'half of', 'stopped when the page was left', true],
+    ],
+  );
   for (const odd of [null, 5, 'x', {}, [null, { kind: 'chat' }, { kind: 'x', text: '', answer: '', note: '' }]]) {
     assert.deepEqual(new Conversation(odd).turns, []);
   }
@@ -39,9 +54,14 @@ test('a conversation is the same after a reload, and an answer that was cut off 
 
 test('stop strings: one a line, a line break written as in code', () => {
   for (const [text, want] of [
-    ['', []], ['a\nb', ['a', 'b']], ['\\n\\n', ['\n\n']], ['a \n\n b', ['a ', ' b']],
-    ['\\t\\\\n\\x', ['\t\\n\\x']], ['\\', ['\\']],
-  ]) assert.deepEqual(readStops(text), want);
+    ['', []],
+    ['a\nb', ['a', 'b']],
+    ['\\n\\n', ['\n\n']],
+    ['a \n\n b', ['a ', ' b']],
+    ['\\t\\\\n\\x', ['\t\\n\\x']],
+    ['\\', ['\\']],
+  ])
+    assert.deepEqual(readStops(text), want);
 });
 
 test('what went wrong is one line that names a way out', () => {

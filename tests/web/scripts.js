@@ -16,7 +16,11 @@ const WRONG = {
 const site = (fault, file) => `${fault}-${file.replace('/', '_')}`;
 const name = (file) => file.replaceAll('.', '\\.');
 
-/** A load, its error or what it says of itself. @param {string} fault @param {string} file */
+/**
+ * A load, its error or what it says of itself.
+ * @param {string} fault
+ * @param {string} file
+ */
 async function outcome(fault, file) {
   const model = await load(site(fault, file), { threads: 2 }, true);
   try {

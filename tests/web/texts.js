@@ -5,7 +5,11 @@ import { expected, using } from './models.js';
 const options = { temperature: 3, maxTokens: 200 };
 const texts = new Map(Object.entries(expected.special).map(([text, id]) => [id, text]));
 
-/** An answer with such a token in it, and more behind. @param {any} model @param {(id: number) => boolean} wanted */
+/**
+ * An answer with such a token in it, and more behind.
+ * @param {any} model
+ * @param {(id: number) => boolean} wanted
+ */
 async function answerWith(model, wanted) {
   for (let seed = 1; seed < 60; seed++) {
     const { ids } = await model.generate('Hello', { ...options, seed }).result;

@@ -299,14 +299,14 @@ const counter = (text, more = {}) => ({
   decode(id, pos) {
     this.tokens[pos] = id;
   },
-  async prefill(ids, pos, goOn) {
+  async prefill(ids, pos, shouldContinue) {
     this.tokens.splice(pos, Infinity, ...ids);
-    return goOn();
+    return shouldContinue();
   },
   ...more,
 });
-async function run(backend, ids, options, goOn = async () => true) {
-  const answer = generate(backend, tokenizer, ids, options, goOn);
+async function run(backend, ids, options, shouldContinue = async () => true) {
+  const answer = generate(backend, tokenizer, ids, options, shouldContinue);
   const tokens = [];
   for (;;) {
     const { done, value } = await answer.next();

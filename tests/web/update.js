@@ -1,7 +1,6 @@
 /**
  * A visitor of a page whose folder is replaced by another version while it is open. The page is a small one, its
- * service worker and
- * its runtime are the bundle's. Steps outlive reloads in sessionStorage.
+ * service worker and its runtime are the bundle's. Steps outlive reloads in sessionStorage.
  */
 import { check, equal, ok, post, until } from './check.js';
 import { sha256 } from './sha256.js';

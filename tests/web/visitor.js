@@ -4,7 +4,12 @@
  */
 import { check, equal, ok, post, sleep, until } from './check.js';
 
-const SIZES = [[360, 740], [360, 400], [700, 900], [1280, 800]];
+const SIZES = [
+  [360, 740],
+  [360, 400],
+  [700, 900],
+  [1280, 800],
+];
 const $ = (id) => document.getElementById(id);
 const answering = () => document.body.classList.contains('answering');
 const idle = () => until(() => !answering(), 'the end of the answer');
@@ -26,7 +31,11 @@ function send(text) {
   ok(answering(), 'the page does not begin');
 }
 
-/** Where the last line of a message is. @param {Element} e @returns {DOMRect} */
+/**
+ * Where the last line of a message is.
+ * @param {Element} e
+ * @returns {DOMRect}
+ */
 function lastLine(e) {
   const range = document.createRange();
   range.selectNodeContents(e);
@@ -35,8 +44,11 @@ function lastLine(e) {
 
 /** That the last line of the answer stands between the header and the field. */
 function seen(what) {
-  const last = [...document.querySelectorAll('.turn .prose')].at(-1), line = lastLine(last), log = box($('log'));
-  const field = box($('composer')), header = box(document.querySelector('header'));
+  const last = [...document.querySelectorAll('.turn .prose')].at(-1);
+  const line = lastLine(last);
+  const log = box($('log'));
+  const field = box($('composer'));
+  const header = box(document.querySelector('header'));
   const place = `${what}: the last line, from ${line.top} to ${line.bottom} px,`;
   ok(line.bottom <= field.top, `${place} is behind the field, which begins at ${field.top}`);
   const inside = line.bottom <= log.bottom + 1 && line.top >= log.top - 1;
@@ -51,7 +63,7 @@ async function watch(what) {
   for (; answering(); await sleep(60)) {
     await new Promise(requestAnimationFrame);
     await new Promise(requestAnimationFrame); // what was drawn is laid out
-    if (document.querySelector('.busy .prose')?.textContent) seen(`${what}, growing`), looks++;
+    if (document.querySelector('.busy .prose')?.textContent) (seen(`${what}, growing`), looks++);
   }
   await new Promise(requestAnimationFrame);
   await new Promise(requestAnimationFrame);
@@ -59,14 +71,18 @@ async function watch(what) {
   return looks;
 }
 
-const load = () => check('the model is loaded', async () => {
-  await until(() => !$('load').disabled || $('gate').hidden, `the offer; the page says ${$('offer').textContent}`);
-  if (!$('gate').hidden) $('load').click();
-  await until(() => $('gate').hidden || !$('trouble').hidden, 'the model');
-  ok($('trouble').hidden, $('what').textContent);
-});
+const load = () =>
+  check('the model is loaded', async () => {
+    await until(() => !$('load').disabled || $('gate').hidden, `the offer; the page says ${$('offer').textContent}`);
+    if (!$('gate').hidden) $('load').click();
+    await until(() => $('gate').hidden || !$('trouble').hidden, 'the model');
+    ok($('trouble').hidden, $('what').textContent);
+  });
 
-/** @param {number} width @param {number} height */
+/**
+ * @param {number} width
+ * @param {number} height
+ */
 async function geometry(width, height) {
   const size = `${width}x${height}`;
   Object.assign(window.frameElement, { width, height });
@@ -101,7 +117,8 @@ async function geometry(width, height) {
     const narrow = innerWidth <= 800;
     equal(box($('more')).width > 0, narrow, 'the button for them');
     if (narrow) $('more').click();
-    const there = box($('rate')), panel = box($('panel'));
+    const there = box($('rate'));
+    const panel = box($('panel'));
     ok(there.width > 0 && there.bottom <= panel.bottom && panel.bottom <= innerHeight, 'the figures are not seen');
     ok(/tokens\/s/.test($('rate').textContent), $('rate').textContent);
     if (narrow) {
@@ -137,7 +154,11 @@ async function conversation() {
     equal(turns(), 1, 'turns');
     equal(promptTokens(), alone, 'tokens of the prompt');
     const saved = JSON.parse(sessionStorage.getItem('smollm_nb /visited/ conversation'));
-    equal(saved.map((t) => t.text), ['Alone'], 'what is remembered');
+    equal(
+      saved.map((t) => t.text),
+      ['Alone'],
+      'what is remembered',
+    );
   });
   await check('what comes late of the one before is dropped', async () => {
     fill({ maxTokens: 400 });
@@ -153,7 +174,9 @@ async function conversation() {
   });
   await check('the conversation is told to screen readers once', async () => {
     let said = 0;
-    const heard = new MutationObserver(() => { said++; });
+    const heard = new MutationObserver(() => {
+      said++;
+    });
     heard.observe($('say'), { childList: true });
     fill({ maxTokens: 40 });
     send('Hello');
@@ -166,23 +189,24 @@ async function conversation() {
 }
 
 /** Where the browser keeps nothing: it answers all the same, and says so. */
-const blocked = () => check('nothing is kept', async () => {
-  let denied = '';
-  try {
-    sessionStorage.getItem('x');
-  } catch (e) {
-    denied = e.name;
-  }
-  equal(denied, 'SecurityError', 'access to the storage of the tab');
-  fill({ maxTokens: 3 });
-  send('Hello');
-  await idle();
-  ok($('trouble').hidden, $('what').textContent);
-  equal(turns(), 1, 'turns');
-  ok($('note').textContent.includes('A reload forgets the conversation.'), $('note').textContent);
-  await until(() => /^no: /.test($('kept').textContent), `what is kept: ${$('kept').textContent}`);
-  return $('note').textContent;
-});
+const blocked = () =>
+  check('nothing is kept', async () => {
+    let denied = '';
+    try {
+      sessionStorage.getItem('x');
+    } catch (e) {
+      denied = e.name;
+    }
+    equal(denied, 'SecurityError', 'access to the storage of the tab');
+    fill({ maxTokens: 3 });
+    send('Hello');
+    await idle();
+    ok($('trouble').hidden, $('what').textContent);
+    equal(turns(), 1, 'turns');
+    ok($('note').textContent.includes('A reload forgets the conversation.'), $('note').textContent);
+    await until(() => /^no: /.test($('kept').textContent), `what is kept: ${$('kept').textContent}`);
+    return $('note').textContent;
+  });
 
 await load();
 if (window.frameElement) {

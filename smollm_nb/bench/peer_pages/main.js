@@ -1,8 +1,8 @@
 /**
- * index.html?peer=NAME: the engine of NAME.js answers the questions that bench.js answers for ours.
+ * index.html?peer=NAME: the engine of NAME.js runs the commands that bench.js runs for ours.
  * Its library and its model are served beside this file.
  */
-import { answerQuestions } from './asked.js';
+import { serveCommands } from './commands.js';
 
 const { verbs } = await import(`./${new URLSearchParams(location.search).get('peer')}.js`);
-await answerQuestions(verbs);
+await serveCommands(verbs);

@@ -1,11 +1,11 @@
 /**
  * transformers.js on ONNX Runtime's WebAssembly: eight bits, its own choice there.
  *
- * It has no call that reads tokens and gives the next one, so the loops of asked.js cannot drive it. Its own loop,
+ * It has no call that reads tokens and gives the next one, so the loops of commands.js cannot drive it. Its own loop,
  * `generate`, is timed instead, at the streamer that it hands each token to. What that loop does between two tokens
  * is what its users wait for.
  */
-import { now } from './asked.js';
+import { now } from './commands.js';
 
 let library, tokenizer, model, cache;
 let last = 0; // the id that was chosen last

@@ -2,7 +2,7 @@
  * wllama: llama.cpp compiled to WebAssembly. All its defaults, but for context and threads.
  * It chooses the likeliest token by the shortest chain of samplers that it has.
  */
-import { now, timedDecode, timedPrefill } from './asked.js';
+import { now, timedDecode, timedPrefill } from './commands.js';
 
 const GREEDY = { temp: 0, top_k: 1, samplers_sequence: ['top_k'] };
 const BINARIES = {

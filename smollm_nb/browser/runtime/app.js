@@ -1,11 +1,11 @@
 /** The page: one conversation with one model. What the model writes is formatted text, never HTML of its own. */
 import { Conversation } from './conversation.js';
-import { $, giveWay, resting, say, show } from './dom.js';
+import { $, announce, defaultFocus, hideMovingFocus, show } from './dom.js';
 import { clearFigures, describeAnswer, drawGrowing } from './figures.js';
-import { changeContext, ensureModel, loadedContext, look, unload } from './gate.js';
+import { changeContext, ensureModel, loadedContext, showPlan, unload } from './gate.js';
 import { isolate } from './isolate.js';
 import { follow, openPanel, watchLayout } from './layout.js';
-import { catchAll, fail, forgive } from './problems.js';
+import { catchAll, fail, hideError } from './problems.js';
 import { readSettings, restoreSettings, writtenSettings } from './settings.js';
 import { recall, remember } from './tab.js';
 import { fetchMarkdown, throttled, TurnView } from './turns.js';
@@ -17,8 +17,10 @@ const PLACEHOLDERS = { chat: 'Ask something', text: 'Write the beginning of a te
 const ENDS = {
   eos: () => '',
   stop: () => 'stopped at a stop string',
-  length: (r) => (r.truncated ? 'the context is full: begin a new conversation, or choose a longer context'
-    : `stopped after ${r.ids.length} tokens, the longest answer in the settings`),
+  length: (r) =>
+    r.truncated
+      ? 'the context is full: begin a new conversation, or choose a longer context'
+      : `stopped after ${r.ids.length} tokens, the longest answer in the settings`,
   cancelled: () => 'stopped',
 };
 
@@ -63,14 +65,14 @@ function removeViews(turns) {
 function working(on) {
   document.body.classList.toggle('answering', on);
   $('send').setAttribute('aria-disabled', String(on));
-  if (!on) giveWay($('stop'), resting());
+  if (!on) hideMovingFocus($('stop'), defaultFocus());
   show('send', true);
 }
 
 /** The answer has begun: Stop takes the place of Send. */
 function canStop() {
   show('stop', true);
-  giveWay($('send'), resting());
+  hideMovingFocus($('send'), defaultFocus());
 }
 
 const save = () => remember('conversation', conversation.turns.length ? conversation.toJSON() : null);
@@ -83,8 +85,8 @@ function saveDraft() {
 }
 
 /**
- * Everything that a reload should find again. What is written while the page goes may come too late
- * (Firefox may have started the next page's process by then), so each part is saved when it changes as well.
+ * Everything that a reload should find again. What is written while the page goes may come too late (Firefox may have
+ * started the next page's process by then), so each part is saved when it changes as well.
  */
 function saveAll() {
   save();
@@ -99,7 +101,8 @@ function write(text) {
 }
 
 function restoreDraft() {
-  const draft = recall('draft'), prompt = $('prompt');
+  const draft = recall('draft');
+  const prompt = $('prompt');
   if (draft?.mode === 'text') $('modeText').checked = true;
   chooseMode();
   if (typeof draft?.text !== 'string' || prompt.value) return;
@@ -117,9 +120,14 @@ function restoreAll() {
 
 // ---- answers
 
-/** Put tokens into a turn; show and save them now and then. @param {Turn} turn @param {TurnView} view */
+/**
+ * Put tokens into a turn; show and save them now and then.
+ * @param {Turn} turn
+ * @param {TurnView} view
+ */
 function collector(turn, view) {
-  const times = [], begin = performance.now();
+  const times = [];
+  const begin = performance.now();
   let saved = begin;
   const painting = throttled(() => {
     view.grow();
@@ -139,7 +147,10 @@ function collector(turn, view) {
 /**
  * Let the model answer a turn, and show it. What comes after "New" belongs to a conversation that nobody sees any more:
  * `current` is false then, and nothing of it is shown.
- * @param {Turn} turn @param {TurnView} view @param {any} settings @param {() => boolean} current
+ * @param {Turn} turn
+ * @param {TurnView} view
+ * @param {any} settings
+ * @param {() => boolean} current
  * @returns {Promise<boolean>} false where no answer came
  */
 async function answer(turn, view, settings, current) {
@@ -148,37 +159,47 @@ async function answer(turn, view, settings, current) {
   const model = await ensureModel();
   if (!model || !current()) return false;
   fetchMarkdown();
-  const tokens = collector(turn, view), prompt = conversation.prompt(turn);
+  const tokens = collector(turn, view);
+  const prompt = conversation.prompt(turn);
   const onToken = (token) => current() && tokens.push(token);
   const generation = model.generate(prompt, { ...settings, overflow: 'stop', onToken });
   growing = generation;
-  ended = generation.result.then(() => {}, () => {});
+  ended = generation.result.then(
+    () => {},
+    () => {},
+  );
   canStop();
   const r = await generation.result.finally(tokens.stop);
   if (!current()) return false;
   Object.assign(turn, { answer: r.text, note: ENDS[r.finish_reason](r), done: true });
   view.finish();
-  describeAnswer(r.timings);
+  describeAnswer(/** @type {Required<import('./smollm.js').Timings>} */ (r.timings));
   return true;
 }
 
 /**
  * Ask the model, in place of turns that were taken out.
- * @param {import('./conversation.js').Kind} what @param {string} text
- * @param {any} settings @param {Turn[]} removed turns
+ * @param {import('./conversation.js').Kind} what
+ * @param {string} text
+ * @param {any} settings
+ * @param {Turn[]} removed turns
  * @returns {Promise<boolean>} false where no answer came: then all is as it was before
  */
 async function ask(what, text, settings, removed) {
-  const mine = conversation, current = () => conversation === mine;
+  const mine = conversation;
+  const current = () => conversation === mine;
   removeViews(removed);
-  const turn = mine.add(what, text), view = addView(turn);
+  const turn = mine.add(what, text);
+  const view = addView(turn);
   waiting = turn;
   saveDraft();
   working(true);
   view.busy(true);
   follow();
   let error = null;
-  const done = await answer(turn, view, settings, current).catch((e) => { error = e; });
+  const done = await answer(turn, view, settings, current).catch((e) => {
+    error = e;
+  });
   if (!current()) return true;
   waiting = growing = null;
   view.busy(false);
@@ -188,7 +209,7 @@ async function ask(what, text, settings, removed) {
     mine.turns.push(...removed);
     removed.forEach(addView);
     if (error) trouble(error);
-  } else say(turn.answer ? `Answer: ${view.body.textContent}` : 'No answer');
+  } else announce(turn.answer ? `Answer: ${view.body.textContent}` : 'No answer');
   saveAll();
   return Boolean(done);
 }
@@ -201,7 +222,7 @@ function trouble(error) {
 
 /** @returns {any} the settings; null where one is wrong, which is shown */
 function checkedSettings() {
-  forgive();
+  hideError();
   try {
     return readSettings();
   } catch (error) {
@@ -231,7 +252,7 @@ async function again(turn) {
   const settings = checkedSettings();
   if (!settings) return;
   stopEditing();
-  resting().focus({ preventScroll: true });
+  defaultFocus().focus({ preventScroll: true });
   await ask(turn.kind, turn.text, settings, conversation.cut(turn));
 }
 
@@ -257,14 +278,14 @@ function stopEditing() {
 }
 
 /** A new conversation; what still comes of the one before is dropped. */
-function startAnew() {
+function newConversation() {
   growing?.cancel();
   waiting = growing = null;
   conversation = new Conversation();
   removeViews([...views.keys()]);
   stopEditing();
   working(false);
-  forgive();
+  hideError();
   clearFigures();
   save();
   openPanel(false);
@@ -281,11 +302,11 @@ function chooseMode() {
 function onKey(event) {
   if (event.key !== 'Escape' || event.isComposing) return;
   if (growing) growing.cancel();
-  else if (edited) keepAsItWas();
+  else if (edited) cancelEdit();
   else openPanel(false);
 }
 
-function keepAsItWas() {
+function cancelEdit() {
   stopEditing();
   write('');
   $('prompt').focus();
@@ -310,8 +331,8 @@ function listen() {
   document.addEventListener('keydown', onKey);
   $('load').onclick = ensureModel;
   $('stop').onclick = () => growing?.cancel();
-  $('clear').onclick = startAnew;
-  $('keep').onclick = keepAsItWas;
+  $('clear').onclick = newConversation;
+  $('keep').onclick = cancelEdit;
   $('context').onchange = anotherContext;
   window.addEventListener('pagehide', saveAll);
   document.addEventListener('visibilitychange', () => document.hidden && saveAll());
@@ -323,7 +344,7 @@ async function main() {
   watchLayout();
   listen();
   restoreAll();
-  settled = isolate(saveAll).then(look);
+  settled = isolate(saveAll).then(showPlan);
   await settled;
   fetchMarkdown();
 }

@@ -1,18 +1,31 @@
 /** The page's elements by their ids, and the few things that every part of the page does with them. */
 
-/** @param {string} id @returns {any} */
+/**
+ * @param {string} id
+ * @returns {any}
+ */
 export const $ = (id) => document.getElementById(id);
 
-/** @param {string} id @param {boolean} on */
-export const show = (id, on) => { $(id).hidden = !on; };
+/**
+ * @param {string} id
+ * @param {boolean} on
+ */
+export const show = (id, on) => {
+  $(id).hidden = !on;
+};
 
 /** For screen readers, when they are done with what they read. @param {string} text */
-export const say = (text) => { $('say').textContent = text; };
+export const announce = (text) => {
+  $('say').textContent = text;
+};
 
 /** @param {number} bytes */
 export const megabytes = (bytes) => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
 
-/** @param {string} text @returns {string} the same, as the beginning of a sentence */
+/**
+ * @param {string} text
+ * @returns {string} the same, as the beginning of a sentence
+ */
 export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 /**
@@ -32,13 +45,14 @@ export function make(tag, properties = {}, ...children) {
 }
 
 /** Where the focus goes from a button that goes away. On a phone not into the field: a keyboard would come up. */
-export const resting = () => (matchMedia('(hover: hover)').matches ? $('prompt') : $('log'));
+export const defaultFocus = () => (matchMedia('(hover: hover)').matches ? $('prompt') : $('log'));
 
 /**
  * Hide what may have the focus, and give the focus to what takes its place: whoever uses a keyboard is not lost.
- * @param {HTMLElement} gone @param {HTMLElement} next
+ * @param {HTMLElement} gone
+ * @param {HTMLElement} next
  */
-export function giveWay(gone, next) {
+export function hideMovingFocus(gone, next) {
   const focused = gone.contains(document.activeElement);
   gone.hidden = true;
   if (focused) next.focus({ preventScroll: true });

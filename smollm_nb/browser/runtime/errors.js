@@ -16,7 +16,10 @@ export class SmolLMError extends Error {
   }
 }
 
-/** @param {string} name @returns {(message: string) => SmolLMError} */
+/**
+ * @param {string} name
+ * @returns {(message: string) => SmolLMError}
+ */
 const kind = (name) => (message) => new SmolLMError(message, name);
 export const fetchError = kind('FetchError');
 export const bundleError = kind('BundleError');
@@ -35,7 +38,8 @@ export const aborted = () => new DOMException('cancelled', 'AbortError');
 
 /**
  * What the browser itself throws becomes an error of the engine, its own words included.
- * @param {any} error @returns {Plain} for `postMessage`
+ * @param {any} error
+ * @returns {Plain} for `postMessage`
  */
 export function toPlain(error) {
   if (error instanceof SmolLMError || error?.name === 'AbortError') return { name: error.name, message: error.message };
@@ -43,5 +47,8 @@ export function toPlain(error) {
   return { name: 'EngineError', message: error?.name ? `the browser refused: ${error.name}: ${words}` : words };
 }
 
-/** @param {Plain} plain @returns {Error} the error that `toPlain` took apart */
+/**
+ * @param {Plain} plain
+ * @returns {Error} the error that `toPlain` took apart
+ */
 export const fromPlain = ({ name, message }) => (name === 'AbortError' ? aborted() : new SmolLMError(message, name));

@@ -4,17 +4,21 @@ import { $, megabytes, sentence, show } from './dom.js';
 import { panelShown } from './layout.js';
 
 const NONE = '–';
-const CHART_MS = 500; // between two drawings of a chart that grows: nobody reads it faster, and each costs the model time
+// between two drawings of a chart that grows: nobody reads it faster, and each costs the model time
+const CHART_MS = 500;
 let drawn = -Infinity;
 
-/** @param {any} plan what a load would do @param {number} memory bytes that it would take */
+/**
+ * @param {import('./smollm.js').Plan} plan what a load would do
+ * @param {number} memory bytes that it would take
+ */
 export function describePlan(plan, memory) {
   $('model').textContent = `${plan.name}, ${(plan.parameters / 1e6).toFixed(0)} million parameters`;
   $('memory').textContent = `about ${megabytes(memory)}, predicted`;
   $('engine').textContent = `${plan.variant}, ${plan.why}`;
 }
 
-/** @param {any} info of a loaded model */
+/** @param {import('./smollm.js').ModelInfo} info of a loaded model */
 export function describeModel(info) {
   const { weights, total } = info.memory;
   $('engine').textContent = `${info.variant}, ${info.why}`;
@@ -35,21 +39,30 @@ async function measureMemory(reserved) {
     const { bytes } = await /** @type {any} */ (performance).measureUserAgentSpecificMemory();
     const engine = `${megabytes(reserved)} of it reserved for the engine`;
     if (bytes) $('memory').textContent = `${megabytes(bytes)} measured; ${engine}`;
-  } catch { /* only Chromium tells, and only isolated pages */ }
+  } catch {
+    /* only Chromium tells, and only isolated pages */
+  }
 }
 
-/** Figures while an answer grows. @param {number[]} times of its tokens, ms @param {number} wait ms before the first */
+/**
+ * Figures while an answer grows.
+ * @param {number[]} times of its tokens, ms
+ * @param {number} wait ms before the first
+ */
 export function drawGrowing(times, wait) {
   if (times.length < 2) return;
-  const rate = ((times.length - 1) / (/** @type {number} */ (times.at(-1)) - times[0])) * 1000;
+  const rate = ((times.length - 1) / (times[times.length - 1] - times[0])) * 1000;
   $('live').textContent = `${rate.toFixed(1)} tokens/s · first after ${wait.toFixed(0)} ms`;
   show('latency', true);
   if (!panelShown() || performance.now() < drawn + CHART_MS) return;
   drawn = performance.now();
-  drawLatency($('chart'), times.slice(1).map((t, i) => t - times[i]));
+  drawLatency(
+    $('chart'),
+    times.slice(1).map((t, i) => t - times[i]),
+  );
 }
 
-/** Figures of a whole answer. @param {any} t its timings */
+/** Figures of a whole answer. @param {Required<import('./smollm.js').Timings>} t */
 export function describeAnswer(t) {
   const ms = t.itl_s.map((s) => s * 1000);
   if (ms.length) $('rate').textContent = `${t.tokens_per_s.toFixed(1)} tokens/s, ${median(ms).toFixed(1)} ms a token`;

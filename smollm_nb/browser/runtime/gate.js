@@ -1,8 +1,8 @@
-/** The model on its way: what a load takes is said before, progress while it goes on, and what to do where it fails. */
+/** Loading the model: what it will take, its progress, and what to do where it fails. */
 import { WasmModelLoader } from './smollm.js';
-import { $, giveWay, megabytes, resting, say, show } from './dom.js';
+import { $, announce, defaultFocus, hideMovingFocus, megabytes, show } from './dom.js';
 import { describeKept, describeModel, describePlan, note } from './figures.js';
-import { fail, forgive } from './problems.js';
+import { fail, hideError } from './problems.js';
 import { chosenContext, offerContexts } from './settings.js';
 import { recall, remember, remembers } from './tab.js';
 
@@ -12,7 +12,7 @@ const loader = new WasmModelLoader();
 let model = null;
 /** @type {Promise<WasmModel | null> | null} */
 let loading = null;
-/** @type {any} what a load would do, as it was said last */
+/** @type {any} what a load would do, as it was shown last */
 let plan = null;
 /** @type {any} tokens of context that were chosen here; anything else is no choice */
 let wanted = recall('context');
@@ -20,26 +20,33 @@ let wanted = recall('context');
 /** @returns {number | undefined} tokens that the loaded model sees at once */
 export const loadedContext = () => model?.info.context;
 
-/** What a visitor should know. @param {any} facts a plan or a model's info @param {string} trouble with keeping it */
-function tell({ threads, why, notes }, trouble) {
+/**
+ * What a visitor should know.
+ * @param {any} facts a plan or a model's info
+ * @param {string} trouble with keeping it
+ */
+function showNotes({ threads, why, notes }, trouble) {
   const single = threads === 1 && !globalThis.crossOriginIsolated;
-  const told = [...(notes ?? (single ? [why] : [])), trouble, remembers() ? '' : 'a reload forgets the conversation'];
-  note([...new Set(told.filter(Boolean))]);
+  const all = [...(notes ?? (single ? [why] : [])), trouble, remembers() ? '' : 'a reload forgets the conversation'];
+  note([...new Set(all.filter(Boolean))]);
 }
 
-/** @param {any} next plan */
+/** @param {import('./smollm.js').Plan} next */
 function describe(next) {
   plan = next;
-  const chosen = plan.contexts.find((c) => c.tokens === wanted), { memory } = chosen ?? plan;
-  const todo = plan.total - plan.cached, here = plan.cached ? ` (${megabytes(plan.cached)} are here already)` : '';
+  const chosen = plan.contexts.find((c) => c.tokens === wanted);
+  const { memory } = chosen ?? plan;
+  const todo = plan.total - plan.cached;
+  const here = plan.cached ? ` (${megabytes(plan.cached)} are here already)` : '';
   const source = todo ? `Fetches ${megabytes(todo)}${here}` : 'All of it is here already';
   $('name').textContent = plan.name;
   $('offer').textContent = `${source}; takes about ${megabytes(memory)} of memory.`;
   describePlan(plan, memory);
   offerContexts(plan.contexts, chosen?.tokens ?? plan.context);
-  tell(plan, plan.trouble);
+  showNotes(plan, plan.trouble);
 }
 
+/** @param {import('./smollm.js').Progress} progress */
 function onProgress({ stage, loaded, total, fetched, plan: seen }) {
   if (seen) describe(seen);
   $('bar').value = total ? loaded / total : 0;
@@ -48,8 +55,8 @@ function onProgress({ stage, loaded, total, fetched, plan: seen }) {
   if (stage === 'start') $('offer').textContent = 'Testing the engine …';
 }
 
-/** Look at what a load would take; where that is nothing from the network, load. */
-export async function look() {
+/** Show what a load would take; where that is nothing from the network, load. */
+export async function showPlan() {
   show('gate', true);
   try {
     describe(await loader.plan('.'));
@@ -72,7 +79,9 @@ function offerAgain(why) {
 /** Load the model, once. @returns {Promise<WasmModel | null>} null if that was cancelled or failed */
 export async function ensureModel() {
   if (model) return model;
-  loading ??= load().finally(() => { loading = null; });
+  loading ??= load().finally(() => {
+    loading = null;
+  });
   return loading;
 }
 
@@ -81,10 +90,10 @@ async function load() {
   $('abort').onclick = () => control.abort();
   show('gate', true);
   for (const id of ['bar', 'abort']) show(id, true);
-  giveWay($('load'), $('abort'));
+  hideMovingFocus($('load'), $('abort'));
   $('context').disabled = true;
-  forgive();
-  say('Loading the model');
+  hideError();
+  announce('Loading the model');
   try {
     model = await loader.load_quantized_model('.', { onProgress, signal: control.signal, context: chosenContext() });
     ready(model);
@@ -94,7 +103,7 @@ async function load() {
   }
   show('bar', false);
   $('context').disabled = false;
-  giveWay($('abort'), model ? resting() : $('load'));
+  hideMovingFocus($('abort'), model ? defaultFocus() : $('load'));
   if (model) show('gate', false);
   return model;
 }
@@ -102,11 +111,11 @@ async function load() {
 /** @param {WasmModel} loaded */
 function ready(loaded) {
   describeModel(loaded.info);
-  say('The model is ready');
+  announce('The model is ready');
   loaded.kept.then((how) => {
     if (model !== loaded) return; // another one by now
     describeKept(how);
-    tell(loaded.info, how.trouble);
+    showNotes(loaded.info, how.trouble);
   });
 }
 

@@ -1,6 +1,6 @@
 /**
- * The one loop of generate.py: choose a token, show it, read it, repeat. It knows a backend and a tokenizer, no
- * thread and no page.
+ * The generation loop, as smollm_nb/inference/generation.py has it: choose a token, show it, read it, repeat. It knows
+ * a backend and a tokenizer, no thread and no page.
  */
 import { overflowError, parameterError } from './errors.js';
 import { StopStrings, StreamDecoder } from './text.js';
@@ -35,7 +35,10 @@ const OWN = new Set([...Object.keys(DEFAULTS), 'signal', 'onToken']);
  * @typedef {import('./smollm.js').Result} Result
  */
 
-/** @param {any} seed @returns {bigint} */
+/**
+ * @param {any} seed
+ * @returns {bigint}
+ */
 function readSeed(seed) {
   let n = -1n;
   try {
@@ -47,7 +50,10 @@ function readSeed(seed) {
   return n;
 }
 
-/** @param {Options} options @returns every option, checked */
+/**
+ * @param {Options} options
+ * @returns every option, checked
+ */
 export function readOptions(options) {
   const given = Object.entries(options ?? {}).filter(([, v]) => v !== undefined);
   const odd = given.find(([k]) => !OWN.has(k));
@@ -82,7 +88,11 @@ export function fitContext(ids, maxTokens, context, overflow) {
   );
 }
 
-/** @param {number[]} a @param {number[]} b @returns {number} tokens that both share from the start */
+/**
+ * @param {number[]} a
+ * @param {number[]} b
+ * @returns {number} tokens that both share from the start
+ */
 export function sharedPrefix(a, b) {
   let n = 0;
   while (n < a.length && n < b.length && a[n] === b[n]) n++;
@@ -91,7 +101,11 @@ export function sharedPrefix(a, b) {
 
 /** The text of an answer, as tokens make it certain. */
 class Writing {
-  /** @param {import('./text.js').Tokenizer} tokenizer @param {string[]} stop @param {number[]} eos */
+  /**
+   * @param {import('./text.js').Tokenizer} tokenizer
+   * @param {string[]} stop
+   * @param {number[]} eos
+   */
   constructor(tokenizer, stop, eos) {
     this.tokenizer = tokenizer;
     this.utf8 = new StreamDecoder(tokenizer);
@@ -118,18 +132,28 @@ class Writing {
 }
 
 /**
- * A backend: `tokens` (ids in its cache), `context`, `config`, `startSampling(options)`, `sample(history)`,
- * `decode(id, pos)`, and
- * `prefill(ids, pos, pause)`, where `pause` is awaited between tiles and tells whether to go on. It is left alone
- * until `goOn` says yes.
- * @param {any} backend
+ * What the loop needs of a backend; `./model.js` is the one that there is.
+ * @typedef {object} Backend
+ * @property {number[]} tokens ids in its KV cache
+ * @property {number} context positions of the KV cache
+ * @property {{bos?: number | null, eos: number[]}} config
+ * @property {(options: any) => void} startSampling
+ * @property {(history: number[]) => number} sample the next token id
+ * @property {(id: number, pos: number) => void} decode
+ * @property {(ids: number[], pos: number, shouldContinue: () => Promise<boolean>) => Promise<boolean>} prefill awaits
+ *   `shouldContinue` between tiles; false when that said no
+ */
+
+/**
+ * Generate an answer. The backend is left alone until `shouldContinue` says yes.
+ * @param {Backend} backend
  * @param {import('./text.js').Tokenizer} tokenizer
  * @param {number[]} ids the prompt
  * @param {Options} options
- * @param {() => Promise<boolean>} goOn awaited before each token and tile; false cancels
+ * @param {() => Promise<boolean>} shouldContinue awaited before each token and tile; false cancels
  * @returns {AsyncGenerator<Token, Result>}
  */
-export async function* generate(backend, tokenizer, ids, options, goOn) {
+export async function* generate(backend, tokenizer, ids, options, shouldContinue) {
   const start = performance.now();
   const o = readOptions(options);
   const promptIds = ids.length ? ids : startToken(backend);
@@ -153,7 +177,7 @@ export async function* generate(backend, tokenizer, ids, options, goOn) {
   const history = () => (o.repetitionPenalty === 1 ? [] : [...prompt, ...out.ids]);
   let last = start;
   while (!out.finish_reason) {
-    if (!(await read(backend, prompt, out.ids, t, goOn))) {
+    if (!(await read(backend, prompt, out.ids, t, shouldContinue))) {
       out.finish_reason = 'cancelled';
       out.text += writing.flush();
       break;
@@ -188,15 +212,15 @@ function startToken(backend) {
  * Scores for the next token: the prompt's rest first, then one token at a time.
  * @returns {Promise<boolean>} false when cancelled
  */
-async function read(backend, prompt, ids, t, goOn) {
-  if (!(await goOn())) return false;
+async function read(backend, prompt, ids, t, shouldContinue) {
+  if (!(await shouldContinue())) return false;
   if (ids.length) {
     backend.decode(ids.at(-1), prompt.length + ids.length - 1);
     return true;
   }
   const shared = Math.min(sharedPrefix(backend.tokens, prompt), prompt.length - 1);
   const begin = performance.now();
-  const whole = await backend.prefill(prompt.slice(shared), shared, goOn);
+  const whole = await backend.prefill(prompt.slice(shared), shared, shouldContinue);
   Object.assign(t, {
     prefill_s: (performance.now() - begin) / 1000,
     prompt_tokens: prompt.length,

@@ -1,15 +1,14 @@
 /**
  * Workers that help the engine's worker. The page starts them for it: Safari gives the scripts of a worker's own
- * workers
- * to no service worker, so that they would be missing offline. What they say to each other
- * goes over a port of their own: the page would hold on to the memory in it.
+ * workers to no service worker, so that they would be missing offline. Their messages to each other go over a port of
+ * their own: the page would hold on to the memory in them.
  */
 import { fromPlain } from './errors.js';
 
 /**
  * @typedef {object} Helper
  * @property {(e: {data: any}) => void} onmessage
- * @property {(error: Error) => void} onerror hears of a script that did not start, and of what it throws
+ * @property {(error: Error) => void} onerror called for a script that did not start, and for what it throws
  * @property {(data: any, transfer?: Transferable[]) => void} postMessage
  * @property {() => void} terminate
  */
@@ -18,15 +17,18 @@ import { fromPlain } from './errors.js';
 const helpers = new Map();
 let last = 0;
 
-/** @param {string} file beside this one @returns {Helper} */
+/**
+ * @param {string} file beside this one
+ * @returns {Helper}
+ */
 export function spawn(file) {
   const { port1, port2 } = new MessageChannel();
   const number = ++last;
   const helper = /** @type {Helper} */ ({
     onerror: () => {},
     postMessage: (data, transfer = []) => port1.postMessage(data, transfer),
-    set onmessage(hear) {
-      port1.onmessage = hear;
+    set onmessage(handler) {
+      port1.onmessage = handler;
     },
     terminate() {
       helpers.delete(number);
@@ -39,7 +41,11 @@ export function spawn(file) {
   return helper;
 }
 
-/** The page says that a helper has failed. @param {number} number @param {import('./errors.js').Plain} error */
+/**
+ * The page says that a helper has failed.
+ * @param {number} number
+ * @param {import('./errors.js').Plain} error
+ */
 export function helperLost(number, error) {
   helpers.get(number)?.onerror(fromPlain(error));
 }

@@ -13,7 +13,8 @@ function serviceWorkers() {
 }
 
 /**
- * @param {ServiceWorkerContainer} workers @param {Promise<any>} registered
+ * @param {ServiceWorkerContainer} workers
+ * @param {Promise<any>} registered
  * @returns {Promise<boolean>} whether the service worker has taken over in time
  */
 function controlled(workers, registered) {

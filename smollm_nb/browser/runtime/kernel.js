@@ -14,7 +14,7 @@ export const TILE = 64; // tokens that a prefill reads between two chances to st
 const NO_LOGITS = 0;
 const LAST_LOGITS = 1;
 const NO_SCORES = -15; // SM_E_SCORES
-const STREAM = 54n; // of PCG32, as generate.py has it
+const STREAM = 54n; // of PCG32, as smollm_nb/inference/sampling.py has it
 
 const align = (n, to = ALIGN) => Math.ceil(n / to) * to;
 
@@ -34,7 +34,10 @@ function refused(e) {
   return engineError(`this browser does not compile the kernel: ${way} (${words})`);
 }
 
-/** @param {Uint8Array} bytes of a build of the kernel @returns {Promise<WebAssembly.Module>} */
+/**
+ * @param {Uint8Array} bytes of a build of the kernel
+ * @returns {Promise<WebAssembly.Module>}
+ */
 export async function compile(bytes) {
   try {
     return await WebAssembly.compile(/** @type {Uint8Array<ArrayBuffer>} */ (bytes));
@@ -43,7 +46,11 @@ export async function compile(bytes) {
   }
 }
 
-/** @param {WebAssembly.Module} module @param {number} pages @param {boolean} shared */
+/**
+ * @param {WebAssembly.Module} module
+ * @param {number} pages
+ * @param {boolean} shared
+ */
 async function instantiate(module, pages, shared) {
   let memory;
   try {
@@ -98,7 +105,7 @@ function putShape(buffer, at, c, context, threads) {
  * @param {number} context
  * @param {number} arena bytes
  */
-function layOut(base, threads, weights, config, context, arena) {
+function layout(base, threads, weights, config, context, arena) {
   const at = {
     stacks: align(base),
     weights: 0,
@@ -130,7 +137,7 @@ export class Kernel {
   module = /** @type {WebAssembly.Module} */ (/** @type {any} */ (null));
   memory = /** @type {WebAssembly.Memory} */ (/** @type {any} */ (null));
   exports = /** @type {any} */ (null);
-  at = /** @type {ReturnType<typeof layOut>} */ (/** @type {any} */ (null));
+  at = /** @type {ReturnType<typeof layout>} */ (/** @type {any} */ (null));
   context = 0; // positions
   threads = 0;
   weightBytes = 0;
@@ -152,7 +159,7 @@ export class Kernel {
     const arena = probe.exports.sm_arena_bytes(align(base));
     const kernel = new Kernel();
     if (arena < 0) throw engineError(kernel.#words(arena, probe));
-    const at = layOut(base, o.threads, o.weightBytes, o.config, o.context, arena);
+    const at = layout(base, o.threads, o.weightBytes, o.config, o.context, arena);
     const { memory, exports } = await instantiate(module, Math.ceil(at.end / PAGE), shared);
     return Object.assign(kernel, {
       module,
@@ -244,7 +251,11 @@ export class Kernel {
     this.#check(this.exports.sm_prefill(this.model, this.at.ids, ids.length, pos, last ? LAST_LOGITS : NO_LOGITS, 0));
   }
 
-  /** Read one token; logits are wanted. @param {number} id @param {number} pos */
+  /**
+   * Read one token; logits are wanted.
+   * @param {number} id
+   * @param {number} pos
+   */
   decode(id, pos) {
     this.#checkIds([id]);
     this.#check(this.exports.sm_decode(this.model, id, pos, 0));
@@ -302,7 +313,10 @@ export class Kernel {
     this.model = 0;
   }
 
-  /** @param {number} code @returns {number} */
+  /**
+   * @param {number} code
+   * @returns {number}
+   */
   #check(code) {
     if (code === NO_SCORES) {
       throw nonFiniteError(

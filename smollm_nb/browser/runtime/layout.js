@@ -6,7 +6,8 @@ const KEYBOARD_PX = 80; // that the visible part lacks: a keyboard covers the pa
 const NARROW = '(max-width: 50rem)'; // as in style.css
 const PINCHED = 1.05; // a page that was zoomed by two fingers is not covered
 
-let following = true, top = 0;
+let following = true;
+let top = 0;
 
 const toEnd = () => {
   const log = $('log');
@@ -23,7 +24,8 @@ export function follow() {
 
 /** Whoever scrolls up reads; whoever comes back to the end wants to follow. */
 function onScroll() {
-  const log = $('log'), left = log.scrollHeight - log.clientHeight - log.scrollTop;
+  const log = $('log');
+  const left = log.scrollHeight - log.clientHeight - log.scrollTop;
   if (left < NEAR_PX) following = true;
   else if (log.scrollTop < top - 1) following = false;
   top = log.scrollTop;
@@ -32,13 +34,14 @@ function onScroll() {
 
 /** Keep the page in the part of the window that a keyboard leaves. */
 function fit() {
-  const view = /** @type {VisualViewport} */ (window.visualViewport), { style } = document.documentElement;
+  const view = /** @type {VisualViewport} */ (window.visualViewport);
+  const { style } = document.documentElement;
   const covered = view.scale < PINCHED && window.innerHeight - view.height > KEYBOARD_PX;
   style.setProperty('--height', covered ? `${view.height}px` : '100dvh');
   style.setProperty('--top', covered ? `${view.offsetTop}px` : '0px');
 }
 
-/** Whether the figures are seen: told without laying the page out. */
+/** Whether the figures are seen: known without laying the page out. */
 export const panelShown = () => document.body.classList.contains('panel') || !matchMedia(NARROW).matches;
 
 /** On a narrow page the figures take the place of the conversation. @param {boolean} [open] */

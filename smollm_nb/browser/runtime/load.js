@@ -2,7 +2,7 @@
  * From a URL to a model that answers: everything that can run side by side does, and what fails with threads is tried
  * without.
  */
-import { fromPlain } from './errors.js';
+import { engineError, fromPlain } from './errors.js';
 import { spawn, tick } from './helpers.js';
 import { compile, Kernel } from './kernel.js';
 import { Model, startThreads } from './model.js';
@@ -41,7 +41,7 @@ class Session {
 
   /**
    * @param {Store} store
-   * @param {any} manifest
+   * @param {import('./manifest.js').Manifest} manifest
    * @param {(progress: any) => void} report
    * @param {import('./smollm.js').Plan} planned
    */
@@ -96,7 +96,7 @@ class Session {
    * @param {Kernel} kernel that holds it
    */
   arrived(path, cached, kept, kernel) {
-    const chunk = this.manifest.weights.find((c) => c.path === path);
+    const chunk = /** @type {import('./manifest.js').Chunk} */ (this.manifest.weights.find((c) => c.path === path));
     if (!cached) this.fetched += chunk.stored;
     if (!kept)
       this.unkept.push({ path, bytes: () => kernel.weights.subarray(chunk.offset, chunk.offset + chunk.bytes) });
@@ -107,7 +107,7 @@ class Session {
   async #keepKernels() {
     for (const file of this.manifest.files.filter((f) => f.role === 'kernel')) {
       const { bytes, cached } = await this.store.file(file).catch(() => ({ bytes: null, cached: true }));
-      if (!cached) await this.store.keep(file.path, bytes);
+      if (bytes && !cached) await this.store.keep(file.path, bytes);
     }
   }
 
@@ -146,10 +146,10 @@ class Weights {
     this.all = new Promise((resolve, reject) => {
       for (const loader of this.loaders) {
         loader.onerror = reject;
-        loader.onmessage = ({ data }) => this.#hear(data, loader, session, resolve, reject);
+        loader.onmessage = ({ data }) => this.#onMessage(data, loader, session, resolve, reject);
       }
     });
-    this.all.catch(() => {}); // whoever waits hears of it
+    this.all.catch(() => {}); // whoever awaits it gets the error
   }
 
   /** @param {Kernel} kernel whose memory is to be filled */
@@ -159,7 +159,7 @@ class Weights {
     for (const loader of this.loaders) loader.postMessage(kernel.threads > 1 ? { memory, at: at.weights, size } : {});
   }
 
-  #hear(data, loader, session, resolve, reject) {
+  #onMessage(data, loader, session, resolve, reject) {
     if (data.error) return reject(fromPlain(data.error));
     if (data.missing) return session.missing(session.manifest.weights.find((c) => c.path === data.missing));
     if (!data.done) return session.add(data.progress);
@@ -194,7 +194,7 @@ async function tokenizerParts(session) {
 /**
  * The kernel's build, with memory for the model.
  * @param {Session} session
- * @param {any} choice
+ * @param {import('./variants.js').Choice} choice
  * @param {Request} request
  * @returns {Promise<Kernel>}
  */
@@ -202,7 +202,7 @@ async function openKernel(session, choice, request) {
   const { manifest } = session;
   const build = manifest.files.find((f) => f.path === choice.path);
   const [module, config] = await Promise.all([
-    session.file(build).then(compile),
+    session.file(build).then((bytes) => compile(/** @type {Uint8Array} */ (bytes))),
     session.role('config').then(readJson).then(readConfig),
   ]);
   return Kernel.open(module, {
@@ -213,7 +213,12 @@ async function openKernel(session, choice, request) {
   });
 }
 
-/** Everything for one way to run. @param {Session} session @param {any} choice @param {Request} request */
+/**
+ * Everything for one way to run.
+ * @param {Session} session
+ * @param {import('./variants.js').Choice} choice
+ * @param {Request} request
+ */
 async function start(session, choice, request) {
   const weights = new Weights(session);
   const parts = tokenizerParts(session);
@@ -253,7 +258,10 @@ async function start(session, choice, request) {
   }
 }
 
-/** @param {Request} request @param {(progress: any) => void} report */
+/**
+ * @param {Request} request
+ * @param {(progress: any) => void} report
+ */
 export async function load(request, report) {
   const { manifest, manifestText, note } = request;
   const store = new Store(new URL(request.base), request.files);
@@ -274,6 +282,7 @@ export async function load(request, report) {
       failed = `, after ${choice.variant} failed: ${e.message}`;
     }
   }
+  throw engineError('the bundle has no build of the kernel for this browser'); // no manifest that was read says so
 }
 
 /** Facts for the page. */

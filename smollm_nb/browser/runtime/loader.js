@@ -1,13 +1,12 @@
 /**
- * A worker that brings its share of the weights: fetch, verify, inflate, straight into shared memory, or by transfer
- * where there is none.
- * It begins to fetch when it hears what; it inflates when it hears whereto.
+ * A worker that loads its share of the weights: fetch, verify, inflate, straight into shared memory, or by transfer
+ * where there is none. It begins to fetch as soon as it knows its chunks, and inflates as soon as it knows the memory.
  */
 import { toPlain } from './errors.js';
 import { Store } from './store.js';
 
 const LANES = 2; // chunks on the way at once: one is fetched while another is inflated
-const SAY_BYTES = 1 << 18; // progress is reported in steps of this
+const PROGRESS_BYTES = 1 << 18; // progress is reported in steps of this
 // after that each chunk is kept as it comes, so that a second try goes on from there; a faster load keeps them when it
 // is done
 const EAGER_MS = 1000;
@@ -16,22 +15,22 @@ const EAGER_MS = 1000;
 const BUFFERS = LANES + 1;
 
 /**
- * Where chunks go: their place in shared memory, or buffers that come back when they were copied.
+ * Where chunks go: their offsets in shared memory, or buffers that come back when they were copied.
  * @param {MessagePort} port
  */
-function places(port) {
+function destinationsOf(port) {
   const free = Array.from({ length: BUFFERS }, () => new Uint8Array());
   const waiting = [];
-  let heard;
+  let resolveMemory;
   const memory = new Promise((resolve) => {
-    heard = resolve;
+    resolveMemory = resolve;
   });
   port.onmessage = ({ data }) => {
-    if (!data.back) return heard(data.memory && new Uint8Array(data.memory.buffer, data.at, data.size));
+    if (!data.back) return resolveMemory(data.memory && new Uint8Array(data.memory.buffer, data.at, data.size));
     free.push(data.back);
     waiting.shift()?.();
   };
-  /** @param {import('./manifest.js').File} chunk */
+  /** @param {import('./manifest.js').Chunk} chunk */
   return async ({ offset, bytes }) => {
     const shared = await memory;
     if (shared) return shared.subarray(offset, offset + bytes);
@@ -43,25 +42,25 @@ function places(port) {
 
 /**
  * @param {Store} store
- * @param {import('./manifest.js').File} chunk
- * @param {ReturnType<typeof places>} place
+ * @param {import('./manifest.js').Chunk} chunk
+ * @param {ReturnType<typeof destinationsOf>} destination
  * @param {number} begin
  * @param {MessagePort} port
  */
-async function bring(store, chunk, place, begin, port) {
-  let unsaid = 0;
+async function loadChunk(store, chunk, destination, begin, port) {
+  let pending = 0;
   const { bytes, cached } = await store.chunk(
     chunk,
-    () => place(chunk),
+    () => destination(chunk),
     (n) => {
-      unsaid += n;
-      if (n > 0 && unsaid < SAY_BYTES) return;
-      port.postMessage({ progress: unsaid });
-      unsaid = 0;
+      pending += n;
+      if (n > 0 && pending < PROGRESS_BYTES) return;
+      port.postMessage({ progress: pending });
+      pending = 0;
     },
     () => port.postMessage({ missing: chunk.path }),
   );
-  if (unsaid) port.postMessage({ progress: unsaid });
+  if (pending) port.postMessage({ progress: pending });
   const shared = !(bytes.buffer instanceof ArrayBuffer);
   const kept = cached || (performance.now() - begin > EAGER_MS && (await store.keep(chunk.path, bytes)));
   const done = { path: chunk.path, offset: chunk.offset, cached, kept, trouble: store.trouble };
@@ -70,15 +69,15 @@ async function bring(store, chunk, place, begin, port) {
 }
 
 /**
- * @param {{base: string, files?: Record<string, Blob>, chunks: import('./manifest.js').File[]}} share
+ * @param {{base: string, files?: Record<string, Blob>, chunks: import('./manifest.js').Chunk[]}} share
  * @param {MessagePort} port
  */
-async function bringAll({ base, files, chunks }, port) {
+async function loadChunks({ base, files, chunks }, port) {
   const begin = performance.now();
   const store = new Store(new URL(base), files);
-  const place = places(port);
+  const destination = destinationsOf(port);
   const lane = async () => {
-    for (let chunk; (chunk = chunks.shift());) await bring(store, chunk, place, begin, port);
+    for (let chunk; (chunk = chunks.shift());) await loadChunk(store, chunk, destination, begin, port);
   };
   try {
     await Promise.all(Array.from({ length: LANES }, lane));
@@ -89,6 +88,6 @@ async function bringAll({ base, files, chunks }, port) {
 }
 
 onmessage = ({ data: { port } }) => {
-  port.onmessage = ({ data }) => bringAll(data, port); // what comes after it is about places
+  port.onmessage = ({ data }) => loadChunks(data, port); // the messages after it are about destinations
 };
 postMessage({ here: true });

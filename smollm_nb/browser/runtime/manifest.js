@@ -16,11 +16,14 @@ const FILES = 4096; // the kernel counts in 32 bits; a chunk has four megabytes
  * @property {number} stored bytes
  * @property {number} bytes after gzip was undone
  * @property {string} [raw_sha256] of these, for every .gz
- * @property {number} [offset] of a chunk in the model's file
+ * @property {number} [offset] of a chunk in the model's file; no other file has one
  * @property {string} [role]
  */
 
-/** @typedef {{name: string, version: string, weights: File[], files: File[], [key: string]: any}} Manifest */
+/**
+ * @typedef {File & {offset: number}} Chunk of the weights
+ * @typedef {{name: string, version: string, weights: Chunk[], files: File[], [key: string]: any}} Manifest
+ */
 
 const isRecord = (v) => typeof v === 'object' && v !== null && !Array.isArray(v);
 const isHash = (v) => typeof v === 'string' && /^[0-9a-f]{64}$/.test(v);
@@ -39,7 +42,10 @@ const isFile = (f) =>
   isHash(f.sha256) &&
   (f.raw_sha256 === undefined ? !f.path.endsWith('.gz') : isHash(f.raw_sha256));
 
-/** @param {any} m @returns {string} what is wrong with its lists of files; "" if nothing is */
+/**
+ * @param {any} m
+ * @returns {string} what is wrong with its lists of files; "" if nothing is
+ */
 function wrongFiles(m) {
   const weights = list(m.weights);
   const files = list(m.files);
@@ -60,7 +66,10 @@ function wrongFiles(m) {
     : '';
 }
 
-/** @param {any} m @returns {string} what is wrong with the rest; "" if nothing is */
+/**
+ * @param {any} m
+ * @returns {string} what is wrong with the rest; "" if nothing is
+ */
 function wrongFacts(m) {
   const variants = list(m.engine?.variants);
   const paths = new Set(list(m.files).map((f) => f.path));
@@ -81,7 +90,10 @@ function wrongFacts(m) {
     : 'it does not say which model it is of';
 }
 
-/** @param {string} text @returns {Manifest} raises a BundleError */
+/**
+ * @param {string} text
+ * @returns {Manifest} raises a BundleError
+ */
 export function readManifest(text) {
   const wrong = (why) => bundleError(`model_manifest.json: ${why}: copy the bundle to the server again`);
   let m;

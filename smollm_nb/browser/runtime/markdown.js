@@ -1,6 +1,6 @@
 /**
- * Markdown as formatted text. No HTML of the model's gets through: `marked` is told to know none, so that it stays
- * text, and of what `marked` makes, `dompurify` lets only the elements below pass. Nothing is fetched: a picture
+ * Markdown as formatted text. No HTML of the model's gets through: `marked` is configured to know none, so that it
+ * stays text, and of what `marked` makes, `dompurify` lets only the elements below pass. Nothing is fetched: a picture
  * becomes its words.
  */
 import { Marked } from './vendor/marked.js';
@@ -9,18 +9,42 @@ import { make } from './dom.js';
 
 const TOP_LEVEL = 3; // of a heading within an answer: the page has its own above it
 const HEADINGS = [1, 2, 3, 4, 5, 6].map((n) => `h${n}`);
-purify.setConfig({ // once: read again for each piece it would cost more than the pieces
+purify.setConfig({
+  // once: read again for each piece it would cost more than the pieces
   ALLOWED_TAGS: [
-    ...HEADINGS, 'p', 'br', 'hr', 'em', 'strong', 'del', 'code', 'pre', 'blockquote', 'ul', 'ol', 'li', 'a',
-    'table', 'thead', 'tbody', 'tr', 'th', 'td',
+    ...HEADINGS,
+    'p',
+    'br',
+    'hr',
+    'em',
+    'strong',
+    'del',
+    'code',
+    'pre',
+    'blockquote',
+    'ul',
+    'ol',
+    'li',
+    'a',
+    'table',
+    'thead',
+    'tbody',
+    'tr',
+    'th',
+    'td',
   ],
   ALLOWED_ATTR: ['href', 'start', 'align'],
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
   ADD_URI_SAFE_ATTR: ['start', 'align'], // whose values are no addresses
-  ALLOW_ARIA_ATTR: false, ALLOW_DATA_ATTR: false, RETURN_DOM_FRAGMENT: true,
+  ALLOW_ARIA_ATTR: false,
+  ALLOW_DATA_ATTR: false,
+  RETURN_DOM_FRAGMENT: true,
 });
 
-/** @param {string} text @returns {string} HTML that shows it */
+/**
+ * @param {string} text
+ * @returns {string} HTML that shows it
+ */
 const escaped = (text) => text.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
 
 const marked = new Marked({
@@ -40,8 +64,8 @@ const marked = new Marked({
 /** What `marked` reads: one kind of line end, so that lengths are the source's. @param {string} text */
 const readable = (text) => text.replace(/\r\n?/g, '\n');
 
-/** Links open elsewhere and do not tell where from; what is too wide scrolls. @param {DocumentFragment} out */
-function furnish(out) {
+/** Links open elsewhere and send no referrer; what is too wide scrolls. @param {DocumentFragment} out */
+function addLinksAndScrolling(out) {
   const away = { target: '_blank', rel: 'noopener noreferrer nofollow' };
   for (const a of out.querySelectorAll('a')) Object.assign(a, away);
   for (const table of out.querySelectorAll('table')) {
@@ -57,11 +81,17 @@ function furnish(out) {
   return out;
 }
 
-/** @param {any[]} tokens as of `marked.lexer` @returns {DocumentFragment} */
-const draw = (tokens) => furnish(/** @type {any} */ (purify.sanitize(marked.parser(tokens))));
+/**
+ * @param {import('./vendor/marked.js').Token[]} tokens
+ * @returns {DocumentFragment}
+ */
+const toFragment = (tokens) => addLinksAndScrolling(purify.sanitize(marked.parser(tokens)));
 
-/** @param {string} text @returns {DocumentFragment} */
-export const render = (text) => draw(marked.lexer(readable(text)));
+/**
+ * @param {string} text
+ * @returns {DocumentFragment}
+ */
+export const render = (text) => toFragment(marked.lexer(readable(text)));
 
 /**
  * A text that grows. A block that two others follow changes no more (a single one may become its next item, as "2"
@@ -73,15 +103,19 @@ export class GrowingMarkdown {
   #growing = [];
 
   /** @param {HTMLElement} place */
-  constructor(place) { this.place = place; }
+  constructor(place) {
+    this.place = place;
+  }
 
   /** @param {string} text all of it so far */
   update(text) {
-    const source = readable(text), tokens = marked.lexer(source.slice(this.#settled));
-    const blocks = tokens.flatMap((t, i) => (t.type === 'space' ? [] : [i])), first = blocks.at(-2) ?? 0;
+    const source = readable(text);
+    const tokens = marked.lexer(source.slice(this.#settled));
+    const blocks = tokens.flatMap((t, i) => (t.type === 'space' ? [] : [i]));
+    const first = blocks.at(-2) ?? 0;
     for (const node of this.#growing) node.remove();
-    if (first) this.place.append(draw(tokens.slice(0, first)));
-    const growing = draw(tokens.slice(first));
+    if (first) this.place.append(toFragment(tokens.slice(0, first)));
+    const growing = toFragment(tokens.slice(first));
     this.#growing = [...growing.childNodes];
     this.#settled += tokens.slice(0, first).reduce((n, t) => n + t.raw.length, 0);
     this.place.append(growing);

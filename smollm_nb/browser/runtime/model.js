@@ -38,7 +38,10 @@ export class Model {
   /** @type {number[]} ids that no token has: an embedding may be larger than its vocabulary */
   missing = [];
 
-  /** @param {import('./kernel.js').Kernel} kernel that has its file @param {Helper[]} threads */
+  /**
+   * @param {import('./kernel.js').Kernel} kernel that has its file
+   * @param {Helper[]} threads
+   */
   constructor(kernel, threads) {
     this.kernel = kernel;
     this.threads = threads;
@@ -68,12 +71,12 @@ export class Model {
    * Read ids tile by tile.
    * @param {number[]} ids
    * @param {number} pos
-   * @param {() => Promise<boolean>} goOn
+   * @param {() => Promise<boolean>} shouldContinue
    * @returns {Promise<boolean>} false when cancelled on the way
    */
-  async prefill(ids, pos, goOn) {
+  async prefill(ids, pos, shouldContinue) {
     for (let i = 0; i < ids.length; i += TILE) {
-      if (i && !(await goOn())) return false;
+      if (i && !(await shouldContinue())) return false;
       const tile = ids.slice(i, i + TILE);
       this.#keep(pos + i);
       this.kernel.prefill(tile, pos + i, i + TILE >= ids.length);
@@ -82,7 +85,10 @@ export class Model {
     return true;
   }
 
-  /** @param {number} id @param {number} pos */
+  /**
+   * @param {number} id
+   * @param {number} pos
+   */
   decode(id, pos) {
     this.#keep(pos);
     this.kernel.decode(id, pos);

@@ -32,7 +32,10 @@ const TENSORS = {
  *   tied: boolean, ropeTheta: number, rmsEps: number, bos: number | null, eos: number[]}} Config
  */
 
-/** @param {string} name of a tensor @returns {[number, number]} SM_…, layer */
+/**
+ * @param {string} name of a tensor
+ * @returns {[number, number]} SM_…, layer
+ */
 function tensorNumber(name) {
   const [, layer, rest] = /^model\.layers\.(\d+)\.(.+)$/.exec(name) ?? [null, '0', name];
   if (!Object.hasOwn(TENSORS, rest))
@@ -42,7 +45,10 @@ function tensorNumber(name) {
 
 const list = (v) => (v == null ? [] : [v].flat());
 
-/** @param {any} c as in a `config.json` @returns {Config} */
+/**
+ * @param {any} c as in a `config.json`
+ * @returns {Config}
+ */
 export function readConfig(c) {
   return {
     vocab: c.vocab_size,
@@ -61,7 +67,10 @@ export function readConfig(c) {
   };
 }
 
-/** @param {any[]} tensors the table of the header @returns {Part[]} */
+/**
+ * @param {any[]} tensors the table of the header
+ * @returns {Part[]}
+ */
 function readParts(tensors) {
   return tensors.flatMap(({ name, parts }) =>
     parts.map((p) => {
@@ -83,7 +92,10 @@ function readParts(tensors) {
   );
 }
 
-/** @param {Uint8Array} weights all bytes of the file, or enough of them @returns {{config: Config, parts: Part[]}} */
+/**
+ * @param {Uint8Array} weights all bytes of the file, or enough of them
+ * @returns {{config: Config, parts: Part[]}}
+ */
 export function readHead(weights) {
   const head = weights.slice(0, HEAD); // a copy: views of shared memory are refused by TextDecoder
   const magic = String.fromCharCode(...head.subarray(0, MAGIC.length));

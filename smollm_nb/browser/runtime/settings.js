@@ -7,17 +7,29 @@ const FIELDS = [...NUMBERS, 'seed', 'stopStrings'];
 const ESCAPES = { n: '\n', t: '\t', '\\': '\\' };
 const SEEDS = 2n ** 64n;
 
-/** Lead to a field that holds something wrong. @param {string} id @param {string} must be @returns {Error} */
+/**
+ * Lead to a field that holds something wrong.
+ * @param {string} id
+ * @param {string} must be
+ * @returns {Error}
+ */
 function wrong(id, must) {
-  const field = $(id), [label] = field.labels;
+  const field = $(id);
+  const [label] = field.labels;
   field.setAttribute('aria-invalid', 'true');
   field.closest('details').open = true;
   return Object.assign(parameterError(`${label.textContent} must be ${must}`), { field });
 }
 
-/** @param {string} id @returns {number} */
+/**
+ * @param {string} id
+ * @returns {number}
+ */
 function readNumber(id) {
-  const field = $(id), { min, max, step } = field, value = field.valueAsNumber, whole = Number(step) === 1;
+  const field = $(id);
+  const { min, max, step } = field;
+  const value = field.valueAsNumber;
+  const whole = Number(step) === 1;
   const inside = value >= Number(min) && value <= Number(max || Infinity); // NaN is not
   const range = max ? `from ${min} to ${max}` : `of at least ${min}`;
   if (!inside || (whole && !Number.isInteger(value))) throw wrong(id, `a ${whole ? 'whole ' : ''}number ${range}`);
@@ -33,8 +45,11 @@ function readSeed() {
 }
 
 /** Stop strings, one a line; a backslash and a letter stand for what a line cannot hold. @param {string} text */
-export const readStops = (text) => text.split('\n').filter(Boolean)
-  .map((line) => line.replace(/\\([nt\\])/g, (_, c) => ESCAPES[c]));
+export const readStops = (text) =>
+  text
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => line.replace(/\\([nt\\])/g, (_, c) => ESCAPES[c]));
 
 /** @returns {import('./generate.js').Options} checked; an error's `field` is the one to mend */
 export function readSettings() {

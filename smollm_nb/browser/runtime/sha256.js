@@ -1,6 +1,6 @@
 /**
- * SHA-256, by the browser where the page is a secure context, and in plain JavaScript where it is not (HTTP in a
- * local network).
+ * SHA-256, by the browser where the page is a secure context, and in plain JavaScript where it is not (HTTP in a local
+ * network).
  */
 
 const ROUND = new Uint32Array(64); // the fractions of the cube roots of the first 64 primes
@@ -43,7 +43,11 @@ function block(state, w, view, at) {
   [a, b, c, d, e, f, g, h].forEach((v, i) => (state[i] = (state[i] + v) | 0));
 }
 
-/** In plain JavaScript. @param {Uint8Array} bytes @returns {string} hex digest */
+/**
+ * In plain JavaScript.
+ * @param {Uint8Array} bytes
+ * @returns {string} hex digest
+ */
 export function sha256Plain(bytes) {
   const state = Int32Array.from(START, (v) => v | 0);
   const w = new Int32Array(64);
@@ -63,7 +67,10 @@ export function sha256Plain(bytes) {
   return hex(new Uint8Array(out.buffer));
 }
 
-/** @param {Uint8Array} bytes not in shared memory @returns {Promise<string>} hex digest */
+/**
+ * @param {Uint8Array} bytes not in shared memory
+ * @returns {Promise<string>} hex digest
+ */
 export async function sha256(bytes) {
   if (!globalThis.crypto?.subtle) return sha256Plain(bytes);
   return hex(new Uint8Array(await crypto.subtle.digest('SHA-256', /** @type {Uint8Array<ArrayBuffer>} */ (bytes))));

@@ -6,31 +6,44 @@ export class WasmModelLoader {
     constructor(locate?: (file: string) => string | URL);
     /**
      * What a load would do: bytes to fetch, bytes that are here already, memory, threads and why.
-     * @param {string | URL} url of the bundle's folder @param {LoadOptions} [options] @returns {Promise<Plan>}
+     * @param {string | URL} url of the bundle's folder
+     * @param {LoadOptions} [options]
+     * @returns {Promise<Plan>}
      */
     plan(url: string | URL, options?: LoadOptions): Promise<Plan>;
-    /** @param {string | URL} url of the bundle's folder @param {LoadOptions} [options] @returns {Promise<WasmModel>} */
-    load_quantized_model(url: string | URL, { onProgress, signal, threads, context, files }?: LoadOptions): Promise<WasmModel>;
+    /**
+     * @param {string | URL} url of the bundle's folder
+     * @param {LoadOptions} [options]
+     * @returns {Promise<WasmModel>}
+     */
+    load_quantized_model(url: string | URL, options?: LoadOptions): Promise<WasmModel>;
     #private;
 }
 /** An answer while it grows: iterate over it for tokens; `await answer.result` is the record of all of it. */
 export class Generation {
-    /** @param {any} link to the worker @param {Prompt} prompt @param {GenerateOptions} options */
+    /**
+     * @param {any} link to the worker
+     * @param {Prompt} prompt
+     * @param {GenerateOptions} options
+     */
     constructor(link: any, prompt: Prompt, { signal, onToken, ...options }: GenerateOptions);
     /** Which answer it is: no two of a model have the same. @type {number} */
     id: number;
     /** @type {Promise<Result>} */
     result: Promise<Result>;
-    /** End it with the token that is on its way; whatever is asked next waits for that. */
+    /** End it with the token that is on its way; the next call waits for that. */
     cancel(): void;
-    /** End it, and let no more tokens be heard. */
+    /** End it, and deliver no more tokens. */
     drop(): void;
     /** @returns {AsyncGenerator<Token, Result, void>} */
     [Symbol.asyncIterator](): AsyncGenerator<Token, Result, void>;
     #private;
 }
 export class WasmModel {
-    /** @param {any} link to the worker @param {any} info */
+    /**
+     * @param {any} link to the worker
+     * @param {any} info
+     */
     constructor(link: any, info: any);
     /** @type {ModelInfo} */
     info: ModelInfo;
@@ -41,22 +54,27 @@ export class WasmModel {
     /** @returns {boolean} until `dispose` */
     is_ready(): boolean;
     /**
-     * Continue a text, answer a conversation, or go on from ids. Answers come one after the other: one that is asked
-     * for while
-     * another grows begins when that is done.
-     * @param {Prompt} prompt @param {GenerateOptions} [options] @returns {Generation}
+     * Continue a text, answer a conversation, or go on from ids. Answers come one after the other: one that is asked for
+     * while another grows begins when that is done.
+     * @param {Prompt} prompt
+     * @param {GenerateOptions} [options]
+     * @returns {Generation}
      */
     generate(prompt: Prompt, options?: GenerateOptions): Generation;
     /**
      * The ids of a text or a conversation.
-     * @param {string | Message[]} prompt @param {{special?: boolean}} [options] @returns {Promise<number[]>}
+     * @param {string | Message[]} prompt
+     * @param {{special?: boolean}} [options]
+     * @returns {Promise<number[]>}
      */
     encode(prompt: string | Message[], options?: {
         special?: boolean;
     }): Promise<number[]>;
     /**
      * The likeliest id after some ids, which are read from a position of the cache on: no text, no sampling.
-     * @param {number[]} ids @param {number} [pos] @returns {Promise<number>}
+     * @param {number[]} ids
+     * @param {number} [pos]
+     * @returns {Promise<number>}
      */
     next(ids: number[], pos?: number): Promise<number>;
     /**
@@ -66,7 +84,7 @@ export class WasmModel {
      */
     logits(ids: number[]): Promise<Float32Array>;
     /**
-     * Forget all tokens: answers that still grow are cancelled, and no more is heard of them.
+     * Forget all tokens: answers that still grow are cancelled, and deliver no more tokens.
      * @returns {Promise<void>}
      */
     reset(): Promise<void>;

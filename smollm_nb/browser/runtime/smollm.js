@@ -171,7 +171,9 @@ export class WasmModelLoader {
 
   /**
    * What a load would do: bytes to fetch, bytes that are here already, memory, threads and why.
-   * @param {string | URL} url of the bundle's folder @param {LoadOptions} [options] @returns {Promise<Plan>}
+   * @param {string | URL} url of the bundle's folder
+   * @param {LoadOptions} [options]
+   * @returns {Promise<Plan>}
    */
   async plan(url, options = {}) {
     const store = new Store(folder(url), options.files);
@@ -180,7 +182,11 @@ export class WasmModelLoader {
     return plan(store, manifest, { ...options, exact: true });
   }
 
-  /** @param {URL} base @param {Record<string, Blob>} [files] @returns {Promise<{store: Store, manifest: any}>} */
+  /**
+   * @param {URL} base
+   * @param {Record<string, Blob>} [files]
+   * @returns {Promise<{store: Store, manifest: any}>}
+   */
   async #open(base, files) {
     const seen = this.#seen;
     const { href } = base;
@@ -191,8 +197,13 @@ export class WasmModelLoader {
     return { store, manifest: await store.manifest() };
   }
 
-  /** @param {string | URL} url of the bundle's folder @param {LoadOptions} [options] @returns {Promise<WasmModel>} */
-  async load_quantized_model(url, { onProgress, signal, threads, context, files } = {}) {
+  /**
+   * @param {string | URL} url of the bundle's folder
+   * @param {LoadOptions} [options]
+   * @returns {Promise<WasmModel>}
+   */
+  async load_quantized_model(url, options = {}) {
+    const { onProgress, signal, threads, context, files } = options;
     if (signal?.aborted) throw aborted();
     const begin = performance.timeOrigin + performance.now();
     const base = folder(url);
@@ -224,14 +235,18 @@ class Link {
   #calls = new Map(); // id → {resolve, reject, onToken}
   #helpers = new Map(); // number → Promise of a Worker
   #last = 0;
-  #over = null; // the error that ended it
+  /** @type {Error | null} the error that ended it */
+  #over = null;
   #control = new AbortController(); // ends workers that are starting
   /** @type {Worker | null} the engine's, once it runs */
   #worker = null;
   /** @type {(() => void)[]} what is to be said to it then */
-  #unsaid = [];
+  #queued = [];
 
-  /** @param {((file: string) => string | URL) | undefined} locate @param {(progress: any) => void} [onProgress] */
+  /**
+   * @param {((file: string) => string | URL) | undefined} locate
+   * @param {(progress: any) => void} [onProgress]
+   */
   constructor(locate, onProgress) {
     this.onProgress = onProgress;
     this.start = (file) => startWorker(file, locate, this.#control.signal);
@@ -243,7 +258,7 @@ class Link {
       (e) => this.end(e),
     );
     this.ready = Array.from({ length: LOADERS }, () => this.start(LOADER)); // will be wanted in a moment
-    for (const loader of this.ready) loader.catch(() => {}); // whoever wants it hears of it
+    for (const loader of this.ready) loader.catch(() => {}); // whoever awaits it gets the error
   }
 
   /** @param {Worker} worker the engine's, which runs */
@@ -252,11 +267,11 @@ class Link {
     this.#worker = worker;
     worker.onerror = (e) =>
       this.end(engineError(`the engine stopped: ${eventWords(e) || 'worker.js failed'}: load the model again`));
-    worker.onmessage = ({ data }) => this.#hear(data);
-    for (const say of this.#unsaid.splice(0)) say();
+    worker.onmessage = ({ data }) => this.#onMessage(data);
+    for (const send of this.#queued.splice(0)) send();
   }
 
-  #hear(data) {
+  #onMessage(data) {
     if (data.progress) return this.onProgress?.(data.progress);
     if (data.kept) return this.settle(data.kept);
     if (data.spawn) return this.#spawn(data);
@@ -273,8 +288,8 @@ class Link {
    * @param {any} message
    * @param {(error: Error) => void} [refused]
    */
-  #say(message, refused) {
-    const say = () => {
+  #send(message, refused) {
+    const send = () => {
       try {
         /** @type {Worker} */ (this.#worker).postMessage(message);
       } catch (e) {
@@ -286,11 +301,15 @@ class Link {
         );
       }
     };
-    if (this.#worker) say();
-    else this.#unsaid.push(say);
+    if (this.#worker) send();
+    else this.#queued.push(send);
   }
 
-  /** @param {string} call @param {any[] | Promise<any[]>} args @param {(token: any) => void} [onToken] */
+  /**
+   * @param {string} call
+   * @param {any[] | Promise<any[]>} args
+   * @param {(token: any) => void} [onToken]
+   */
   call(call, args, onToken) {
     const id = ++this.#last;
     const promise = new Promise((resolve, reject) => {
@@ -300,9 +319,9 @@ class Link {
         this.#calls.delete(id);
         reject(error);
       };
-      const say = (all) => this.#say({ id, call, args: all }, refused);
-      if (args instanceof Promise) args.then(say, refused);
-      else say(args);
+      const send = (all) => this.#send({ id, call, args: all }, refused);
+      if (args instanceof Promise) args.then(send, refused);
+      else send(args);
     });
     return Object.assign(promise, { id });
   }
@@ -310,7 +329,7 @@ class Link {
   /** Start a worker that the engine's worker wants. */
   async #spawn({ spawn, file, port }) {
     const starting = (file === LOADER && this.ready.pop()) || this.start(file);
-    const lost = (error) => this.#say({ lost: spawn, error: toPlain(error) });
+    const lost = (error) => this.#send({ lost: spawn, error: toPlain(error) });
     this.#helpers.set(spawn, starting);
     try {
       const helper = await starting;
@@ -331,7 +350,7 @@ class Link {
 
   /** @param {number} id of a call */
   cancel(id) {
-    this.#say({ cancel: id });
+    this.#send({ cancel: id });
   }
 
   /** Stop all workers; their memory goes. @param {Error} error for every call that waits or comes */
@@ -359,7 +378,11 @@ export class Generation {
   #silent = false;
   #link;
 
-  /** @param {any} link to the worker @param {Prompt} prompt @param {GenerateOptions} options */
+  /**
+   * @param {any} link to the worker
+   * @param {Prompt} prompt
+   * @param {GenerateOptions} options
+   */
   constructor(link, prompt, { signal, onToken, ...options }) {
     this.#link = link;
     const call = link.call('generate', [prompt, options], (token) => {
@@ -379,15 +402,15 @@ export class Generation {
       this.#done = true;
       this.#wake();
     });
-    this.result.catch(() => {}); // whoever iterates hears of it there
+    this.result.catch(() => {}); // whoever iterates gets the error there
   }
 
-  /** End it with the token that is on its way; whatever is asked next waits for that. */
+  /** End it with the token that is on its way; the next call waits for that. */
   cancel() {
     this.#link.cancel(this.id);
   }
 
-  /** End it, and let no more tokens be heard. */
+  /** End it, and deliver no more tokens. */
   drop() {
     this.#silent = true;
     this.#tokens = [];
@@ -416,7 +439,10 @@ export class WasmModel {
   /** @type {Set<Generation>} answers that are not done */
   #growing = new Set();
 
-  /** @param {any} link to the worker @param {any} info */
+  /**
+   * @param {any} link to the worker
+   * @param {any} info
+   */
   constructor(link, info) {
     this.#link = link;
     /** @type {ModelInfo} */
@@ -433,10 +459,11 @@ export class WasmModel {
   }
 
   /**
-   * Continue a text, answer a conversation, or go on from ids. Answers come one after the other: one that is asked
-   * for while
-   * another grows begins when that is done.
-   * @param {Prompt} prompt @param {GenerateOptions} [options] @returns {Generation}
+   * Continue a text, answer a conversation, or go on from ids. Answers come one after the other: one that is asked for
+   * while another grows begins when that is done.
+   * @param {Prompt} prompt
+   * @param {GenerateOptions} [options]
+   * @returns {Generation}
    */
   generate(prompt, options = {}) {
     const answer = new Generation(this.#live(), prompt, options);
@@ -453,7 +480,9 @@ export class WasmModel {
 
   /**
    * The ids of a text or a conversation.
-   * @param {string | Message[]} prompt @param {{special?: boolean}} [options] @returns {Promise<number[]>}
+   * @param {string | Message[]} prompt
+   * @param {{special?: boolean}} [options]
+   * @returns {Promise<number[]>}
    */
   async encode(prompt, options = {}) {
     return this.#live().call('encode', [prompt, options]);
@@ -461,7 +490,9 @@ export class WasmModel {
 
   /**
    * The likeliest id after some ids, which are read from a position of the cache on: no text, no sampling.
-   * @param {number[]} ids @param {number} [pos] @returns {Promise<number>}
+   * @param {number[]} ids
+   * @param {number} [pos]
+   * @returns {Promise<number>}
    */
   async next(ids, pos = 0) {
     return this.#live().call('next', [ids, pos]);
@@ -477,7 +508,7 @@ export class WasmModel {
   }
 
   /**
-   * Forget all tokens: answers that still grow are cancelled, and no more is heard of them.
+   * Forget all tokens: answers that still grow are cancelled, and deliver no more tokens.
    * @returns {Promise<void>}
    */
   async reset() {

@@ -30,7 +30,11 @@ const sleep = (ms) =>
     setTimeout(resolve, ms);
   });
 
-/** @param {string} file @param {Locate} [locate] @returns {URL} */
+/**
+ * @param {string} file
+ * @param {Locate} [locate]
+ * @returns {URL}
+ */
 function place(file, locate) {
   if (locate) return new URL(locate(file), globalThis.document?.baseURI ?? HERE);
   if (HERE.startsWith('http')) return new URL(file, HERE);
@@ -40,7 +44,10 @@ function place(file, locate) {
 /** Whether a page must not start a worker from there. A blob is the page's own. @param {URL} url */
 const foreign = (url) => url.protocol.startsWith('http') && url.origin !== globalThis.origin;
 
-/** @param {string} file @param {URL} url */
+/**
+ * @param {string} file
+ * @param {URL} url
+ */
 const refusal = (file, url) =>
   scriptError(
     `${file.slice(2)} at ${url.origin}: a page may start no worker from another origin: ` +
@@ -50,7 +57,8 @@ const refusal = (file, url) =>
 /**
  * A page may start no worker from another origin, but one of its own that imports from there, where that host and the
  * page's policy allow it. A page in a sandbox has no origin, and Chromium starts none from its blobs.
- * @param {URL} url @returns {Worker}
+ * @param {URL} url
+ * @returns {Worker}
  */
 function openForeign(url) {
   const text = `import ${JSON.stringify(url.href)};`;
@@ -82,12 +90,15 @@ function open(file, url, locate, n) {
 }
 
 /** Why a request for a script failed. @param {any} error */
-const unreached = (error) =>
+const unreachableReason = (error) =>
   (['TimeoutError', 'AbortError'].includes(error.name)
     ? `no answer within ${LOOK_MS / 1000} s`
     : 'it cannot be reached') + ': check the server and the network, then load again';
 
-/** @param {Response} response @returns {string} what is wrong with a script; "" if nothing is */
+/**
+ * @param {Response} response
+ * @returns {string} what is wrong with a script; "" if nothing is
+ */
 function wrongAnswer(response) {
   const type = response.headers.get('Content-Type') ?? '';
   if (response.status === 404) return 'the server has no such file (404): copy the whole bundle there';
@@ -100,8 +111,8 @@ function wrongAnswer(response) {
 }
 
 /**
- * What is wrong with a script or with one that it imports. Browsers do not say it: a worker only learns that it did
- * not start.
+ * What is wrong with a script or with one that it imports. Browsers do not say it: a worker only learns that it did not
+ * start.
  * @param {URL} url
  * @param {URL} root of the script that was to start
  * @param {Set<string>} [seen]
@@ -118,13 +129,17 @@ async function examine(url, root, seen = new Set()) {
     if (wrong) return `${name}: ${wrong}`;
     text = await response.text();
   } catch (e) {
-    return `${name}: ${unreached(e)}`;
+    return `${name}: ${unreachableReason(e)}`;
   }
   const imported = [...text.matchAll(IMPORT)].map(([, path]) => examine(new URL(path, url), root, seen));
   return (await Promise.all(imported)).find(Boolean) ?? '';
 }
 
-/** What an error event of a worker says. @param {any} event @returns {string} "" where a script could not be read */
+/**
+ * What an error event of a worker says.
+ * @param {any} event
+ * @returns {string} "" where a script could not be read
+ */
 export const eventWords = (event) => event?.message ?? '';
 
 /**
@@ -136,7 +151,7 @@ export const eventWords = (event) => event?.message ?? '';
  * @returns {Promise<any>} null when it runs; else the event or the words that tell why not, "" where it only says
  *   nothing
  */
-function life(worker, url, last, signal) {
+function waitUntilRunning(worker, url, last, signal) {
   return new Promise((resolve) => {
     let timer = setTimeout(async () => {
       const wrong = await examine(url, url);
@@ -153,7 +168,11 @@ function life(worker, url, last, signal) {
   });
 }
 
-/** @param {string} file @param {URL} url @param {any} wrong as from `life` */
+/**
+ * @param {string} file
+ * @param {URL} url
+ * @param {any} wrong as from `waitUntilRunning`
+ */
 async function reason(file, url, wrong) {
   if (typeof wrong !== 'string' && foreign(url)) return refusal(file, url);
   const words =
@@ -172,7 +191,7 @@ export async function startWorker(file, locate, signal) {
   const url = place(file, locate);
   for (let n = 1; ; n++) {
     const worker = open(file, url, locate, n);
-    const wrong = await life(worker, url, n === TRIES, signal);
+    const wrong = await waitUntilRunning(worker, url, n === TRIES, signal);
     if (wrong === null && !signal.aborted) return worker;
     worker.terminate();
     if (signal.aborted) throw aborted();

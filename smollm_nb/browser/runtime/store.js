@@ -22,7 +22,7 @@ const CHOSEN = 'the files were chosen by hand, so the browser keeps nothing';
 /**
  * @typedef {import('./manifest.js').File} File
  * @typedef {import('./manifest.js').Manifest} Manifest
- * @typedef {(bytes: number) => void} OnBytes hears how many bytes came; a negative number when they were lost
+ * @typedef {(bytes: number) => void} OnBytes called with how many bytes came; a negative number when they were lost
  */
 
 const sleep = (ms) =>
@@ -37,7 +37,7 @@ const sleep = (ms) =>
  * @param {number} [ms]
  * @returns {Promise<T>}
  */
-async function notForever(promise, ms = STALL_MS) {
+async function withTimeout(promise, ms = STALL_MS) {
   let timer;
   const silence = new Promise((_, reject) => {
     timer = setTimeout(() => reject(new TypeError(`silent for ${ms / 1000} s`)), ms);
@@ -54,7 +54,8 @@ async function notForever(promise, ms = STALL_MS) {
  * @param {ReadableStream<Uint8Array>} stream
  * @param {Uint8Array} out at least as long
  * @param {number[]} sizes that it may have
- * @param {OnBytes} [onBytes] @returns {Promise<Uint8Array>} the part of `out` that it filled
+ * @param {OnBytes} [onBytes]
+ * @returns {Promise<Uint8Array>} the part of `out` that it filled
  */
 async function readInto(stream, out, sizes, onBytes) {
   const reader = stream.getReader();
@@ -97,7 +98,7 @@ async function readText(stream, most) {
   const utf8 = new TextDecoder();
   let text = '';
   let at = 0;
-  for (let r; !(r = await notForever(reader.read())).done; at += r.value.length) {
+  for (let r; !(r = await withTimeout(reader.read())).done; at += r.value.length) {
     if (at + r.value.length > most) {
       reader.cancel().catch(() => {});
       throw bundleError(`${MANIFEST}: is longer than ${most} bytes: copy the bundle to the server again`);
@@ -113,24 +114,30 @@ async function readText(stream, most) {
  * @param {OnBytes} [onBytes]
  */
 function counter(stored, onBytes) {
-  let told = 0;
-  const tell = (all) => {
+  let reported = 0;
+  const report = (all) => {
     const now = Math.min(all, stored);
-    if (now !== told) onBytes?.(now - told);
-    told = now;
+    if (now !== reported) onBytes?.(now - reported);
+    reported = now;
   };
   let come = 0;
-  return { add: (n) => tell((come += n)), all: () => tell(stored), lost: () => tell(0) };
+  return { add: (n) => report((come += n)), all: () => report(stored), lost: () => report(0) };
 }
 
-/** @param {File} file @returns {number} bytes that may come for it */
+/**
+ * @param {File} file
+ * @returns {number} bytes that may come for it
+ */
 const most = (file) => Math.max(file.bytes, file.stored);
 
 /** What is used and kept of a file: its bytes after gzip was undone. @param {File} file */
 const used = ({ raw_sha256, sha256: digest, bytes, stored }) =>
   raw_sha256 ? { digest: raw_sha256, size: bytes } : { digest, size: stored };
 
-/** @param {string} name @param {Response} response */
+/**
+ * @param {string} name
+ * @param {Response} response
+ */
 function checkStatus(name, response) {
   if (response.ok) return;
   if (response.status >= 500) throw new TypeError(`the server said ${response.status}`);
@@ -149,9 +156,12 @@ const pageInstead = () =>
 
 /**
  * Call `attempt` until it works, with pauses; what only the server's owner can mend is thrown at once.
- * @template T @param {string} name @param {() => Promise<T>} attempt @returns {Promise<T>}
+ * @template T
+ * @param {string} name
+ * @param {() => Promise<T>} attempt
+ * @returns {Promise<T>}
  */
-async function patiently(name, attempt) {
+async function withRetries(name, attempt) {
   for (let n = 0; ; n++) {
     try {
       return await attempt();
@@ -170,7 +180,11 @@ async function patiently(name, attempt) {
   }
 }
 
-/** Undo gzip. @param {Uint8Array} stored @param {Uint8Array} out filled to its end */
+/**
+ * Undo gzip.
+ * @param {Uint8Array} stored
+ * @param {Uint8Array} out filled to its end
+ */
 export async function inflate(stored, out) {
   if (!globalThis.DecompressionStream)
     throw engineError('this browser cannot undo gzip (it has no DecompressionStream): use a newer one');
@@ -242,7 +256,10 @@ export class Store {
     }
   }
 
-  /** @param {string} path @returns {string} */
+  /**
+   * @param {string} path
+   * @returns {string}
+   */
   url(path) {
     return new URL(path, this.base).href;
   }
@@ -271,10 +288,12 @@ export class Store {
   /**
    * What the server says, or the file that was chosen. A script that came from a blob has no referrer of its own, and
    * JupyterLab wants one.
-   * @param {string} path @param {RequestCache} cache @returns {Promise<Response>}
+   * @param {string} path
+   * @param {RequestCache} cache
+   * @returns {Promise<Response>}
    */
   async #ask(path, cache) {
-    if (!this.files) return notForever(fetch(this.url(path), { cache, referrer: this.base.href }));
+    if (!this.files) return withTimeout(fetch(this.url(path), { cache, referrer: this.base.href }));
     if (!Object.hasOwn(this.files, path))
       throw fetchError(`${path} is not in the folder that was chosen: choose the whole bundle`);
     return new Response(this.files[path]);
@@ -290,7 +309,7 @@ export class Store {
    */
   #fetch(file, buffer, onBytes) {
     const sizes = file.raw_sha256 ? [file.stored, file.bytes] : [file.stored];
-    return patiently(file.path, async () => {
+    return withRetries(file.path, async () => {
       const response = await this.#ask(file.path, 'no-store');
       const count = counter(file.stored, onBytes);
       checkStatus(file.path, response);
@@ -310,18 +329,20 @@ export class Store {
 
   /**
    * A chunk of the weights, verified and inflated.
-   * @param {File} chunk @param {() => Promise<Uint8Array>} place gives (chunk.bytes,) to put it
-   * @param {OnBytes} [onBytes] @param {() => void} [onMissing] called before it is fetched
+   * @param {File} chunk
+   * @param {() => Promise<Uint8Array>} destination gives (chunk.bytes,) to write to
+   * @param {OnBytes} [onBytes]
+   * @param {() => void} [onMissing] called before it is fetched
    * @returns {Promise<{bytes: Uint8Array, cached: boolean}>}
    */
-  async chunk(chunk, place, onBytes, onMissing) {
+  async chunk(chunk, destination, onBytes, onMissing) {
     const buffer = this.spare.find((b) => b.length >= most(chunk)) ?? new Uint8Array(most(chunk));
     this.spare = this.spare.filter((b) => b !== buffer);
     const hit = await this.#cached(chunk, buffer);
     if (hit) onBytes?.(chunk.stored);
     else onMissing?.();
     const { bytes: come, packed } = hit ? { bytes: hit, packed: false } : await this.#fetch(chunk, buffer, onBytes);
-    const bytes = await place();
+    const bytes = await destination();
     if (packed) await inflate(come, bytes);
     else bytes.set(come);
     this.spare.push(buffer);
@@ -330,7 +351,9 @@ export class Store {
 
   /**
    * Any other file, gzip undone.
-   * @param {File} file @param {OnBytes} [onBytes] @param {() => void} [onMissing] called before it is fetched
+   * @param {File} file
+   * @param {OnBytes} [onBytes]
+   * @param {() => void} [onMissing] called before it is fetched
    * @returns {Promise<{bytes: Uint8Array, cached: boolean}>}
    */
   async file(file, onBytes, onMissing) {
@@ -408,18 +431,19 @@ export class Store {
 
   /** What the manifest says; where the server gives none, what it said last time. @returns {Promise<Manifest>} */
   async manifest() {
-    let first = /** @type {Promise<string> | null} */ (this.#freshText());
-    first.catch(() => {}); // whoever waits hears of it
+    const begun = this.#freshText();
+    begun.catch(() => {}); // whoever awaits it gets the error
+    let first = /** @type {Promise<string> | null} */ (begun);
     const kept = await this.#keptText();
     const attempt = () => {
       const now = first ?? this.#freshText();
       first = null;
       return now;
     };
-    if (kept === null) this.manifestText = await patiently(MANIFEST, attempt);
+    if (kept === null) this.manifestText = await withRetries(MANIFEST, attempt);
     else {
       try {
-        this.manifestText = await notForever(attempt(), PATIENCE_MS);
+        this.manifestText = await withTimeout(attempt(), PATIENCE_MS);
       } catch {
         // down, slow, or something else answers in its place
         this.manifestText = kept;
@@ -466,5 +490,9 @@ export class Store {
   }
 }
 
-/** @param {Manifest} manifest @param {string} role @returns {File | undefined} */
+/**
+ * @param {Manifest} manifest
+ * @param {string} role
+ * @returns {File | undefined}
+ */
 export const byRole = (manifest, role) => manifest.files.find((f) => f.role === role);

@@ -1,13 +1,13 @@
 /**
  * The service worker: the page itself works offline, and gets the headers that threads need where its host sends none.
  *
- * Each version of the page is kept in a cache of its own, filled whole with bytes that were held against the
- * manifest's hashes.
- * A new version takes over at once, when a page is opened; a page that is open keeps the one that it began with, its
- * workers
- * too. Weights, tokenizer and kernel are none of its business: store.js fetches, verifies and keeps them.
+ * Each version of the page is kept in a cache of its own, filled whole with bytes that were verified against the
+ * manifest's hashes. A new version takes over at once, when a page is opened; a page that is open keeps the one that it
+ * began with, its workers too. Weights, tokenizer and kernel are none of its business: store.js fetches, verifies and
+ * keeps them.
  */
-const SCOPE = new URL(self.registration.scope);
+const worker = /** @type {ServiceWorkerGlobalScope} */ (/** @type {unknown} */ (self));
+const SCOPE = new URL(worker.registration.scope);
 const STATE = `smollm_nb shells ${SCOPE.pathname}`;
 const SHELL = `smollm_nb shell ${SCOPE.pathname}`; // SHELL, a space, a version
 const MANIFEST = 'model_manifest.json';
@@ -27,7 +27,7 @@ const TYPES = {
 };
 
 /**
- * @typedef {{path: string, role: string, stored: number, sha256: string}} File an entry of the manifest
+ * @typedef {{path: string, role: string, stored: number, sha256: string}} Entry an entry of the manifest
  * @typedef {{current: string, clients: Record<string, string>}} State the version for new pages, "" if there is none;
  *   that of each open page or worker
  */
@@ -74,7 +74,11 @@ async function remember(now) {
   await (await caches.open(STATE)).put(url('state'), new Response(JSON.stringify(now)));
 }
 
-/** @param {string} version @param {string} path @returns {Promise<Response | undefined>} */
+/**
+ * @param {string} version
+ * @param {string} path
+ * @returns {Promise<Response | undefined>}
+ */
 async function fromShell(version, path) {
   return (await caches.has(cacheName(version))) ? (await caches.open(cacheName(version))).match(url(path)) : undefined;
 }
@@ -96,14 +100,21 @@ async function ask(path, most) {
   return { response, bytes };
 }
 
-/** The same response, its body known. @param {Response} response @param {ArrayBuffer} bytes */
+/**
+ * The same response, its body known.
+ * @param {Response} response
+ * @param {ArrayBuffer} bytes
+ */
 function whole({ headers: given, status }, bytes) {
   const headers = new Headers(given);
   for (const name of ['Content-Encoding', 'Content-Length', 'Transfer-Encoding']) headers.delete(name);
   return new Response(bytes, { status, headers });
 }
 
-/** @param {any} f @returns {f is File} */
+/**
+ * @param {any} f
+ * @returns {f is Entry}
+ */
 const isSound = (f) =>
   typeof f?.path === 'string' &&
   typeof f.sha256 === 'string' &&
@@ -112,9 +123,9 @@ const isSound = (f) =>
 
 /**
  * What the server has now.
- * @returns {Promise<{version: string, files: File[], response: Response, bytes: ArrayBuffer}>}
+ * @returns {Promise<{version: string, files: Entry[], response: Response, bytes: ArrayBuffer}>}
  */
-async function look() {
+async function newest() {
   const { response, bytes } = await ask(MANIFEST, MANIFEST_BYTES);
   const manifest = JSON.parse(new TextDecoder().decode(bytes));
   const files = manifest.files.filter((f) => ROLES.includes(f?.role));
@@ -145,7 +156,7 @@ async function fill({ version, files, response, bytes }) {
 
 /** Take a newer version where the server has one, whole, or leave all as it is. */
 async function update() {
-  const found = await look();
+  const found = await newest();
   const now = await state();
   if (found.version === now.current) return;
   await fill(found);
@@ -154,9 +165,9 @@ async function update() {
 }
 
 /** Versions that no open page has go. */
-async function tidy() {
+async function deleteOldVersions() {
   const now = await state();
-  const open = new Set((await self.clients.matchAll({ type: 'all', includeUncontrolled: true })).map((c) => c.id));
+  const open = new Set((await worker.clients.matchAll({ type: 'all', includeUncontrolled: true })).map((c) => c.id));
   for (const [id, { since }] of opening) if (open.has(id) || performance.now() - since > OPENING_MS) opening.delete(id);
   const clients = Object.entries(now.clients).filter(([id]) => open.has(id) || opening.has(id));
   now.clients = Object.fromEntries(clients);
@@ -179,7 +190,7 @@ function refresh() {
   if (updating) return updating;
   const done = update().catch(() => {});
   const over = done
-    .then(tidy)
+    .then(deleteOldVersions)
     .catch(() => {})
     .finally(() => {
       updating = null;
@@ -200,7 +211,10 @@ function isolated(response) {
   return new Response(response.body, { status: response.status, statusText: response.statusText, headers });
 }
 
-/** @param {Request} request @returns {string} its path in the folder */
+/**
+ * @param {Request} request
+ * @returns {string} its path in the folder
+ */
 const pathOf = (request) => new URL(request.url).pathname.slice(SCOPE.pathname.length) || INDEX;
 
 /**
@@ -217,7 +231,7 @@ async function bind(id, version, page) {
   await remember(now);
 }
 
-/** A page is opened. @param {any} event */
+/** A page is opened. @param {FetchEvent} event */
 async function open(event) {
   const { done, over } = refresh();
   event.waitUntil(over);
@@ -228,7 +242,7 @@ async function open(event) {
   return isolated(kept || (await fetch(event.request)));
 }
 
-/** A part of a page, or of a worker, in the version that this one has. @param {any} event */
+/** A part of a page, or of a worker, in the version that this one has. @param {FetchEvent} event */
 async function part(event) {
   const { current, clients } = await state();
   const version = clients[event.clientId] ?? current;
@@ -238,11 +252,11 @@ async function part(event) {
   return isolated(kept || (await fetch(event.request)));
 }
 
-self.addEventListener('install', (event) =>
-  event.waitUntil(Promise.race([refresh().over, sleep(INSTALL_MS)]).then(() => self.skipWaiting())),
+worker.addEventListener('install', (event) =>
+  event.waitUntil(Promise.race([refresh().over, sleep(INSTALL_MS)]).then(() => worker.skipWaiting())),
 );
-self.addEventListener('activate', (event) => event.waitUntil(self.clients.claim()));
-self.addEventListener('fetch', (event) => {
+worker.addEventListener('activate', (event) => event.waitUntil(worker.clients.claim()));
+worker.addEventListener('fetch', (event) => {
   const { request } = event;
   const { origin, pathname } = new URL(request.url);
   if (request.method !== 'GET' || origin !== SCOPE.origin || !pathname.startsWith(SCOPE.pathname)) return;

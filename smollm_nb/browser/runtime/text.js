@@ -36,10 +36,9 @@ function exactDigits(p) {
 }
 
 /**
- * Undo the bundle's short form: a token that a merge spells is not listed, such tokens are numbered in the order of
- * the merges. They go straight
- * into the library's tables: by way of the whole `tokenizer.json` it makes each of them out of several copies, which
- * takes twice as long.
+ * Undo the bundle's short form: a token that a merge spells is not listed, such tokens are numbered in the order of the
+ * merges. They go straight into the library's tables: by way of the whole `tokenizer.json` it makes each of them out of
+ * several copies, which takes twice as long.
  * @param {{tokens_to_ids: Map<string, number>, vocab: string[], bpe_ranks: Map<string, number>}} model
  * @param {string[]} merges
  * @param {number} first number
@@ -57,12 +56,17 @@ function addMerges({ tokens_to_ids: ids, vocab, bpe_ranks: ranks }, merges, firs
 const escape = (s) => s.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
 const content = (t) => (typeof t === 'object' && t ? t.content : t) ?? null;
 
-/** A decoder's parts. @param {any} d @returns {any[]} */
+/**
+ * A decoder's parts.
+ * @param {any} d
+ * @returns {any[]}
+ */
 const decoderParts = (d) => (d?.type === 'Sequence' ? d.decoders.flatMap(decoderParts) : [d]);
 
 /**
  * The ids that a tokenizer puts before and behind each text, such as a begin-of-text token.
- * @param {any} p a post-processor @returns {{before: number[], behind: number[]}}
+ * @param {any} p a post-processor
+ * @returns {{before: number[], behind: number[]}}
  */
 function aroundText(p) {
   const none = { before: [], behind: [] };
@@ -83,8 +87,11 @@ function aroundText(p) {
 
 export class Tokenizer {
   /**
-   * @param {any} Library class of npm's tokenizers @param {any} Template class of npm's jinja, or null
-   * @param {any} json tokenizer.json @param {any} config tokenizer_config.json @param {string} [template]
+   * @param {typeof import('./vendor/tokenizers.js').Tokenizer} Library
+   * @param {typeof import('./vendor/jinja.js').Template | null} Template
+   * @param {any} json tokenizer.json
+   * @param {any} config tokenizer_config.json
+   * @param {string} [template]
    */
   constructor(Library, Template, json, config, template) {
     const decoders = decoderParts(json.decoder).map((d) => d?.type ?? 'none');
@@ -139,7 +146,9 @@ export class Tokenizer {
 
   /**
    * Special tokens as tokens, all between them as text; some swallow the white space beside them.
-   * @param {string} text @param {(between: string) => string} clean @returns {number[]}
+   * @param {string} text
+   * @param {(between: string) => string} clean
+   * @returns {number[]}
    */
   #split(text, clean) {
     const ids = [];
@@ -188,10 +197,14 @@ export class Tokenizer {
     return this.#split(this.#render(marked, opened), (t) => t.replaceAll(sign, ''));
   }
 
-  /** @param {Message[]} messages @param {boolean} opened @returns {string} */
+  /**
+   * @param {Message[]} messages
+   * @param {boolean} opened
+   * @returns {string}
+   */
   #render(messages, opened) {
     try {
-      this.compiled ??= new this.Template(this.template);
+      this.compiled ??= new /** @type {typeof import('./vendor/jinja.js').Template} */ (this.Template)(this.template);
       return this.compiled.render({
         messages,
         add_generation_prompt: opened,
@@ -254,16 +267,19 @@ export class Tokenizer {
 
   /**
    * The ids of a text to continue, with those that this tokenizer puts before and behind every text.
-   * @param {string} text @param {boolean} [special] read special tokens that stand in it as tokens @returns {number[]}
+   * @param {string} text
+   * @param {boolean} [special] read special tokens that stand in it as tokens
+   * @returns {number[]}
    */
   encodePrompt(text, special = false) {
     return [...this.around.before, ...this.encode(text, special), ...this.around.behind];
   }
 
   /**
-   * Ids that no token has: an embedding may be larger than its vocabulary. Raises a TokenizerError where a token has
-   * no place in it.
-   * @param {number} rows of the model's embedding @returns {number[]}
+   * Ids that no token has: an embedding may be larger than its vocabulary. Raises a TokenizerError where a token has no
+   * place in it.
+   * @param {number} rows of the model's embedding
+   * @returns {number[]}
    */
   missing(rows) {
     const { tokens_to_ids: listed, vocab } = this.library.model;
@@ -279,7 +295,10 @@ export class Tokenizer {
     );
   }
 
-  /** @param {number} id @returns {Uint8Array} the bytes that one token stands for */
+  /**
+   * @param {number} id
+   * @returns {Uint8Array} the bytes that one token stands for
+   */
   bytes(id) {
     const symbol = this.specialTexts.get(id) ?? this.library.id_to_token(id);
     if (symbol === undefined) throw tokenizerError(`token id ${id} is not in the vocabulary`);
@@ -311,7 +330,10 @@ export class StreamDecoder {
     this.utf8 = new TextDecoder('utf-8', { ignoreBOM: true });
   }
 
-  /** @param {number} id @returns {string} the text that is certain after one more token; may be empty */
+  /**
+   * @param {number} id
+   * @returns {string} the text that is certain after one more token; may be empty
+   */
   push(id) {
     return this.tokenizer.specialTexts.has(id) ? '' : this.utf8.decode(this.tokenizer.bytes(id), { stream: true });
   }
@@ -322,7 +344,10 @@ export class StreamDecoder {
   }
 }
 
-/** Pass text through until one of several strings appears; the earliest match wins, as in generate.py. */
+/**
+ * Pass text through until one of several strings appears; the earliest match wins, as in
+ * smollm_nb/inference/generation.py.
+ */
 export class StopStrings {
   /**
    * @param {string | string[]} [stops]
@@ -339,7 +364,8 @@ export class StopStrings {
   }
 
   /**
-   * @param {string} text @param {boolean} [special] whether it is a special token, which is seen and not passed through
+   * @param {string} text
+   * @param {boolean} [special] whether it is a special token, which is seen and not passed through
    * @returns {string} the text that is certain; sets `found` when a stop string is complete
    */
   push(text, special = false) {
@@ -348,12 +374,12 @@ export class StopStrings {
     this.held += text;
     for (let i = 0; i < text.length; i++) this.shown.push(!special);
     const all = Array.from(this.shown.keys());
-    const places = all.filter((i) => this.shown[i]);
-    const plain = places.map((i) => this.held[i]).join('');
+    const visible = all.filter((i) => this.shown[i]);
+    const plain = visible.map((i) => this.held[i]).join('');
     let begun = this.held.length;
     let ended = Infinity; // where stop strings may have begun, and where the first whole one did
     for (const stop of this.stops) {
-      const [seen, at] = this.withSpecial.has(stop) ? [this.held, all] : [plain, places];
+      const [seen, at] = this.withSpecial.has(stop) ? [this.held, all] : [plain, visible];
       const whole = seen.indexOf(stop);
       const part = beginning(stop, seen);
       if (whole >= 0) ended = Math.min(ended, at[whole]);

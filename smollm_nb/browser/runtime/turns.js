@@ -1,5 +1,5 @@
 /** A turn on the page: what was written, the answer as it grows, and what can be done with it. */
-import { make, say } from './dom.js';
+import { announce, make } from './dom.js';
 
 const PAINT_MS = 100; // where no graphics card paints, each time takes a core from the model
 const SHARE = 8; // of the time at most one part in so many goes into painting
@@ -15,21 +15,36 @@ let arriving = null;
 
 /** Fetch what formats answers: not before the model is there, or an answer to show. */
 export function fetchMarkdown() {
-  arriving ??= import('./markdown.js').then((m) => { markdown = m; return m; }, () => null);
+  arriving ??= import('./markdown.js').then(
+    (m) => {
+      markdown = m;
+      return m;
+    },
+    () => null,
+  );
   return arriving;
 }
 
-/** Put a text where others can paste it. @param {string} text @returns {Promise<boolean>} */
+/**
+ * Put a text where others can paste it.
+ * @param {string} text
+ * @returns {Promise<boolean>}
+ */
 async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
-  } catch { // no permission, or no secure page
+  } catch {
+    // no permission, or no secure page
     return copySelected(text);
   }
 }
 
-/** The old way, which works over plain HTTP. @param {string} text @returns {boolean} */
+/**
+ * The old way, which works over plain HTTP.
+ * @param {string} text
+ * @returns {boolean}
+ */
 function copySelected(text) {
   const before = /** @type {HTMLElement} */ (document.activeElement);
   const field = make('textarea', { value: text, className: 'unseen', 'aria-hidden': 'true' });
@@ -41,13 +56,21 @@ function copySelected(text) {
   return done;
 }
 
-/** @param {string} kind @param {string} name for screen readers @param {...(Node | string)} inside */
-const message = (kind, name, ...inside) => (
-  make('div', { className: `message ${kind}`, dir: 'auto', role: 'group', 'aria-label': name }, ...inside));
+/**
+ * @param {string} kind
+ * @param {string} name for screen readers
+ * @param {...(Node | string)} inside
+ */
+const message = (kind, name, ...inside) =>
+  make('div', { className: `message ${kind}`, dir: 'auto', role: 'group', 'aria-label': name }, ...inside);
 
-/** @param {string} text @param {string} name for screen readers @param {(e: any) => void} onclick */
-const tool = (text, name, onclick) => (
-  make('button', { type: 'button', textContent: text, 'aria-label': name, onclick }));
+/**
+ * @param {string} text
+ * @param {string} name for screen readers
+ * @param {(e: any) => void} onclick
+ */
+const tool = (text, name, onclick) =>
+  make('button', { type: 'button', textContent: text, 'aria-label': name, onclick });
 
 export class TurnView {
   #growing = /** @type {any} */ (null);
@@ -61,7 +84,8 @@ export class TurnView {
     this.note = make('span', { className: 'note' });
     const messages = turn.kind === 'chat' ? this.#chat() : this.#text();
     const tools = make(
-      'div', { className: 'tools' },
+      'div',
+      { className: 'tools' },
       tool('Copy', 'Copy the answer', ({ target }) => this.#copy(target)),
       tool('Regenerate', 'Regenerate the answer', () => regenerate(turn)),
       tool('Edit', 'Edit what you wrote', () => edit(turn)),
@@ -87,11 +111,14 @@ export class TurnView {
 
   /** @param {any} button */
   async #copy(button) {
-    const { turn } = this, whole = turn.kind === 'chat' ? turn.answer : turn.text + turn.answer;
+    const { turn } = this;
+    const whole = turn.kind === 'chat' ? turn.answer : turn.text + turn.answer;
     const done = await copy(whole);
     button.textContent = done ? 'Copied' : 'Not allowed';
-    say(done ? 'Copied' : 'The browser does not allow copying');
-    setTimeout(() => { button.textContent = 'Copy'; }, COPIED_MS);
+    announce(done ? 'Copied' : 'The browser does not allow copying');
+    setTimeout(() => {
+      button.textContent = 'Copy';
+    }, COPIED_MS);
   }
 
   /** @param {boolean} on */
@@ -135,7 +162,11 @@ export class TurnView {
  * @returns {{soon: () => void, stop: () => void}}
  */
 export function throttled(draw) {
-  let timer = 0, frame = 0, last = -Infinity, pause = PAINT_MS, due = false;
+  let timer = 0;
+  let frame = 0;
+  let last = -Infinity;
+  let pause = PAINT_MS;
+  let due = false;
   const paint = () => {
     due = false;
     const begin = performance.now();
@@ -147,7 +178,12 @@ export function throttled(draw) {
     soon() {
       if (due) return;
       due = true;
-      timer = setTimeout(() => { frame = requestAnimationFrame(paint); }, last + pause - performance.now());
+      timer = setTimeout(
+        () => {
+          frame = requestAnimationFrame(paint);
+        },
+        last + pause - performance.now(),
+      );
     },
     stop() {
       clearTimeout(timer);

@@ -1,7 +1,6 @@
 /**
- * The worker that holds the model. smollm.js speaks to it: {id, call, args} in; {id, result}, {id, error}, {id,
- * token} or {progress} out.
- * The page also starts workers for it, see helpers.js.
+ * The worker that holds the model. smollm.js speaks to it: {id, call, args} in; {id, result}, {id, error}, {id, token}
+ * or {progress} out. The page also starts workers for it, see helpers.js.
  */
 import { parameterError, stateError, toPlain } from './errors.js';
 import { generate, readOptions } from './generate.js';
@@ -20,18 +19,26 @@ let loaded;
  */
 const answers = new Map();
 
-/** @param {any} prompt @returns {boolean} whether it is token ids; an empty list is an empty conversation */
+/**
+ * @param {any} prompt
+ * @returns {boolean} whether it is token ids; an empty list is an empty conversation
+ */
 const isIds = (prompt) => (Array.isArray(prompt) || ArrayBuffer.isView(prompt)) && typeof prompt[0] === 'number';
 
-/** @param {any} ids @returns {number[]} */
+/**
+ * @param {any} ids
+ * @returns {number[]}
+ */
 function asIds(ids) {
   if (!isIds(ids)) throw parameterError('ids must be a list of token ids, at least one');
   return Array.from(ids);
 }
 
 /**
- * @param {import('./smollm.js').Prompt} prompt @param {{special?: boolean}} options
- * @param {boolean} [begun] whether a text gets what the tokenizer puts before every text @returns {number[]}
+ * @param {import('./smollm.js').Prompt} prompt
+ * @param {{special?: boolean}} options
+ * @param {boolean} [begun] whether a text gets what the tokenizer puts before every text
+ * @returns {number[]}
  */
 function encode(prompt, { special } = {}, begun = false) {
   if (!loaded) throw stateError('no model is loaded');
@@ -71,8 +78,8 @@ function complete(t) {
 let turn = Promise.resolve();
 
 /**
- * One call at a time on the model, in the order in which they came: each finds the cache as it left it itself, or
- * reads again.
+ * One call at a time on the model, in the order in which they came: each finds the cache as it left it itself, or reads
+ * again.
  * @template T
  * @param {() => Promise<T>} run
  * @param {Promise<any>} [givenUp] when it settles, `run` need not wait: it touches nothing
@@ -99,11 +106,11 @@ async function answer(id, prompt, options) {
   });
   answers.set(id, mine);
   return alone(async () => {
-    const goOn = async () => {
+    const shouldContinue = async () => {
       await tick();
       return !mine.cancelled;
     };
-    const growing = generate(loaded.model, loaded.tokenizer, ids, options, goOn);
+    const growing = generate(loaded.model, loaded.tokenizer, ids, options, shouldContinue);
     for (;;) {
       const { done, value } = await growing.next();
       if (done) return { ...value, timings: complete(value.timings) };

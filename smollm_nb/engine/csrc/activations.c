@@ -22,8 +22,8 @@ static void quantize_group(const float *x, int32_t n, int32_t *word, float *scal
     f32x16 most = sm_set1(0);
     for (int32_t i = 0; i < n; i += 16) most = sm_max(sm_abs(sm_load(x + i)), most);
     const float top = sm_max16(most);
-    const int32_t some = top > 1e-30f; // anything smaller is nothing, and its inverse would be infinite
-    const f32x16 inverse = sm_set1(some ? SM_AMAX / top : 0);
+    const int32_t nonzero = top > 1e-30f; // anything smaller counts as zero: its inverse would be infinite
+    const f32x16 inverse = sm_set1(nonzero ? SM_AMAX / top : 0);
     i32x16 sum = sm_set1i(0);
     for (int32_t i = 0; i < n; i += 16) {
         const i32x16 a = sm_round(sm_load(x + i) * inverse);
@@ -33,7 +33,7 @@ static void quantize_group(const float *x, int32_t n, int32_t *word, float *scal
     uint32_t total = 0;
     for (int i = 0; i < 16; i++) total += (uint32_t)sum[i];
     *bias = (int32_t)(0u - SM_BIAS * total);
-    *scale = some ? top / SM_AMAX : 0;
+    *scale = nonzero ? top / SM_AMAX : 0;
 }
 
 void sm_quantize(const float *x, int32_t n, sm_act *act, int32_t at) {

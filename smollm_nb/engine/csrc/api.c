@@ -3,23 +3,23 @@
 #include "dot.h"
 #include "fixedmath.h"
 
-// ---- the arena: a walk that either measures or places ----
+// ---- the arena: a bump allocator, which can also only measure ----
 typedef struct {
-    uint8_t *base;
-    size_t at;
-} walk; // base NULL: only measure
+    uint8_t *base; // NULL: only measure
+    size_t at;     // bytes given out
+} bump;
 
-static void *take(walk *w, size_t count, size_t size) { // aligned to 64
+static void *bump_alloc(bump *w, size_t count, size_t size) { // aligned to 64
     void *p = w->base ? w->base + w->at : NULL;
     w->at += (count * size + 63) / 64 * 64;
     return p;
 }
 
-static void take_act(walk *w, sm_act *act, size_t capacity, size_t cols) {
+static void alloc_act(bump *w, sm_act *act, size_t capacity, size_t cols) {
     const size_t n = capacity * (size_t)sm_groups((int32_t)cols);
-    act->word = take(w, n * 64, sizeof(int32_t));
-    act->scale = take(w, n + 16, sizeof(float));
-    act->bias = take(w, n + 16, sizeof(int32_t));
+    act->word = bump_alloc(w, n * 64, sizeof(int32_t));
+    act->scale = bump_alloc(w, n + 16, sizeof(float));
+    act->bias = bump_alloc(w, n + 16, sizeof(int32_t));
     act->capacity = (int32_t)capacity;
 }
 
@@ -28,64 +28,64 @@ static size_t widest(const sm_shape *s) {
     return (size_t)(q > w ? q : w);
 }
 
-static void take_scratch(walk *w, const sm_model *m, sm_scratch *own) {
+static void alloc_scratch(bump *w, const sm_model *m, sm_scratch *own) {
     const sm_shape *s = &m->shape;
     const size_t chunks = (size_t)m->chunks, row = (chunks + 15) / 16 * 16, group = (size_t)(s->heads / s->kv_heads);
-    take_act(w, &own->act, 1, widest(s));
-    own->wide = take(w, widest(s), sizeof(float));
-    own->mix = take(w, (size_t)s->heads * SM_DIM, sizeof(float));
-    own->sums = take(w, (size_t)s->tile * 16, sizeof(float));
-    own->panel = take(w, 32 * SM_PANEL, 1);
+    alloc_act(w, &own->act, 1, widest(s));
+    own->wide = bump_alloc(w, widest(s), sizeof(float));
+    own->mix = bump_alloc(w, (size_t)s->heads * SM_DIM, sizeof(float));
+    own->sums = bump_alloc(w, (size_t)s->tile * 16, sizeof(float));
+    own->panel = bump_alloc(w, 32 * SM_PANEL, 1);
     own->barriers = 0;
-    own->query = take(w, (size_t)s->heads * 32, sizeof(int32_t));
-    own->qscale = take(w, (size_t)s->heads, sizeof(float));
-    own->weight = take(w, SM_MAX_HEADS * SM_CHUNK, sizeof(float));
-    own->weight_pairs = take(w, SM_MAX_HEADS * SM_CHUNK / 2, sizeof(int32_t));
-    own->part = take(w, group * chunks * SM_DIM, sizeof(float));
-    own->top = take(w, group * row, sizeof(float));
-    own->sum = take(w, group * row, sizeof(float));
+    own->query = bump_alloc(w, (size_t)s->heads * 32, sizeof(int32_t));
+    own->qscale = bump_alloc(w, (size_t)s->heads, sizeof(float));
+    own->weight = bump_alloc(w, SM_MAX_HEADS * SM_CHUNK, sizeof(float));
+    own->weight_pairs = bump_alloc(w, SM_MAX_HEADS * SM_CHUNK / 2, sizeof(int32_t));
+    own->part = bump_alloc(w, group * chunks * SM_DIM, sizeof(float));
+    own->top = bump_alloc(w, group * row, sizeof(float));
+    own->sum = bump_alloc(w, group * row, sizeof(float));
 }
 
-static size_t take_cache(walk *w, const sm_model *m, sm_cache *c) { // its bytes
+static size_t alloc_cache(bump *w, const sm_model *m, sm_cache *c) { // its bytes
     const size_t before = w->at, n = (size_t)m->shape.kv_heads * (size_t)m->capacity;
-    c->k = take(w, n * SM_DIM, sizeof(int16_t));
-    c->v = take(w, n * SM_DIM, sizeof(int16_t));
-    c->kscale = take(w, n, sizeof(float));
-    c->vscale = take(w, n, sizeof(float));
+    c->k = bump_alloc(w, n * SM_DIM, sizeof(int16_t));
+    c->v = bump_alloc(w, n * SM_DIM, sizeof(int16_t));
+    c->kscale = bump_alloc(w, n, sizeof(float));
+    c->vscale = bump_alloc(w, n, sizeof(float));
     return w->at - before;
 }
 
 // Places everything of m->shape behind the model itself; what m points to is only touched if w has a base
-static size_t lay_out(walk *w, sm_model *m) { // bytes of the KV cache
+static size_t alloc_model(bump *w, sm_model *m) { // bytes of the KV cache
     const sm_shape *s = &m->shape;
     const size_t tile = (size_t)s->tile, hidden = (size_t)s->hidden, chunks = (size_t)m->chunks,
                  row = (chunks + 15) / 16 * 16;
     sm_cache nowhere;
     sm_scratch none;
     size_t kv = 0;
-    m->sys = take(w, 1, sm_system_bytes());
-    m->embed = take(w, 1, sizeof(sm_matrix));
-    m->head = s->tied ? m->embed : take(w, 1, sizeof(sm_matrix));
-    m->layer = take(w, (size_t)s->layers, sizeof(sm_layer));
-    m->cache = take(w, (size_t)s->layers, sizeof(sm_cache));
-    m->scratch = take(w, (size_t)s->threads, sizeof(sm_scratch));
-    m->x = take(w, tile * hidden, sizeof(float));
-    m->qkv = take(w, tile * (size_t)(s->heads + 2 * s->kv_heads) * SM_DIM, sizeof(float));
-    m->mix = take(w, tile * (size_t)s->heads * SM_DIM, sizeof(float));
-    m->gate = take(w, tile * (size_t)s->mlp, sizeof(float));
-    m->up = take(w, tile * (size_t)s->mlp, sizeof(float));
-    m->rope = take(w, tile * SM_DIM, sizeof(float));
-    m->part = take(w, (size_t)s->heads * chunks * SM_DIM, sizeof(float));
-    m->top = take(w, (size_t)s->heads * row, sizeof(float));
-    m->sum = take(w, (size_t)s->heads * row, sizeof(float));
-    m->logits = take(w, (size_t)s->vocab, sizeof(float));
-    take_act(w, &m->act, tile, widest(s));
-    m->odds = take(w, (size_t)s->vocab, sizeof(double));
-    m->ids = take(w, (size_t)s->vocab, sizeof(int32_t));
-    m->heap = take(w, (size_t)s->vocab, sizeof(int32_t));
-    m->mark = take(w, (size_t)s->vocab, 1);
-    for (int32_t i = 0; i < s->threads; i++) take_scratch(w, m, w->base ? &m->scratch[i] : &none);
-    for (int32_t i = 0; i < s->layers; i++) kv += take_cache(w, m, w->base ? &m->cache[i] : &nowhere);
+    m->sys = bump_alloc(w, 1, sm_system_bytes());
+    m->embed = bump_alloc(w, 1, sizeof(sm_matrix));
+    m->head = s->tied ? m->embed : bump_alloc(w, 1, sizeof(sm_matrix));
+    m->layer = bump_alloc(w, (size_t)s->layers, sizeof(sm_layer));
+    m->cache = bump_alloc(w, (size_t)s->layers, sizeof(sm_cache));
+    m->scratch = bump_alloc(w, (size_t)s->threads, sizeof(sm_scratch));
+    m->x = bump_alloc(w, tile * hidden, sizeof(float));
+    m->qkv = bump_alloc(w, tile * (size_t)(s->heads + 2 * s->kv_heads) * SM_DIM, sizeof(float));
+    m->mix = bump_alloc(w, tile * (size_t)s->heads * SM_DIM, sizeof(float));
+    m->gate = bump_alloc(w, tile * (size_t)s->mlp, sizeof(float));
+    m->up = bump_alloc(w, tile * (size_t)s->mlp, sizeof(float));
+    m->rope = bump_alloc(w, tile * SM_DIM, sizeof(float));
+    m->part = bump_alloc(w, (size_t)s->heads * chunks * SM_DIM, sizeof(float));
+    m->top = bump_alloc(w, (size_t)s->heads * row, sizeof(float));
+    m->sum = bump_alloc(w, (size_t)s->heads * row, sizeof(float));
+    m->logits = bump_alloc(w, (size_t)s->vocab, sizeof(float));
+    alloc_act(w, &m->act, tile, widest(s));
+    m->probs = bump_alloc(w, (size_t)s->vocab, sizeof(double));
+    m->ids = bump_alloc(w, (size_t)s->vocab, sizeof(int32_t));
+    m->heap = bump_alloc(w, (size_t)s->vocab, sizeof(int32_t));
+    m->mark = bump_alloc(w, (size_t)s->vocab, 1);
+    for (int32_t i = 0; i < s->threads; i++) alloc_scratch(w, m, w->base ? &m->scratch[i] : &none);
+    for (int32_t i = 0; i < s->layers; i++) kv += alloc_cache(w, m, w->base ? &m->cache[i] : &nowhere);
     return kv;
 }
 
@@ -103,8 +103,8 @@ static int32_t shape_fits(const sm_shape *s) {
            s->rope_theta < huge && s->rms_eps > 0 && s->rms_eps < huge;
 }
 
-static ptrdiff_t measure(const sm_shape *s, sm_model *m,
-                         size_t *kv) { // bytes; m gets the shape and what follows from it
+// Bytes of the arena; m gets the shape and what follows from it
+static ptrdiff_t measure(const sm_shape *s, sm_model *m, size_t *kv) {
     if (!s) return SM_E_NULL;
     if (!shape_fits(s)) return SM_E_SHAPE;
     m->shape = *s;
@@ -113,8 +113,8 @@ static ptrdiff_t measure(const sm_shape *s, sm_model *m,
     const double guess = 300.0 * s->layers * s->kv_heads * m->capacity + 1e8 +
                          4.0 * s->tile * (3.0 * s->mlp + 4.0 * s->hidden) + 8e5 * s->threads;
     if (guess > (double)PTRDIFF_MAX) return SM_E_SHAPE; // more than 32 bits can address
-    walk w = {NULL, (sizeof(sm_model) + 63) / 64 * 64};
-    *kv = lay_out(&w, m);
+    bump w = {NULL, (sizeof(sm_model) + 63) / 64 * 64};
+    *kv = alloc_model(&w, m);
     return (ptrdiff_t)w.at;
 }
 
@@ -140,16 +140,18 @@ _Static_assert(sizeof(sm_model) == WASM_MODEL && sizeof(sm_matrix) == WASM_MATRI
 _Static_assert(sizeof(sm_cache) == WASM_CACHE && sizeof(sm_scratch) == WASM_SCRATCH && SM_PANEL == WASM_PANEL,
                "sizes of structs changed");
 #else
-static ptrdiff_t more(int32_t count, size_t there, size_t here) { // bytes that an array of structs takes more there
+// How many bytes more an array of structs takes in WebAssembly (there) than natively (here)
+static ptrdiff_t extra_bytes(int32_t count, size_t there, size_t here) {
     return (ptrdiff_t)(((size_t)count * there + 63) / 64 * 64) - (ptrdiff_t)(((size_t)count * here + 63) / 64 * 64);
 }
 
 ptrdiff_t sm_wasm_arena_bytes(const sm_shape *s) {
     const ptrdiff_t here = sm_arena_bytes(s);
     if (here < 0) return here;
-    return here + more(1, WASM_MODEL, sizeof(sm_model)) + more(1, WASM_SYSTEM, sm_system_bytes()) +
-           (s->tied ? 1 : 2) * more(1, WASM_MATRIX, sizeof(sm_matrix)) + more(s->layers, WASM_LAYER, sizeof(sm_layer)) +
-           more(s->layers, WASM_CACHE, sizeof(sm_cache)) + more(s->threads, WASM_SCRATCH, sizeof(sm_scratch)) +
+    return here + extra_bytes(1, WASM_MODEL, sizeof(sm_model)) + extra_bytes(1, WASM_SYSTEM, sm_system_bytes()) +
+           (s->tied ? 1 : 2) * extra_bytes(1, WASM_MATRIX, sizeof(sm_matrix)) +
+           extra_bytes(s->layers, WASM_LAYER, sizeof(sm_layer)) + extra_bytes(s->layers, WASM_CACHE, sizeof(sm_cache)) +
+           extra_bytes(s->threads, WASM_SCRATCH, sizeof(sm_scratch)) +
            (ptrdiff_t)s->threads * 32 * (WASM_PANEL - SM_PANEL);
 }
 #endif
@@ -228,9 +230,13 @@ static void size_matrices(sm_model *m) {
     SM_SIZE(m->embed, s->vocab, s->hidden);
     SM_SIZE(m->head, s->vocab, s->hidden);
     for (sm_layer *l = m->layer; l < m->layer + s->layers; l++) {
-        SM_SIZE(&l->q, q, s->hidden), SM_SIZE(&l->k, kv, s->hidden), SM_SIZE(&l->v, kv, s->hidden),
-            SM_SIZE(&l->o, s->hidden, q);
-        SM_SIZE(&l->gate, s->mlp, s->hidden), SM_SIZE(&l->up, s->mlp, s->hidden), SM_SIZE(&l->down, s->hidden, s->mlp);
+        SM_SIZE(&l->q, q, s->hidden);
+        SM_SIZE(&l->k, kv, s->hidden);
+        SM_SIZE(&l->v, kv, s->hidden);
+        SM_SIZE(&l->o, s->hidden, q);
+        SM_SIZE(&l->gate, s->mlp, s->hidden);
+        SM_SIZE(&l->up, s->mlp, s->hidden);
+        SM_SIZE(&l->down, s->hidden, s->mlp);
         l->attn_norm = l->mlp_norm = NULL;
     }
 #undef SM_SIZE
@@ -272,8 +278,8 @@ int32_t sm_create(const sm_shape *shape, const sm_part *parts, int32_t n_parts, 
     sm_model *m = arena;
     __builtin_memset(m, 0, sizeof *m);
     m->shape = *shape, m->capacity = measured.capacity, m->chunks = measured.chunks;
-    walk w = {arena, (sizeof(sm_model) + 63) / 64 * 64};
-    lay_out(&w, m);
+    bump w = {arena, (sizeof(sm_model) + 63) / 64 * 64};
+    alloc_model(&w, m);
     m->log_theta = sm_log_double(shape->rope_theta);
     size_matrices(m);
     for (int32_t i = 0; i < n_parts; i++) {

@@ -11,8 +11,8 @@
 enum { KEY_MAX = 4095, QUERY_MAX = 8191, VALUE_MAX = 4095, WEIGHT_MAX = 16383, QUERY_PAIRS = SM_DIM / 2 };
 enum { L2 = 1 }; // locality of a prefetch: into L2, which takes more outstanding prefetches than L1
 
-void sm_rope(double log_theta, int32_t pos,
-             float *rope) { // rounded to float32 where PyTorch rounds: position/theta^(i/32)
+// Rounded to float32 where PyTorch rounds: position/theta^(i/32)
+void sm_rope(double log_theta, int32_t pos, float *rope) {
     for (int i = 0; i < SM_DIM / 2; i++) {
         double s, c;
         sm_sincos((float)pos / (float)sm_exp_double(log_theta * ((float)(2 * i) / SM_DIM)), &s, &c);
@@ -33,10 +33,10 @@ SM_INLINE void apply_rope(const float *x, const float *rope, f32x16 y[4]) { // x
 SM_INLINE float to_integers(const f32x16 x[4], float limit, i32x16 a[4]) {
     const f32x16 m = sm_max(sm_max(sm_abs(x[0]), sm_abs(x[1])), sm_max(sm_abs(x[2]), sm_abs(x[3])));
     const float top = sm_max16(m);
-    const int32_t some = top > 1e-30f;
-    const f32x16 inverse = sm_set1(some ? limit / top : 0);
+    const int32_t nonzero = top > 1e-30f;
+    const f32x16 inverse = sm_set1(nonzero ? limit / top : 0);
     for (int i = 0; i < 4; i++) a[i] = sm_round(x[i] * inverse);
-    return some ? top / limit : 0;
+    return nonzero ? top / limit : 0;
 }
 
 void sm_store_kv(sm_model *m, const sm_cache *c, int32_t kv, int32_t pos, const float *k, const float *v,
@@ -95,17 +95,16 @@ SM_INLINE void softmax_chunk(float *weight, int32_t value_groups, float *top, fl
     *sum = sm_sum16(total);
 }
 
-// Attention weights times the values' scales of one value group (32 positions), as pairs of integers; returns their
-// scale
-SM_INLINE float quantize_weights(const float *weight, const float *vscale, i32x16 mask0, i32x16 mask1,
-                                 int32_t *pairs) { // pairs (16)
+// Attention weights times the values' scales of one value group (32 positions), as pairs (16) of integers; returns
+// their scale
+SM_INLINE float quantize_weights(const float *weight, const float *vscale, i32x16 mask0, i32x16 mask1, int32_t *pairs) {
     const f32x16 none = sm_set1(0), a = sm_select(mask0, sm_load(weight) * sm_load(vscale), none),
                  b = sm_select(mask1, sm_load(weight + 16) * sm_load(vscale + 16), none);
     const float top = sm_max16(sm_max(a, b));
-    const int32_t some = top > 1e-30f;
-    const f32x16 inverse = sm_set1(some ? WEIGHT_MAX / top : 0);
+    const int32_t nonzero = top > 1e-30f;
+    const f32x16 inverse = sm_set1(nonzero ? WEIGHT_MAX / top : 0);
     *(i32x16 *)pairs = sm_pair_up(sm_round(a * inverse), sm_round(b * inverse));
-    return some ? top / WEIGHT_MAX : 0;
+    return nonzero ? top / WEIGHT_MAX : 0;
 }
 
 // Adds one value group times the weights of `heads` heads, 32 channels of it; part (heads, part_stride). 2 KB of the

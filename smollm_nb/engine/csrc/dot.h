@@ -15,13 +15,25 @@
 
 enum { SM_AMAX = 32639 }; // 127·256 + 127: both planes stay within ±127
 
-// Each header defines SM_VARIANT, SM_QUADS, SM_BIAS, SM_TOKENS (tokens that a prefill multiplies at once,
-// at most 8), where it pays SM_FEW (at most 8: so many take their weights straight from registers, nothing is laid
-// aside) and SM_PREFETCH 0 (the processor reads one vector's weights ahead better than it is told to), and
-//   u8x64 sm_lookup(u8x64 table, u8x64 index)              table[index], the table's 16 entries repeated in every 16
-//   bytes f32x16 sm_lookup_float(const float *table, i32x16 j)   table[j], table (16) i32x16 sm_pairs(i32x16 acc,
-//   i16x32 w, i32x16 pair)     acc[i] + w[2i]·lo + w[2i+1]·hi, lo and hi the halves of pair[i] i32x16 sm_quads(i32x16
-//   acc, u8x64 w, int32_t quad)     acc[i] + Σ w[4i+k]·(signed byte k of quad); only where SM_QUADS
+// Each header defines
+//   SM_VARIANT, SM_QUADS, SM_BIAS
+//   SM_TOKENS      vectors that are multiplied at once by a panel of unpacked weights, at most 8
+//   SM_FEW         optional, at most 8: up to so many vectors take weights from registers, without a panel
+//   SM_PREFETCH 0  optional: for one vector, the processor's own prefetcher is better than ours
+//
+// and these functions:
+//
+//   u8x64 sm_lookup(u8x64 table, u8x64 index)
+//       table[index]; the table's 16 entries are repeated in every 16 bytes
+//
+//   f32x16 sm_lookup_float(const float *table, i32x16 j)
+//       table[j]; table (16)
+//
+//   i32x16 sm_pairs(i32x16 acc, i16x32 w, i32x16 pair)
+//       acc[i] + w[2i]·lo + w[2i+1]·hi, lo and hi the halves of pair[i]
+//
+//   i32x16 sm_quads(i32x16 acc, u8x64 w, int32_t quad)
+//       acc[i] + Σ w[4i+k]·(signed byte k of quad); only where SM_QUADS
 #if defined(__AVX512VNNI__) || defined(SMOLLM_EMULATE)
 #include "dot_avx512.h"
 #elif defined(__SSE2__)
@@ -44,13 +56,12 @@ enum { SM_AMAX = 32639 }; // 127·256 + 127: both planes stay within ±127
 #define SM_BYTE_MASK   0xff // of every 16 bits
 #endif
 
-typedef struct {
+typedef struct { // one lane a row: pairs {Σ}, quads {Σ hi plane, Σ lo plane}
     i32x16 sum[1 + SM_QUADS];
-} sm_acc; // one lane a row: pairs {Σ}, quads {Σ hi plane, Σ lo plane}
+} sm_acc;
 
-enum {
-    SM_CHAINS = SM_QUADS ? 4 : 1
-}; // sums side by side: a quad's result takes four or five cycles, a pair's addition one
+// Sums side by side: a quad's result takes four or five cycles, a pair's addition one
+enum { SM_CHAINS = SM_QUADS ? 4 : 1 };
 enum { SM_PANEL = SM_QUADS ? 64 : 128 }; // bytes of 16 rows × 4 unpacked weights, as the dot product takes them
 
 // 16 rows × 4 weights as bytes → as the dot product takes them

@@ -54,8 +54,8 @@ SM_INLINE double sm_exp_double(double x) {
 
 // The same by lane, to the bit
 SM_INLINE f64x8 sm_exp8(f64x8 x) {
-    const i64x8 some = x > -700.0;
-    x = (f64x8)(some & (i64x8)x);
+    const i64x8 in_range = x > -700.0;
+    x = (f64x8)(in_range & (i64x8)x);
     x = sm_select8(x > 700.0, (f64x8){0} + 700.0, x);
     const f64x8 shifted = x * 0x1.71547652b82fep+0 + SM_SHIFT, n = shifted - SM_SHIFT,
                 r = (x - n * SM_LN2_HI) - n * SM_LN2_LO;
@@ -63,7 +63,7 @@ SM_INLINE f64x8 sm_exp8(f64x8 x) {
     static const double c[] = {479001600, 39916800, 3628800, 362880, 40320, 5040, 720, 120, 24, 6, 2};
     for (int i = 0; i < 11; i++) p = p * r + 1 / c[i];
     const f64x8 scale = (f64x8)(((u64x8)shifted + 1023) << 52); // n stands in the low bits of what was shifted
-    return (f64x8)(some & (i64x8)((1 + (r + r * r * p)) * scale));
+    return (f64x8)(in_range & (i64x8)((1 + (r + r * r * p)) * scale));
 }
 
 // Natural logarithm of a normal positive number: m·2^e, log m = 2·atanh((m - 1)/(m + 1))
@@ -91,9 +91,9 @@ SM_INLINE void sm_sincos(double x, double *sine, double *cosine) {
     for (int i = 0; i < 7; i++) s = s * z + odd[i], c = c * z + even[i];
     s = r + r * (z * s);
     c = 1 + z * (z * c - 0.5);
-    const int64_t turn = (int64_t)n & 3;
-    *sine = turn == 0 ? s : turn == 1 ? c : turn == 2 ? -s : -c;
-    *cosine = turn == 0 ? c : turn == 1 ? -s : turn == 2 ? -c : s;
+    const int64_t quadrant = (int64_t)n & 3;
+    *sine = quadrant == 0 ? s : quadrant == 1 ? c : quadrant == 2 ? -s : -c;
+    *cosine = quadrant == 0 ? c : quadrant == 1 ? -s : quadrant == 2 ? -c : s;
 }
 
 #endif

@@ -12,25 +12,26 @@ typedef struct { // one thread's view of a job
     float *x;      // (n, hidden) their residual stream
 } sm_task;
 
-SM_INLINE int32_t first(const sm_task *v, int32_t n) {
+// This thread's share of n rows or tokens
+SM_INLINE int32_t range_begin(const sm_task *v, int32_t n) {
     return sm_split(n, v->thread, v->threads);
 }
-SM_INLINE int32_t last(const sm_task *v, int32_t n) {
+SM_INLINE int32_t range_end(const sm_task *v, int32_t n) {
     return sm_split(n, v->thread + 1, v->threads);
 }
 
 // All rows of w times the act's vectors, rows split between threads
 static void matmul(const sm_task *v, const sm_matrix *w, const sm_act *act, float *out, size_t stride, int32_t add) {
     const int32_t blocks = sm_blocks(w->rows);
-    sm_matmul(w, first(v, blocks), last(v, blocks), act, v->n, out, stride, add, v->own);
+    sm_matmul(w, range_begin(v, blocks), range_end(v, blocks), act, v->n, out, stride, add, v->own);
 }
 
-// The tokens' vectors x (n, cols), normed if there is a weight, as integers
+// The tokens' vectors x (n, cols), after an RMSNorm if there is a weight, as integers
 static const sm_act *quantize_inputs(const sm_task *v, const float *x, size_t cols, const float *weight) {
     sm_model *m = v->m;
     const int32_t alone = v->n == 1;
     sm_act *act = alone ? &v->own->act : &m->act;
-    for (int32_t t = alone ? 0 : first(v, v->n), end = alone ? 1 : last(v, v->n); t < end; t++) {
+    for (int32_t t = alone ? 0 : range_begin(v, v->n), end = alone ? 1 : range_end(v, v->n); t < end; t++) {
         const float *y = x + (size_t)t * cols;
         if (weight) sm_norm(y, weight, m->shape.rms_eps, (int32_t)cols, v->own->wide), y = v->own->wide;
         sm_quantize(y, (int32_t)cols, act, t);
@@ -55,8 +56,8 @@ static void store_kv(const sm_task *v, const sm_cache *c, sm_heads h, int32_t kv
     sm_store_kv(m, c, kv, v->job.pos + t, k, k + h.kv * SM_DIM, m->rope + t * SM_DIM);
 }
 
-SM_INLINE const int16_t *keys(const sm_model *m, const sm_cache *c, int32_t kv,
-                              int32_t chunk) { // where a chunk's keys stand, or near it
+// Where a chunk's keys stand; the first chunk's where there is no such chunk
+SM_INLINE const int16_t *keys(const sm_model *m, const sm_cache *c, int32_t kv, int32_t chunk) {
     return c->k +
            ((size_t)kv * (size_t)m->capacity + (size_t)(chunk < 0 || chunk >= m->chunks ? 0 : chunk) * SM_CHUNK) *
                SM_DIM;
@@ -69,7 +70,7 @@ static void attend_one(const sm_task *v, const sm_cache *c) {
     const int32_t t = v->at, end = v->job.pos + t + 1, chunks = (end + SM_CHUNK - 1) / SM_CHUNK;
     const size_t part = (size_t)m->chunks * SM_DIM, row = (size_t)(m->chunks + 15) / 16 * 16;
     const float *query = m->qkv + (size_t)t * (size_t)h.width, *rope = m->rope + t * SM_DIM;
-    uint8_t ready[128] = {0}; // KV heads whose queries are turned
+    uint8_t ready[128] = {0}; // KV heads whose queries have been rotated and quantized
     for (int32_t i = v->thread; i < chunks * h.kv; i += v->threads) {
         const int32_t kv = i % h.kv, chunk = chunks - 1 - i / h.kv; // the last chunk first
         const size_t head = (size_t)(kv * h.group);
@@ -77,7 +78,7 @@ static void attend_one(const sm_task *v, const sm_cache *c) {
         if (!ready[kv])
             sm_query(query + head * SM_DIM, h.group, rope, v->own->query + head * 32, v->own->qscale + head),
                 ready[kv] = 1;
-        const int32_t j = i + v->threads; // this thread's next piece
+        const int32_t j = i + v->threads; // this thread's next chunk
         sm_chunk(m, c, kv, chunk, end, v->own->query + head * 32, v->own->qscale + head, h.group,
                  keys(m, c, j % h.kv, chunks - 1 - j / h.kv), m->part + head * part, m->top + head * row,
                  m->sum + head * row, v->own);
@@ -143,7 +144,8 @@ static void attention(const sm_task *v, const sm_layer *l, const sm_cache *c) {
 static void mlp(const sm_task *v, const sm_layer *l) {
     sm_model *m = v->m;
     const size_t wide = (size_t)m->shape.mlp;
-    const int32_t blocks = sm_blocks(m->shape.mlp), from = first(v, blocks) * SM_ROWS, to = last(v, blocks) * SM_ROWS;
+    const int32_t blocks = sm_blocks(m->shape.mlp), from = range_begin(v, blocks) * SM_ROWS,
+                  to = range_end(v, blocks) * SM_ROWS;
     const sm_act *act = quantize_inputs(v, v->x, (size_t)m->shape.hidden, l->mlp_norm);
     matmul(v, &l->gate, act, m->gate, wide, 0);
     matmul(v, &l->up, act, m->up, wide, 0);
@@ -164,7 +166,7 @@ static void embed(const sm_task *v) {
     sm_barrier(m, v->thread);
 }
 
-// Behind the last layer's cache most tokens are done: only those whose logits are wanted go on
+// In the last layer, once keys and values are stored, only tokens whose logits are wanted go on
 static void keep_wanted(sm_task *v) {
     if (v->job.want == SM_ALL_LOGITS) return;
     v->at = v->n - 1, v->n = v->job.want == SM_LAST_LOGITS;
@@ -186,7 +188,7 @@ void sm_forward(sm_model *m, int32_t thread) {
         const int32_t final = i == m->shape.layers - 1;
         qkv_projections(&v, &m->layer[i]);
         if (v.n > 1 || (final && !v.job.want))
-            store_all_kv(&v, &m->cache[i]); // one token that goes on is remembered on its way
+            store_all_kv(&v, &m->cache[i]); // otherwise attend_one stores the only token's
         if (final) keep_wanted(&v);
         if (!v.n) break;
         attention(&v, &m->layer[i], &m->cache[i]);

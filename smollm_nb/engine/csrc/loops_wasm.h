@@ -27,8 +27,8 @@ SM_INLINE void add_bytes(v128_t sum[4], const v128_t bytes[4], v128_t low_byte, 
     schedule_here(sum);
 }
 
-SM_INLINE sm_acc int4_by_one(u8x64 table, const uint8_t *codes, int32_t steps,
-                             const int32_t *word) { // 16 rows × 8·steps weights
+// 16 rows × 8·steps weights times one vector; word (4·steps)
+SM_INLINE sm_acc int4_by_one(u8x64 table, const uint8_t *codes, int32_t steps, const int32_t *word) {
     const v128_t book = (v128_t)sm_pin((v128_t)SM_QUARTER(table, 0)), low_bits = (v128_t)sm_pin(wasm_i8x16_splat(15)),
                  low_byte = (v128_t)sm_pin(wasm_i16x8_splat(255));
     v128_t sum[4] = {0}, bytes[4];

@@ -29,7 +29,8 @@ SM_INLINE f32x16 decode_scale_codes(const sm_piece *p, const uint8_t *code) { //
 #endif
 }
 
-void sm_piece_init(sm_piece *p, const uint8_t *data, int32_t cols) { // data: the packed part, as formats.py lays it out
+// data: the packed part, laid out by quant/formats.py
+void sm_piece_init(sm_piece *p, const uint8_t *data, int32_t cols) {
     const size_t blocks = (size_t)sm_blocks(p->end - p->begin), size = blocks * 16 * (size_t)cols;
     if (p->format == SM_INT8_ROW) {
         p->codes = data, p->scales = data + size;
@@ -51,16 +52,17 @@ SM_INLINE f32x16 row_scales(const sm_piece *p, int32_t block) {
 }
 
 // ---- one vector: weights go straight from memory into the sums ----
-SM_INLINE void dot_int4(sm_acc *acc, const sm_piece *p, const uint8_t *codes,
-                        const int32_t *word) { // 16 rows × 8 weights
+// 16 rows × 8 weights times 8 activations; word (4)
+SM_INLINE void dot_int4(sm_acc *acc, const sm_piece *p, const uint8_t *codes, const int32_t *word) {
     const u8x64 b = *(const u8x64 *)codes;
     sm_dot4(acc, sm_lookup(p->book, b & SM_NIBBLE_MASK), word);
     sm_dot4(acc, sm_lookup(p->book, (u8x64)((u16x32)b >> 4) & SM_NIBBLE_MASK), word + 2);
 }
 
+// int8 as dot.h takes it: adding 128 flips the sign bit in two's complement
 SM_INLINE u8x64 biased(const uint8_t *codes) {
     return *(const u8x64 *)codes ^ SM_BIAS;
-} // int8 as dot.h takes it: ±128 in two's complement
+}
 
 SM_INLINE void dot_int8(sm_acc *acc, const uint8_t *codes, const int32_t *word) { // 16 rows × 8 weights
     sm_dot4(acc, biased(codes), word);
@@ -107,8 +109,8 @@ SM_INLINE f32x16 block_by_vector(const sm_piece *p, int32_t cols, int32_t block,
 }
 
 // ---- several vectors: weights are unpacked once and used for all ----
-SM_INLINE void unpack8(const sm_piece *p, const uint8_t *codes, const int int4,
-                       u8x64 w[2]) { // 16 rows × 8 weights as bytes
+// 16 rows × 8 weights as bytes
+SM_INLINE void unpack8(const sm_piece *p, const uint8_t *codes, const int int4, u8x64 w[2]) {
     if (int4) {
         const u8x64 b = *(const u8x64 *)codes;
         w[0] = sm_lookup(p->book, b & SM_NIBBLE_MASK),
@@ -273,8 +275,8 @@ SM_INLINE void block_by_vectors(const sm_piece *p, int32_t cols, int32_t block, 
 }
 
 // ---- both ----
-SM_INLINE void store_rows(float *out, f32x16 sum, int32_t rows,
-                          const int32_t add) { // the last block of a matrix may lack rows
+// The last block of a matrix may lack rows
+SM_INLINE void store_rows(float *out, f32x16 sum, int32_t rows, const int32_t add) {
     if (rows >= SM_ROWS)
         sm_store(out, add ? sm_load(out) + sum : sum);
     else

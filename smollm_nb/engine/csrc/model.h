@@ -22,7 +22,7 @@ enum {
 // ---- weights: views into the mapped file ----
 typedef struct {       // a range of a matrix's rows in one format
     u8x64 book;        // int4: the 16 weights that codes stand for, plus SM_BIAS, four times over
-    float scale12[16]; // int4: base·2^(-j/12) for j in 0..11
+    float scale12[16]; // int4: base·2^(-j/12); a scale needs j in 0..11
 #ifdef __wasm__
     float scale[256]; // int4: what each byte of `scales` means, there a load is faster than a shuffle and arithmetic
 #endif
@@ -45,13 +45,13 @@ typedef struct {
 // ---- activations ----
 typedef struct {   // vectors as integers; x ≈ a·scale
     int32_t *word; // (groups, capacity, 64): 128 numbers a group, packed as dot.h says; a last group may be half filled
-    float *scale;  // (groups, capacity)
-    int32_t *bias; // (groups, capacity) -SM_BIAS·Σa
+    float *scale;  // (groups, capacity) and 16 more
+    int32_t *bias; // (groups, capacity) and 16 more: -SM_BIAS·Σa
     int32_t capacity; // vectors that the arena has memory for
 } sm_act;
 
 typedef struct {           // one thread's own scratch
-    uint32_t barriers;     // that this thread has reached
+    uint32_t barriers;     // how many barriers this thread has reached
     sm_act act;            // one vector, where every thread quantizes for itself
     float *wide;           // (max(hidden, heads·64, mlp)) a vector after its RMSNorm
     float *mix;            // (heads·64) attention's output for one token
@@ -65,11 +65,11 @@ typedef struct {           // one thread's own scratch
     float *top, *sum;      // (heads/kv_heads, chunks rounded up to 16) each chunk's largest score and sum of weights
 } sm_scratch;
 
-typedef struct {   // keys and values of one layer
-    int16_t *k;    // (kv_heads, context/16, 32, 16, 2): 16 positions of two channels together
-    int16_t *v;    // (kv_heads, context/2, 64, 2): two positions of a channel together
-    float *kscale; // (kv_heads, context)
-    float *vscale; // (kv_heads, context)
+typedef struct {   // keys and values of one layer; capacity: as in sm_model
+    int16_t *k;    // (kv_heads, capacity/16, 32, 16, 2): 16 positions of two channels together
+    int16_t *v;    // (kv_heads, capacity/2, 64, 2): two positions of a channel together
+    float *kscale; // (kv_heads, capacity)
+    float *vscale; // (kv_heads, capacity)
 } sm_cache;
 
 // ---- the model: at the arena's beginning ----
@@ -103,7 +103,7 @@ struct sm_model {
     float *logits;       // (vocab)
     sm_act act;          // (tile) vectors
     sm_scratch *scratch; // (threads)
-    double *odds;        // (vocab) the sampler's
+    double *probs;       // (vocab) the sampler's: logits, then unnormalized probabilities
     int32_t *ids, *heap; // (vocab)
     uint8_t *mark;       // (vocab)
     sm_job job;
@@ -125,9 +125,10 @@ SM_INLINE int32_t sm_blocks(int32_t rows) {
 SM_INLINE int32_t sm_min(int32_t a, int32_t b) {
     return a < b ? a : b;
 }
+// Where the i-th of `of` equal ranges of n begins
 SM_INLINE int32_t sm_split(int32_t n, int32_t i, int32_t of) {
     return (int32_t)((int64_t)n * i / of);
-} // where the i-th of `of` equal ranges of n begins
+}
 
 // activations.c
 void sm_norm(const float *x, const float *weight, float eps, int32_t n, float *y); // RMS norm; x, weight, y (n)
@@ -135,32 +136,29 @@ void sm_quantize(const float *x, int32_t n, sm_act *act, int32_t at);           
 void sm_swiglu(float *gate, const float *up, int32_t n);                           // gate (n) becomes silu(gate)·up
 
 // matmul.c
-void sm_piece_init(sm_piece *p, const uint8_t *data,
-                   int32_t cols); // p's rows and format are set; data: the packed part
-void sm_matmul(                   // rows of w times vectors; blocks of 16 rows from b0 up to b1
-    const sm_matrix *w, int32_t b0, int32_t b1, const sm_act *act, int32_t n, // vectors 0..n-1
-    float *out, size_t stride, // (n, rows), a vector's results `stride` apart
-    int32_t add,               // 1: add to out, 0: replace it
-    sm_scratch *scratch);
+// p's rows and format are set before; data: the packed part
+void sm_piece_init(sm_piece *p, const uint8_t *data, int32_t cols);
+// Rows of w times vectors 0..n-1 of act; blocks of 16 rows from b0 up to b1. out (n, rows), a vector's results `stride`
+// apart; add: 1 adds to out, 0 replaces it
+void sm_matmul(const sm_matrix *w, int32_t b0, int32_t b1, const sm_act *act, int32_t n, float *out, size_t stride,
+               int32_t add, sm_scratch *scratch);
 void sm_row(const sm_matrix *w, int32_t row, float *out); // (cols) a row as numbers: the embedding of a token
 
 // attention.c
 void sm_rope(double log_theta, int32_t pos, float *rope); // (2, 32) cosines and sines of a position
 void sm_store_kv(sm_model *m, const sm_cache *c, int32_t kv, int32_t pos, const float *k, const float *v,
                  const float *rope);
-void sm_query(const float *q, int32_t heads, const float *rope, int32_t *query,
-              float *scale); // q (heads, 64) → pairs (heads, 32)
-void sm_chunk(               // attention of query heads of one KV head over one chunk of positions
-    const sm_model *m, const sm_cache *c, int32_t kv, int32_t chunk,
-    int32_t end, // one past the last position that is attended to
-    const int32_t *query, const float *scale, int32_t heads,
-    const int16_t *next,                 // keys to prefetch for the next chunk, or any address
-    float *part, float *top, float *sum, // this chunk's place in (heads, chunks, 64) and (heads, chunks rounded up)
-    sm_scratch *scratch);
-void sm_combine(                                                           // chunks of one head → its 64 channels
-    int32_t chunks, const float *part, const float *top, const float *sum, // (chunks, 64), (chunks), (chunks)
-    float *factor, // (chunks rounded up to 16) scratch, may be top itself
-    float *out);   // (64)
+// RoPE and quantization of queries: q (heads, 64) → query (heads, 32), pairs of 16 bits, and scale (heads)
+void sm_query(const float *q, int32_t heads, const float *rope, int32_t *query, float *scale);
+// Attention of query heads of one KV head over one chunk of positions. end: one past the last position that is attended
+// to; next: keys to prefetch for the next chunk, or any address; results go to this chunk's place in part (heads,
+// chunks, 64) and in top and sum (heads, chunks rounded up to 16)
+void sm_chunk(const sm_model *m, const sm_cache *c, int32_t kv, int32_t chunk, int32_t end, const int32_t *query,
+              const float *scale, int32_t heads, const int16_t *next, float *part, float *top, float *sum,
+              sm_scratch *scratch);
+// Chunks of one head, part (chunks, 64), top and sum (chunks rounded up to 16) → its 64 channels. factor: scratch
+// (chunks rounded up to 16), may be top itself
+void sm_combine(int32_t chunks, const float *part, const float *top, const float *sum, float *factor, float *out);
 
 // api.c
 int32_t sm_enter(sm_model *m); // SM_OK: the caller has the model until sm_leave

@@ -1,4 +1,4 @@
-// Choosing a token by generate.py's rule, step by step, in double precision. Nothing is sorted that need not be: top-k
+// Choosing a token by the rule of inference/sampling.py, in double precision. Nothing is sorted that need not be: top-k
 // keeps a small heap while it walks over the vocabulary, and top-p orders only the likeliest few.
 #include <float.h>
 
@@ -15,18 +15,18 @@ void sm_rng_seed(sm_rng *rng, uint64_t seed, uint64_t stream) {
 uint32_t sm_rng_next(sm_rng *rng) {
     const uint64_t s = rng->state;
     rng->state = s * 6364136223846793005u + rng->inc;
-    const uint32_t x = (uint32_t)((s >> 18 ^ s) >> 27), turn = (uint32_t)(s >> 59);
-    return x >> turn | x << (-turn & 31);
+    const uint32_t x = (uint32_t)((s >> 18 ^ s) >> 27), rotation = (uint32_t)(s >> 59);
+    return x >> rotation | x << (-rotation & 31);
 }
 
-// What may still be drawn
+// The candidates that are left
 typedef struct {
-    double *odds;  // (count) scores, then what is proportional to probabilities
-    int32_t *ids;  // (count) whose they are, rising
-    int32_t *heap; // (vocab) places in the two above, while some are chosen
-    uint8_t *mark; // (vocab) places that a step has chosen; all zero between steps
-    int32_t count;
-} draw;
+    double *probs; // (count) logits, then unnormalized probabilities
+    int32_t *ids;  // (count) their token ids, rising
+    int32_t *heap; // (vocab) a binary heap of indices into the two above
+    uint8_t *mark; // (vocab) 1 at indices that a step keeps; all zero between steps
+    int32_t count; // candidates left; the arrays have memory for vocab of them
+} candidates;
 
 // ---- whole vocabularies, eight numbers at a time in one order ----
 static double largest(const double *x, int32_t n) {
@@ -54,21 +54,22 @@ static double sum(const double *x, int32_t n) {
     return v[0];
 }
 
-// exp((x - most)/temperature): the likeliest has 1. A tiny temperature makes the quotients -infinity, and their odds 0
-static void softmax(draw *d, double most, double temperature) {
+// exp((x - most)/temperature): the likeliest has 1. A tiny temperature makes the quotients -infinity, and their
+// probabilities 0
+static void softmax(candidates *d, double most, double temperature) {
     int32_t i = 0;
-    for (; i + 8 <= d->count; i += 8) sm_store8(d->odds + i, sm_exp8((sm_load8(d->odds + i) - most) / temperature));
-    for (; i < d->count; i++) d->odds[i] = sm_exp_double((d->odds[i] - most) / temperature);
+    for (; i + 8 <= d->count; i += 8) sm_store8(d->probs + i, sm_exp8((sm_load8(d->probs + i) - most) / temperature));
+    for (; i < d->count; i++) d->probs[i] = sm_exp_double((d->probs[i] - most) / temperature);
 }
 
-// ---- choosing some ----
-SM_INLINE int32_t before(const draw *d, int32_t a,
-                         int32_t b) { // whether place a comes first: the larger, then the lower id
-    return d->odds[a] > d->odds[b] || (d->odds[a] == d->odds[b] && a < b);
+// ---- top-k, min-p, top-p ----
+// Whether index a ranks before b: the larger first, of equal ones the lower id
+SM_INLINE int32_t before(const candidates *d, int32_t a, int32_t b) {
+    return d->probs[a] > d->probs[b] || (d->probs[a] == d->probs[b] && a < b);
 }
 
-// Let the entry at `at` sink in a heap of n places whose first entry comes first (way 1) or last (way 0) of all
-static void sink(draw *d, int32_t at, int32_t n, int32_t way) {
+// Sift the entry at `at` down in a heap of n whose root ranks first (way 1) or last (way 0)
+static void sift_down(candidates *d, int32_t at, int32_t n, int32_t way) {
     const int32_t own = d->heap[at];
     for (int32_t child; (child = 2 * at + 1) < n; at = child) {
         if (child + 1 < n && before(d, d->heap[child + 1], d->heap[child]) == way) child++;
@@ -78,70 +79,71 @@ static void sink(draw *d, int32_t at, int32_t n, int32_t way) {
     d->heap[at] = own;
 }
 
-static void heapify(draw *d, int32_t n, int32_t way) {
-    for (int32_t i = n / 2 - 1; i >= 0; i--) sink(d, i, n, way);
+static void heapify(candidates *d, int32_t n, int32_t way) {
+    for (int32_t i = n / 2 - 1; i >= 0; i--) sift_down(d, i, n, way);
 }
 
-// The marked places alone stay, in rising order
-static void keep_marked(draw *d, int32_t from, int32_t to) {
+// Only marked candidates stay, in rising order
+static void keep_marked(candidates *d, int32_t from, int32_t to) {
     int32_t n = 0;
     for (int32_t i = from; i <= to; i++)
-        if (d->mark[i]) d->odds[n] = d->odds[i], d->ids[n++] = d->ids[i], d->mark[i] = 0;
+        if (d->mark[i]) d->probs[n] = d->probs[i], d->ids[n++] = d->ids[i], d->mark[i] = 0;
     d->count = n;
 }
 
-static void top_k(draw *d, int32_t k) {
+static void top_k(candidates *d, int32_t k) {
     if (!k || k >= d->count) return;
     for (int32_t i = 0; i < k; i++) d->heap[i] = i;
     heapify(d, k, 0);
     for (int32_t i = k; i < d->count; i++) // equal ones come later here, as in the order
-        if (d->odds[i] > d->odds[d->heap[0]]) d->heap[0] = i, sink(d, 0, k, 0);
+        if (d->probs[i] > d->probs[d->heap[0]]) d->heap[0] = i, sift_down(d, 0, k, 0);
     for (int32_t i = 0; i < k; i++) d->mark[d->heap[i]] = 1;
     keep_marked(d, 0, d->count - 1);
 }
 
-static void min_p(draw *d, double least) {
+static void min_p(candidates *d, double least) {
     int32_t n = 0;
     for (int32_t i = 0; i < d->count; i++)
-        if (d->odds[i] >= least) d->odds[n] = d->odds[i], d->ids[n++] = d->ids[i];
+        if (d->probs[i] >= least) d->probs[n] = d->probs[i], d->ids[n++] = d->ids[i];
     if (n) d->count = n;
 }
 
-static void top_p(draw *d, double p) {
+static void top_p(candidates *d, double p) {
     if (p >= 1) return;
-    const double need = p * sum(d->odds, d->count);
+    const double need = p * sum(d->probs, d->count);
     double least = 1, have = 0;
     int32_t n = 0;
     do { // more and more of the likeliest, until they are enough
         least = least > 1e-12 ? least / 8 : 0, n = 0, have = 0;
         for (int32_t i = 0; i < d->count; i++)
-            if (d->odds[i] >= least) d->heap[n++] = i, have += d->odds[i];
+            if (d->probs[i] >= least) d->heap[n++] = i, have += d->probs[i];
     } while (have < need && n < d->count);
     heapify(d, n, 1);
     have = 0;
     int32_t low = d->count, high = -1;
     do {
         const int32_t at = d->heap[0];
-        d->mark[at] = 1, have += d->odds[at];
+        d->mark[at] = 1, have += d->probs[at];
         low = at < low ? at : low, high = at > high ? at : high;
         d->heap[0] = d->heap[--n];
-        if (n) sink(d, 0, n, 1);
+        if (n) sift_down(d, 0, n, 1);
     } while (have < need && n);
     keep_marked(d, low, high);
 }
 
-static int32_t walk_by_id(const draw *d, double u) { // u in 0..1, 1 excluded
+static int32_t walk_by_id(const candidates *d, double u) { // u in 0..1, 1 excluded
     enum { BLOCK = 512 };
     double total = 0, run = 0;
-    for (int32_t i = 0; i < d->count; i += BLOCK) total += sum(d->odds + i, sm_min(BLOCK, d->count - i));
+    for (int32_t i = 0; i < d->count; i += BLOCK) total += sum(d->probs + i, sm_min(BLOCK, d->count - i));
     for (int32_t i = 0; i < d->count; i += BLOCK) {
         const int32_t n = sm_min(BLOCK, d->count - i);
-        const double next = run + sum(d->odds + i, n);
+        const double next = run + sum(d->probs + i, n);
         if (next > u * total) {
-            int32_t last = i; // that has any odds: the sum of the block may be rounded otherwise than the running one
+            int32_t last =
+                i; // that has any probability: the sum of the block may be rounded otherwise than the running one
             for (int32_t j = i; j < i + n; j++) {
-                if (d->odds[j] > 0) last = j;
-                if ((run += d->odds[j]) > u * total) break;
+                if (d->probs[j] > 0) last = j;
+                if ((run += d->probs[j]) > u * total) break;
             }
             return d->ids[last];
         }
@@ -151,10 +153,10 @@ static int32_t walk_by_id(const draw *d, double u) { // u in 0..1, 1 excluded
 }
 
 // ---- the rule ----
-static void penalize(draw *d, double penalty, const int32_t *history,
-                     int32_t n) { // every id once, however often it comes
+// Every id of the history is penalized once, however often it comes
+static void penalize(candidates *d, double penalty, const int32_t *history, int32_t n) {
     for (int32_t i = 0; i < n; i++) {
-        double *x = &d->odds[history[i]];
+        double *x = &d->probs[history[i]];
         if (!d->mark[history[i]]) *x = *x > 0 ? *x / penalty : *x * penalty;
         d->mark[history[i]] = 1;
     }
@@ -162,23 +164,23 @@ static void penalize(draw *d, double penalty, const int32_t *history,
 }
 
 // Scores as doubles, each with its id; 1 if all of them are numbers or -infinity
-static int32_t copy_scores(draw *d, const float *from) {
+static int32_t copy_scores(candidates *d, const float *from) {
     int32_t good = 1;
     for (int32_t i = 0; i < d->count; i++) {
         good &= from[i] <= FLT_MAX; // NaN is not
-        d->odds[i] = from[i];
+        d->probs[i] = from[i];
         d->ids[i] = i;
     }
     return good;
 }
 
-static int32_t greedy(const draw *d, double most) {
+static int32_t greedy(const candidates *d, double most) {
     int32_t i = 0;
-    while (i < d->count - 1 && d->odds[i] != most) i++;
+    while (i < d->count - 1 && d->probs[i] != most) i++;
     return i;
 }
 
-static int32_t choose(draw *d, double most, const sm_sampling *how, sm_rng *rng) {
+static int32_t choose(candidates *d, double most, const sm_sampling *how, sm_rng *rng) {
     top_k(d, how->top_k);
     softmax(d, most, how->temperature);
     if (how->min_p > 0) min_p(d, how->min_p);
@@ -207,14 +209,14 @@ int32_t sm_sample(sm_model *m, const float *logits, const sm_sampling *how, sm_r
     int32_t code = m ? sm_enter(m) : SM_E_NULL;
     if (code) return code;
     if (!(code = check(m, how, rng, history, n_history))) {
-        draw d = {m->odds, m->ids, m->heap, m->mark, m->shape.vocab};
+        candidates d = {m->probs, m->ids, m->heap, m->mark, m->shape.vocab};
         const sm_fpu before_call = sm_fpu_enter();
         const int32_t good = copy_scores(&d, logits ? logits : m->logits);
         __builtin_memset(d.mark, 0, (size_t)d.count);
         if (how->repetition_penalty != 1) penalize(&d, how->repetition_penalty, history, n_history);
-        const double most = largest(d.odds, d.count);
+        const double most = largest(d.probs, d.count);
         if (!good || most < -FLT_MAX)
-            code = SM_E_SCORES; // the second: nothing but -infinity
+            code = SM_E_SCORES; // a NaN, or nothing but -infinity
         else
             code = how->temperature == 0 ? greedy(&d, most) : choose(&d, most, how, rng);
         sm_fpu_leave(before_call);

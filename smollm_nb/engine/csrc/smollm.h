@@ -82,7 +82,7 @@ enum {                // tensors, by the checkpoint's names
     SM_UP = 10,       // model.layers.N.mlp.up_proj.weight              (mlp, hidden)
     SM_DOWN = 11      // model.layers.N.mlp.down_proj.weight            (hidden, mlp)
 };
-enum {                    // formats, by formats.py's names
+enum {                    // formats, by their names in quant/formats.py
     SM_F32 = 0,           // f32, vectors only
     SM_INT8_ROW = 1,      // int8-row-f32
     SM_INT4_BOOK_G128 = 2 // int4-book-g128-log8
@@ -116,8 +116,7 @@ SM_API int32_t sm_create(  // SM_OK, or a code
     int32_t n_parts,
     const void *weights, // (weights_bytes) bytes, aligned to 64, readable until sm_close: the mapped file
     size_t weights_bytes,
-    void *arena, // (arena_bytes) bytes, aligned to 64, until sm_close; its content does not matter, untouched pages
-                 // stay so
+    void *arena, // (arena_bytes) bytes, aligned to 64, until sm_close; not cleared, so unused pages cost no memory
     size_t arena_bytes, // at least sm_arena_bytes(shape)
     sm_model **model);  // points into the arena
 // Natively sm_create starts threads-1 workers, which sleep between calls. In WASM the host starts them: each calls
@@ -136,13 +135,13 @@ SM_API int32_t sm_prefill( // SM_OK, or a code before anything is computed
     int32_t pos,        // of ids[0]; at most the number of tokens held: what was held from there on is forgotten
     int32_t want,       // SM_NO_LOGITS …
     float *logits);     // (vocab) for SM_LAST_LOGITS, or NULL: see sm_logits; (n, vocab) for SM_ALL_LOGITS
-SM_API int32_t sm_decode(sm_model *model, int32_t id, int32_t pos,
-                         float *logits);       // one token; logits as for SM_LAST_LOGITS
+// One token; logits as for SM_LAST_LOGITS
+SM_API int32_t sm_decode(sm_model *model, int32_t id, int32_t pos, float *logits);
 SM_API float *sm_logits(sm_model *model);      // (vocab), written by calls whose logits are NULL; valid until sm_close
 SM_API int32_t sm_held(const sm_model *model); // tokens that the KV cache holds
 SM_API int32_t sm_forget(sm_model *model, int32_t n); // keep the first n tokens of those held
 
-// ---- choosing a token: generate.py's rule ----
+// ---- choosing a token: the rule of inference/sampling.py ----
 typedef struct {               // 40 bytes
     double temperature;        // 0..100; 0 is greedy
     double top_p;              // 0..1; 1 is off
@@ -155,16 +154,15 @@ typedef struct {
     uint64_t state, inc;
 } sm_rng; // PCG32: 16 bytes, the caller's
 
-SM_API void sm_rng_seed(sm_rng *rng, uint64_t seed, uint64_t stream); // generate.py has stream 54
+SM_API void sm_rng_seed(sm_rng *rng, uint64_t seed, uint64_t stream); // inference/sampling.py has stream 54
 SM_API uint32_t sm_rng_next(sm_rng *rng);                             // 32 random bits
 SM_API int32_t sm_sample(                                             // the chosen id, or a code
     sm_model *model,                                                  // lends scratch memory
     const float *logits,                                              // (vocab), or NULL for sm_logits
     const sm_sampling *how,
     sm_rng *rng, // advanced by one draw; untouched and may be NULL where greedy
-    const int32_t
-        *history, // (n_history) ids that the repetition penalty counts, in any order; may be NULL where it is off
-    int32_t n_history);
+    // (n_history) ids that the repetition penalty counts, in any order; may be NULL where it is off
+    const int32_t *history, int32_t n_history);
 SM_API double sm_log_probability( // natural logarithm of a token's probability, at most 0; 1 where model or id is wrong
     sm_model *model,
     const float *logits, // (vocab), or NULL for sm_logits

@@ -115,7 +115,8 @@ size_t sm_system_bytes(void) {
     return sizeof(struct sm_system);
 }
 
-static void sleep_until(sm_model *m, uint32_t seen) { // until the number of the call is no longer `seen`
+// Sleep until the number of the call is no longer `seen`
+static void sleep_while(sm_model *m, uint32_t seen) {
 #if defined(SM_WINDOWS) || defined(SM_POSIX)
     lock(m);
     atomic_fetch_add(&m->asleep.value, 1);
@@ -130,7 +131,7 @@ static void sleep_until(sm_model *m, uint32_t seen) { // until the number of the
 #endif
 }
 
-static void call(sm_model *m) { // a new number for the workers
+static void wake_workers(sm_model *m) { // a new number for the workers
     atomic_fetch_add(&m->call.value, 1);
 #if defined(SM_WINDOWS) || defined(SM_POSIX)
     if (!atomic_load(&m->asleep.value)) return; // a worker that is about to sleep looks at the number first
@@ -143,7 +144,7 @@ static void call(sm_model *m) { // a new number for the workers
 }
 
 void sm_threads_run(sm_model *m) {
-    if (m->shape.threads > 1) call(m);
+    if (m->shape.threads > 1) wake_workers(m);
     sm_forward(m, 0);
 }
 
@@ -155,7 +156,7 @@ int32_t sm_worker(sm_model *m, int32_t index) {
     for (;;) {
         for (int32_t i = 0; i < IDLE_SPINS && atomic_load_explicit(&m->call.value, memory_order_acquire) == seen; i++)
             relax();
-        if (atomic_load_explicit(&m->call.value, memory_order_acquire) == seen) sleep_until(m, seen);
+        if (atomic_load_explicit(&m->call.value, memory_order_acquire) == seen) sleep_while(m, seen);
         seen++;
         if (atomic_load(&m->stop)) break;
         sm_forward(m, index);
@@ -206,7 +207,7 @@ static int32_t start_one(sm_model *m, int32_t i) {
 
 static void end_workers(sm_model *m, int32_t n) { // workers 1..n-1
     atomic_store(&m->stop, 1);
-    call(m);
+    wake_workers(m);
     for (int32_t i = 1; i < n; i++) {
 #if defined(SM_WINDOWS)
         WaitForSingleObject(m->sys->thread[i], INFINITE);
@@ -250,7 +251,7 @@ void sm_threads_end(sm_model *m) {
     end_workers(m, m->shape.threads);
 #elif defined(SM_HOSTED)
     atomic_store(&m->stop, 1);
-    call(m);
+    wake_workers(m);
     for (uint32_t n; (n = atomic_load(&m->present.value));) back_off(&m->present, n);
 #else
     (void)m;

@@ -42,9 +42,10 @@ SM_INLINE i32x16 sm_set1i(int32_t x) {
 SM_INLINE f32x16 sm_float(i32x16 x) {
     return __builtin_convertvector(x, f32x16);
 }
+// Wraps where it overflows
 SM_INLINE i32x16 sm_addi(i32x16 a, i32x16 b) {
     return (i32x16)((u32x16)a + (u32x16)b);
-} // wraps
+}
 
 // a where the mask's lane is all ones, b where it is zero
 SM_INLINE f32x16 sm_select(i32x16 mask, f32x16 a, f32x16 b) {

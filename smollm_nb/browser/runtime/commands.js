@@ -1,15 +1,17 @@
-/** A page that waits to be asked: questions come from the server that opened the browser, answers go back to it. */
+/** A page that a measuring server drives: commands come from the server, results go back to it. */
 
 const post = (record) => fetch('report', { method: 'POST', body: JSON.stringify(record) });
 
 /**
- * The answer to one question, or what went wrong.
- * @param {Record<string, (how: any) => Promise<any>>} verbs @param {{what: string}} question
+ * Run one command.
+ * @param {Record<string, (options: any) => Promise<any>>} verbs by name
+ * @param {{what: string}} command what to do, and its options
+ * @returns {Promise<any>} the result, or what went wrong
  */
-async function answer(verbs, { what, ...how }) {
+async function run(verbs, { what, ...options }) {
   try {
     if (!Object.hasOwn(verbs, what)) throw new Error(`this page cannot ${what}`);
-    return await verbs[what](how);
+    return await verbs[what](options);
   } catch (e) {
     return { error: e?.message ?? String(e) };
   }
@@ -51,13 +53,13 @@ export async function timedDecode(engine, { last, pos, n }) {
 }
 
 /**
- * Answer one question after the other, until the server is gone.
- * @param {Record<string, (how: any) => Promise<any>>} verbs by name
+ * Run one command after the other, until the server is gone.
+ * @param {Record<string, (options: any) => Promise<any>>} verbs by name
  */
-export async function answerQuestions(verbs) {
+export async function serveCommands(verbs) {
   await post({ here: navigator.userAgent });
   for (;;) {
-    const response = await fetch('next'); // the server lets it wait
-    if (response.status === 200) await post(await answer(verbs, await response.json()));
+    const response = await fetch('next'); // the server answers when it has a command
+    if (response.status === 200) await post(await run(verbs, await response.json()));
   }
 }
