@@ -32,7 +32,7 @@ def _most(record: dict, runner: str) -> int:  # threads
 
 
 def _found(record: dict, *cases: str) -> dict[str, dict]:  # runner → figure
-    "The figures of some cases at the most threads of each contestant, ours first; raises `ParameterError` where there are none"
+    "Figures of some cases at the most threads of each contestant, ours first; raises `ParameterError`"
     measured = [f for f in as_record(record)["results"] if f["case"] in cases]
     found = {f["runner"]: f for f in measured if f["threads"] == _most(record, f["runner"])}
     if not found:
