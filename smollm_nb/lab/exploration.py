@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['EMBEDDING', 'KINDS', 'GROUPS', 'matrix_name', 'tailored', 'runs_everywhere', 'narrowed', 'unit_costs', 'predict_kl',
-           'bits_map', 'cost_map', 'write', 'as_json', 'copy_model', 'place_for', 'Outcome', 'judge', 'Look', 'look']
+           'bits_map', 'cost_map', 'write', 'as_json', 'copy_model', 'place_for', 'Outcome', 'measure_file', 'Look',
+           'look']
 
 # %% ../../nbs/14_lab/05_exploration.ipynb #aee56a2b
 import contextlib
-import itertools
 import json
 import shutil
 from dataclasses import asdict, dataclass, replace
@@ -125,7 +125,7 @@ def unit_costs(
 def predict_kl(
     s: Sensitivity,
     recipe: Recipe,
-) -> float:  # nats a token on text that the model writes; NaN where it cannot be told
+) -> float:  # nats a token on text that the model writes; NaN where it is not known
     "KL of a recipe whose scales are searched; GPTQ and distillation do better than this"
     return s.predict(float(unit_costs(s, recipe).sum())) if recipe.method != "nearest" else np.nan
 
@@ -154,7 +154,7 @@ def write(
     recipe: str,  # a `Recipe` as JSON
     on_progress=None,  # called with (stage, done, total)
 ) -> Path:  # the file
-    "Quantize by any recipe, as `lab.elsewhere` calls it; raises as `recipes.quantize`"
+    "Quantize by any recipe, as `jobs.call_in_process` calls it; raises as `recipes.quantize`"
     r = json.loads(recipe)
     return Path(
         quantize(folder, output, Recipe(**r | dict(mix=tuple(map(tuple, r["mix"])))), on_progress=on_progress)["path"]
@@ -188,7 +188,9 @@ def place_for(
     "`output` itself, or the first of output-2, output-3 … in which nothing else is written over"
     path, output = Path(path), Path(output)
     names = [p.name for p in path.parent.iterdir()]
-    for n in itertools.count(1):
+    n = 0
+    while True:
+        n += 1
         folder = output if n == 1 else output.with_name(f"{output.name}-{n}")
         file = folder / path.name
         if file.is_file() and sha256_file(file) == sha256_file(path):
@@ -196,10 +198,10 @@ def place_for(
         if not any((folder / name).exists() for name in names):
             return folder, False
 
-
+# %% ../../nbs/14_lab/05_exploration.ipynb #81d811b8
 @dataclass(frozen=True)
 class Outcome:
-    "What a file turned out to be; KL on prose that comes with Python"
+    "Measured size and error of a file; KL on prose that comes with Python"
 
     recipe: Recipe
     path: Path
@@ -213,8 +215,8 @@ class Outcome:
     snr_db: np.ndarray  # (layers, 7) signal-to-noise of each of `MATRICES`
 
 
-def judge(
-    folder,  # a checkpoint folder: what is right
+def measure_file(
+    folder,  # a checkpoint folder: the reference
     path,  # a quantized file of it
     recipe: Recipe,
     tokens: int = 2048,  # of prose
@@ -223,18 +225,21 @@ def judge(
     "Compare a file with what it was made of; raises as `evaluate.evaluate`"
 
     def say(*a):
-        return on_progress("judge", *a) if on_progress else None
+        return on_progress("evaluate", *a) if on_progress else None
 
     short = min(WINDOW, LlamaConfig.from_folder(folder).max_position_embeddings)
     with (
-        contextlib.closing(load(folder, device="cpu", context=short)) as right,
-        contextlib.closing(load_quantized(path, device="cpu", context=short)) as got,
+        contextlib.closing(load(folder, device="cpu", context=short)) as reference,
+        contextlib.closing(load_quantized(path, device="cpu", context=short)) as candidate,
     ):
         e = evaluate(
-            right, got, text_ids(SmolLMTokenizer.load(folder), builtin_text()[0], tokens, short), on_progress=say
+            reference,
+            candidate,
+            text_ids(SmolLMTokenizer.load(folder), builtin_text()[0], tokens, short),
+            on_progress=say,
         )
         with np.errstate(divide="ignore"):
-            snr = -10 * np.log10(matrix_errors(right, got))
+            snr = -10 * np.log10(matrix_errors(reference, candidate))
     return Outcome(
         recipe,
         Path(path),
@@ -263,7 +268,7 @@ class Look:
     at: slice  # columns of the group
     shape: tuple[int, int]  # rows, groups in a row
     weights: np.ndarray  # (n,) of the group
-    became: np.ndarray  # (n,)
+    quantized: np.ndarray  # (n,)
 
     def histogram(
         self, bins: int = 120
@@ -289,7 +294,7 @@ class Look:
             f"{self.name.removeprefix('model.')}, {where}",
         )
 
-
+# %% ../../nbs/14_lab/05_exploration.ipynb #2c409286
 def _scaled(w: np.ndarray, q: Quantized) -> tuple[np.ndarray, np.ndarray]:  # (rows, cols), (k,)
     "Weights in units of the code points, and those points"
     if q.format.kind == "float":
@@ -299,7 +304,8 @@ def _scaled(w: np.ndarray, q: Quantized) -> tuple[np.ndarray, np.ndarray]:  # (r
     def over(values):
         return spread(values, q.format.group, w.shape[1])
 
-    x = (w - (over(q.minima) if q.minima is not None else 0)) / over(np.where(q.scales == 0, 1, q.scales))
+    scales = np.ones(1) if q.scales is None else q.scales
+    x = (w - (over(q.minima) if q.minima is not None else 0)) / over(np.where(scales == 0, 1, scales))
     room = 0.25 * (p[-1] - p[0])
     return np.clip(x, p[0] - room, p[-1] + room), p
 
@@ -320,22 +326,23 @@ def look(
         raise ParameterError(f"matrix={matrix!r} must be one of {', '.join(MATRICES)}")
     row, group = (None if v is None else as_int(name, v) for name, v in (("row", row), ("group", group)))
     name = matrix_name(layer, matrix)
-    w = model.get_parameter(name).float()
-    f = formats_of(recipe, name, tuple(w.shape))[0][1]
+    matrix_weights = model.get_parameter(name).float()
+    w = matrix_weights.numpy()
+    f = formats_of(recipe, name, w.shape)[0][1]
     if path is None:
-        q, how = round_to_nearest(w, f), "rounded to the nearest"
+        q, how = round_to_nearest(matrix_weights, f), "rounded to the nearest"
     else:
         with read_q4(path, verify=False) as file:
             q = unpack(f, file.parts(name)[0].data.copy(), *w.shape)
         how = dict(nearest="rounded to the nearest", search="searched scales", gptq="GPTQ")[
             recipe.method
         ] + ", distilled" * (recipe.steps > 0)
-    w, became, size = w.numpy(), q.dequantize(), f.group or 128
+    quantized, size = q.dequantize(), f.group or 128
     x, p = _scaled(w, q)
-    r, at = worst_group(w, became, size)
+    r, at = worst_group(w, quantized, size)
     groups = -(-w.shape[1] // size)
     if row is not None:
         r = min(max(row, 0), len(w) - 1)
     g = at.start // size if group is None else min(max(group, 0), groups - 1)
     at = slice(g * size, min((g + 1) * size, w.shape[1]))
-    return Look(name, f"{f.name}, {how}", x.ravel(), p, r, g, at, (len(w), groups), w[r, at], became[r, at])
+    return Look(name, f"{f.name}, {how}", x.ravel(), p, r, g, at, (len(w), groups), w[r, at], quantized[r, at])

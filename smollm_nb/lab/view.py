@@ -12,6 +12,7 @@ import html
 import threading
 import time
 import uuid
+from typing import Any
 
 import anywidget
 import ipywidgets as W
@@ -20,7 +21,7 @@ from IPython import get_ipython
 from IPython.display import display, update_display
 
 from ..core import Cancelled, InvalidStateError, as_path
-from .jobs import Job, error_line, hear_while_busy, style, watch_interrupts
+from .jobs import Job, error_line, style, use_subshells, watch_interrupts
 
 # %% ../../nbs/14_lab/02_view.ipynb #5a3c7e16
 def as_name(
@@ -131,15 +132,89 @@ def saved_html(
 GRACE_S = 30  # seconds that `close` waits for a job; one that takes longer closes the view when it ends
 
 
-class View(W.VBox):
-    "Controls above a `Box`, one job at a time; `figure()` and `table()` need no browser"
+class _Status(W.VBox):
+    "A box with status and progress, and controls that follow them"
 
-    box: Box | None = None
+    box: Box
+    _idle: tuple | list = ()  # controls that make sense only while no job runs
+    _working: tuple | list = ()  # and only while one does
+    _status_at = 0.0  # when progress was shown last, s
+
+    def _say(self, text: str, progress: float = -1) -> None:
+        self.box.status, self.box.progress = text, progress
+
+    def _busy(self, yes: bool) -> None:
+        "Which controls make sense"
+        for c in self._idle:
+            c.disabled = yes
+        for c in self._working:
+            c.disabled = not yes
+        self.box.busy = yes
+
+    def _on_progress(
+        self,
+        job: Job,  # that may be stopped
+        doing: str = "",  # before the stage
+        every: float = 0.1,  # seconds between two messages, at least
+    ):  # called with (stage, done, total)
+        "An `on_progress` that shows in the status line, and that stops the job"
+
+        def on_progress(stage, done, total):
+            job.check()
+            now = time.monotonic()
+            if now - self._status_at < every and done < total:
+                return
+            self._status_at = now
+            self._say(f"{doing}{stage}, {100 * done // max(total, 1):.0f} %", done / max(total, 1))
+
+        return on_progress
+
+# %% ../../nbs/14_lab/02_view.ipynb #817b8db2
+class _Saved(_Status):
+    "What a saved notebook shows of a view"
+
+    _shown = False
+
+    def _parts(self) -> dict:  # of `saved_html`
+        "What a saved notebook shows; raises `InvalidStateError` while there is nothing"
+        return dict(pictures=[self.figure()], lines=self.table())
+
+    def _saved_form(self) -> dict:  # mime type → text
+        "The saved form, as HTML and for a terminal"
+        name = type(self).__name__
+        try:
+            parts = self._parts()
+        except InvalidStateError as e:
+            parts = dict(note=str(e))
+        note = "; ".join(t for t in (parts.pop("note", ""), "saved without its buttons: run the cell for those") if t)
+        plain = [name, *(f"{k}: {t}" for k, t in parts.get("texts", ()))]
+        plain += ["  ".join(map(str, line)) for line in parts.get("lines", ())]
+        return {"text/html": saved_html(name, f"({note})", key=self.box.key, **parts), "text/plain": "\n".join(plain)}
+
+    def to_html(self) -> str:
+        "Picture, figures and texts of now, as HTML without scripts"
+        return self._saved_form()["text/html"]
+
+    def _update_saved(self) -> None:
+        "Bring the saved form up to date, wherever the view stands"
+        if self._shown:
+            update_display(self._saved_form(), raw=True, display_id=self.box.key)
+
+    def _ipython_display_(self) -> None:
+        "The live view, and the saved form, which the live one hides"
+        # nothing where widgets are not known
+        live = self._repr_mimebundle_() | {"text/plain": "", "text/html": ""}
+        display(live, raw=True)
+        self._shown = True
+        display(self._saved_form(), raw=True, display_id=self.box.key)
+
+# %% ../../nbs/14_lab/02_view.ipynb #ed718ab4
+class _Working(_Saved):
+    "A view with one job at a time"
+
     job: Job | None = None  # the latest
     failure: BaseException | None = None  # why it ended, unless by itself or by `stop`
-    _idle = _working = ()  # controls that make sense only then
-    _shown = _closing = _freed = False
-    _said_at = 0.0
+    _closing = _freed = False
 
     def __init__(
         self,
@@ -150,8 +225,8 @@ class View(W.VBox):
         super().__init__([*controls, box])
         self.add_class("lab-panel")
         watch_interrupts()
-        hear_while_busy(self)
-        _note(self)
+        use_subshells(self)
+        _remember_cell(self)
 
     def _begin(
         self,
@@ -169,52 +244,11 @@ class View(W.VBox):
         self.job.start()
         return True
 
-    def stop(self) -> None:
-        "Stop with the next token or step"
-        if self.job:
-            self.job.stop()
-
-    def wait(
-        self,
-        seconds: float | None = None,  # the longest to wait; None is for ever
-    ) -> bool:  # whether nothing runs
-        "Wait for the end; raises nothing that the work raised"
-        return self.job is None or self.job.wait(seconds)
-
     def _finish(self) -> None:
         "Wait for the end, and raise what went wrong"
         self.wait()
         if self.failure:
             raise self.failure
-
-    def _say(self, text: str, progress: float = -1) -> None:
-        self.box.status, self.box.progress = text, progress
-
-    def _busy(self, yes: bool) -> None:
-        "Which controls make sense"
-        for c in self._idle:
-            c.disabled = yes
-        for c in self._working:
-            c.disabled = not yes
-        self.box.busy = yes
-
-    def _told(
-        self,
-        job: Job,  # that may be stopped
-        doing: str = "",  # before the stage
-        every: float = 0.1,  # seconds between two messages, at least
-    ):  # called with (stage, done, total)
-        "An `on_progress` that is seen, and that stops the job"
-
-        def on_progress(stage, done, total):
-            job.check()
-            now = time.monotonic()
-            if now - self._said_at < every and done < total:
-                return
-            self._said_at = now
-            self._say(f"{doing}{stage}, {100 * done // max(total, 1):.0f} %", done / max(total, 1))
-
-        return on_progress
 
     def _outcome(self, error: BaseException | None) -> str | None:  # None leaves what was said last
         "What is said at the end of a job"
@@ -230,49 +264,32 @@ class View(W.VBox):
             self._say(text)
         with self._gate:
             self._busy(False)
-        self._keep()
+        self._update_saved()
         if self._closing:
             self._free()
 
-    def _parts(self) -> dict:  # of `saved_html`
-        "What a saved notebook shows; raises `InvalidStateError` while there is nothing"
-        return dict(pictures=[self.figure()], lines=self.table())
+# %% ../../nbs/14_lab/02_view.ipynb #0c735b28
+class View(_Working):
+    "Controls above a `Box`, one job at a time; `figure()` and `table()` need no browser"
 
-    def _kept(self) -> dict:  # mime type → text
-        "The saved form, as HTML and for a terminal"
-        name = type(self).__name__
-        try:
-            parts = self._parts()
-        except InvalidStateError as e:
-            parts = dict(note=str(e))
-        note = "; ".join(t for t in (parts.pop("note", ""), "saved without its buttons: run the cell for those") if t)
-        plain = [name, *(f"{k}: {t}" for k, t in parts.get("texts", ()))]
-        plain += ["  ".join(map(str, line)) for line in parts.get("lines", ())]
-        return {"text/html": saved_html(name, f"({note})", key=self.box.key, **parts), "text/plain": "\n".join(plain)}
+    def stop(self) -> None:
+        "Stop with the next token or step"
+        if self.job:
+            self.job.stop()
 
-    def to_html(self) -> str:
-        "Picture, figures and texts of now, as HTML without scripts"
-        return self._kept()["text/html"]
-
-    def _keep(self) -> None:
-        "Bring the saved form up to date, wherever the view stands"
-        if self._shown:
-            update_display(self._kept(), raw=True, display_id=self.box.key)
-
-    def _ipython_display_(self) -> None:
-        "The live view, and the saved form, which the live one hides"
-        # nothing where widgets are not known
-        live = self._repr_mimebundle_() | {"text/plain": "", "text/html": ""}
-        display(live, raw=True)
-        self._shown = True
-        display(self._kept(), raw=True, display_id=self.box.key)
+    def wait(
+        self,
+        seconds: float | None = None,  # the longest to wait; None is for ever
+    ) -> bool:  # whether nothing runs
+        "Wait for the end; raises nothing that the work raised"
+        return self.job is None or self.job.wait(seconds)
 
     def _release(self) -> None:
         "Give back what the view opened"
 
     def _free(self) -> None:
         "The end of a view, once"
-        if self._freed or self.box is None:
+        if self._freed:
             return
         self._freed = True
         self._release()
@@ -299,16 +316,17 @@ def _close_all(widget) -> None:
     W.Widget.close(widget)
 
 # %% ../../nbs/14_lab/02_view.ipynb #5a3c7e29
-_MADE = {}  # id of a cell → the views that it made when it ran last
+_VIEWS_OF_CELLS: dict[str | None, list] = {}  # id of a cell → the views that it made when it ran last
 
 
-def _note(view: View) -> None:
-    "Remember which cell made a view"
+def _remember_cell(view: Any) -> None:
+    "Record the cell that made a view"
     shell = get_ipython()
-    cell = getattr(shell, "get_parent", dict)().get("metadata", {}).get("cellId")
+    parent: dict = getattr(shell, "get_parent", dict)()
+    cell = parent.get("metadata", {}).get("cellId")
     if cell is None:
         return  # not in a notebook
-    _MADE.setdefault(cell, []).append(view)
+    _VIEWS_OF_CELLS.setdefault(cell, []).append(view)
     with contextlib.suppress(ValueError):
         shell.events.unregister("pre_run_cell", _before_cell)
     shell.events.register("pre_run_cell", _before_cell)
@@ -316,5 +334,5 @@ def _note(view: View) -> None:
 
 def _before_cell(info) -> None:
     "What a cell made when it ran last goes, before it runs again"
-    for view in _MADE.pop(getattr(info, "cell_id", None), ()):
+    for view in _VIEWS_OF_CELLS.pop(getattr(info, "cell_id", None), ()):
         view.close()
