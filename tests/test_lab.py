@@ -1,4 +1,4 @@
-"The laboratory in a real JupyterLab: a browser clicks, drags, stops and comes back"
+"The views in a real JupyterLab: a browser clicks, drags, stops and comes back"
 
 import re
 

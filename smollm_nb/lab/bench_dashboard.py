@@ -368,8 +368,10 @@ class _Measuring(_Runs):
             subjects, file = plan.subjects(place, job, self._on_progress(job, "preparing:", 0.1))
             self._say("starting the contestants …")
             with Watch() as watch, job.holding(watch.stop):
-                tell = self._on_progress(job, "measuring:")
-                record = run_bench(subjects, plan.quick, plan.rounds, plan.only, file, on_progress=tell, watch=watch)
+                progress = self._on_progress(job, "measuring:")
+                record = run_bench(
+                    subjects, plan.quick, plan.rounds, plan.only, file, on_progress=progress, watch=watch
+                )
         if not record["results"]:
             raise Cancelled("stopped")
         self._show(record, note_run(history, record))

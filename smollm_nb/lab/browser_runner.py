@@ -368,7 +368,7 @@ class BrowserRunner(_Figures):
         again = self.bundle is not None and (self.bundle / "runner.html").exists()
         try:
             page = self.save_html()
-        except (SmolLMError, OSError) as e:  # a click has nobody to raise to
+        except (SmolLMError, OSError) as e:  # no caller sees what a click raises
             self.failure, self.box.error = e, error_line(e)
         else:
             self.box.saved = f"{page}{', written anew' if again else ''}: open it from `smollm serve {self.bundle}`"

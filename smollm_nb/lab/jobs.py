@@ -37,13 +37,13 @@ class _Stoppable:
         self._on_stop: list[Callable[[], object]] = []
 
     def stop(self) -> None:
-        "Ask it to end: with its next token, tile or step"
+        "Request the end: it comes with the next token, tile or step"
         self._stop.set()
         for callback in list(self._on_stop):
             callback()
 
     def check(self, *_) -> None:
-        "Raise `Cancelled` if it was asked to end; takes what an `on_progress` is given"
+        "Raise `Cancelled` after `stop`; takes the arguments of an `on_progress`"
         if self._stop.is_set():
             raise Cancelled("stopped")
 
@@ -111,7 +111,7 @@ class Job(_Stoppable):
             finally:
                 _COMPUTING.release()
         except BaseException as e:
-            self.error = e  # shown by `on_end`; a thread has nobody to raise to
+            self.error = e  # passed to `on_end`: no caller sees what a thread raises
         ACTIVE.discard(self)
         if self._on_end:
             self._on_end(self.error)
@@ -278,7 +278,7 @@ def open_model(
     job: Job | None = None,  # that may be stopped
     on_progress=None,  # called with (stage, done, total)
 ):  # a loaded `api.Model`
-    "Load a model as somebody chose it; raises `ParameterError` and whatever loading raises"
+    "Load a model with one of `CHOICES`; raises `ParameterError` and whatever loading raises"
     from smollm_nb.api import Model, quantized_file
 
     if choice not in CHOICES:

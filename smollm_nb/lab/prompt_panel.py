@@ -188,7 +188,7 @@ class Feed:
 # %% ../../nbs/14_lab/03_prompt_panel.ipynb #85b1cf67
 @dataclass(frozen=True)
 class Request:
-    "What makes an answer"
+    "All that determines an answer"
 
     model: str  # a name as `api.Model` takes it
     choice: str  # one of `lab.choices(model)`
@@ -211,7 +211,7 @@ class Request:
             f"answer = m.{'chat' if self.chat else 'generate'}({self.prompt!r}{args})\nprint(answer.finish().text)\n"
         )
 
-    def ask(self, model, **kw):  # a `generate.Generation`
+    def start(self, model: Any, **kw: Any) -> Generation:
         "Begin to answer; raises what `generate` raises"
         return (model.chat if self.chat else model.generate)(
             self.prompt, max_tokens=self.max_tokens, overflow="stop", **self.changed(), **kw
@@ -230,7 +230,7 @@ class Request:
 
 # %% ../../nbs/14_lab/03_prompt_panel.ipynb #cb0eef27
 def sampling_controls() -> dict:  # by the name of the parameter
-    "Sliders with sane ranges"
+    "A slider for each sampling parameter"
 
     def slide(kind, label, tooltip, value, low, high, step):
         values = dict(value=value, min=low, max=high, step=step)
@@ -275,8 +275,8 @@ class _PanelControls(View):
         self.model = control(W.Text, "model", kinds, value=name, continuous_update=False)
         stops = "What computes; a change stops the answer"
         self.backend = control(W.Dropdown, "backend", stops, options=ways, value=backend)
-        asked = "Continue the text, or answer it as a question"
-        self.mode = control(W.Dropdown, "the model should", asked, options=modes, value=chat)
+        tip = "Continue the text, or answer it as a question"
+        self.mode = control(W.Dropdown, "the model should", tip, options=modes, value=chat)
         self.prompt = control(W.Textarea, "prompt", "What the model reads first", value=prompt, rows=3)
         self.controls = sampling_controls()
         drawn = "Draw a seed before each answer"
@@ -351,7 +351,7 @@ class _Generating(_PanelControls):
         most, self.box.holds = memory_of()
         self.box.limits = LIMITS | dict(memory=most)
         self._say("reading the prompt")
-        self.answer = g = (replace(r, max_tokens=until) if until else r).ask(m, n_alternatives=5)
+        self.answer = g = (replace(r, max_tokens=until) if until else r).start(m, n_alternatives=5)
         feed = Feed(self.box, m.tokenizer)
         try:
             with job.holding(g.cancel):
@@ -393,7 +393,7 @@ class _Requests(_Generating):
             return
         if self.fresh.value:
             self.controls["seed"].value = random.randrange(2**31)
-        self._ask(self.request)
+        self._start(self.request)
 
     def replay(self) -> None:
         "The last answer once more, and no further than it went"
@@ -402,9 +402,9 @@ class _Requests(_Generating):
         r = self.last
         self.model.value, self.backend.value, self.mode.value, self.prompt.value = r.model, r.choice, r.chat, r.prompt
         self._set(max_tokens=r.max_tokens, **vars(r.sampling))
-        self._ask(r, self._until)
+        self._start(r, self._until)
 
-    def _ask(self, request: Request, until: int | None = None) -> None:
+    def _start(self, request: Request, until: int | None = None) -> None:
         "Begin an answer, of `until` tokens where an earlier one was stopped"
 
         def begin():
@@ -515,8 +515,7 @@ class PromptPanel(_Results):
             set_control(name, self.controls[name], value)
         top, sampling = grid([self.model, self.backend, self.mode], 220), grid([*self.controls.values(), self.fresh])
         super().__init__(AnswerView(), [top, self.prompt, sampling, row([self.go, self.halt, self.again])])
-        asked = self.model, self.backend, self.mode, self.prompt, *self.controls.values()
-        for c in asked:
+        for c in (self.model, self.backend, self.mode, self.prompt, *self.controls.values()):
             c.observe(self._update, "value")
         self.backend.observe(lambda _: self.stop(), "value")
         self.model.observe(lambda _: self._new_model(), "value")

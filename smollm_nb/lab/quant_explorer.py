@@ -85,7 +85,7 @@ BITS = (2, 16)
 
 
 def _bits(recipe: Recipe, config: LlamaConfig) -> dict:
-    "How each matrix is held"
+    "Bits a weight of each matrix"
     bits = bits_map(recipe, config)
     some = f"{bits.min():.2f}" if bits.max() - bits.min() < 0.005 else f"{bits.min():.2f} to {bits.max():.2f}"
     note = f"This recipe: {some}, scales counted."
@@ -135,7 +135,7 @@ def look_record(k: Look) -> dict:
     columns, snr = [k.at.start, k.at.stop - 1], f"this group {snr_db(ratio):.1f} dB"
     group = dict(row=k.row, group=k.group, columns=columns, snr=snr)
     values = dict(weights=k.weights.tolist(), quantized=k.quantized.tolist(), rms=float(np.sqrt((off**2).mean())))
-    return dict(name=k.name.removeprefix("model."), held=k.held) | matrix | group | values
+    return dict(name=k.name.removeprefix("model."), storage=k.storage) | matrix | group | values
 
 
 def front_record(
@@ -305,7 +305,7 @@ class _Drawn(_Recipe):
         try:
             self._show(change.new)
         except Exception as e:
-            self.failure, self.box.error = e, error_line(e)  # a click has nobody to raise to
+            self.failure, self.box.error = e, error_line(e)  # no caller sees what a click raises
 
     def _show(self, place: dict) -> None:
         "Look into a matrix, and remember which"

@@ -453,7 +453,7 @@ def memory_over_time(
     "Resident memory of every process while the benchmark ran; raises `ParameterError`"
     seen = [m for m in as_record(record).get("memory", ()) if m["s"]]
     if not seen:
-        raise ParameterError("nobody watched the memory of this run: measure with watch=Watch()")
+        raise ParameterError("the memory of this run was not watched: measure with watch=Watch()")
     colours, most = runner_colours(record), max(m["threads"] for m in seen)
     peaks: dict[str, float] = {}
     fig, (ax,) = new_picture("", 4)

@@ -1,4 +1,4 @@
-// What the laboratory's widgets share: elements made of text nodes, numbers as they are read, figures in tiles.
+// What the widgets share: elements made of text nodes, numbers as they are read, figures in tiles.
 
 const SVG = "http://www.w3.org/2000/svg";
 

@@ -325,7 +325,7 @@ function inspector(model, frame, node) {
       go("the worst", "the group with the largest error", null, null, false),
     );
     node.replaceChildren(
-      h("div", { class: "lab-card-title" }, h("b", null, k.name), h("span", null, `${k.held}; ${k.snr}`)),
+      h("div", { class: "lab-card-title" }, h("b", null, k.name), h("span", null, `${k.storage}; ${k.snr}`)),
       h("div", { class: "lab-charts" }, left, right),
       steps,
     );
