@@ -96,17 +96,18 @@ class Session {
     return this.model.get(name);
   }
 
-  /** Remembered by the kernel, as long as there is one. */
-  put(name, value) {
+  /** Set a trait; it reaches the kernel as long as there is one. */
+  setTrait(name, value) {
     this.model.set(name, value);
     if (this.linked) this.model.save_changes();
   }
 
-  /** Ask the kernel to "measure" its engine, to "stop" that, or to "save" the page. */
-  ask(act) {
+  /** Send the kernel a message: "measure" its engine, "stop" that, or "save" the page. */
+  send(act) {
     if (this.linked) this.model.send({ act });
   }
 
+  /** Draw all views soon, and not more often than every `PAINT_MS`. */
   repaint() {
     this.waiting ||= setTimeout(requestAnimationFrame, this.drawn + PAINT_MS - performance.now(), () => {
       this.waiting = 0;
@@ -142,8 +143,8 @@ class Session {
     return this.loader;
   }
 
-  /** What a load would take. */
-  async offer() {
+  /** Say what loading the model would fetch and hold. */
+  async showCost() {
     if (!this.ready || this.engine || this.busy) return;
     try {
       const { base, files, loader } = await this.runtime();
@@ -164,8 +165,8 @@ class Session {
     this.say("");
   }
 
-  /** One thing at a time; whatever goes wrong is one line. */
-  async alone(work) {
+  /** Run one piece of work at a time; an error becomes the line of errors. */
+  async exclusively(work) {
     if (this.busy || !this.ready) return;
     Object.assign(this, { busy: true, error: "", control: new AbortController() });
     this.say("");
@@ -194,8 +195,9 @@ class Session {
     return this.engine;
   }
 
+  /** Load the model if need be, then answer the prompt; the text grows as tokens come. */
   generate() {
-    return this.alone(async () => {
+    return this.exclusively(async () => {
       Object.assign(this, { text: "", live: {}, given: this.get("chat") ? "" : this.get("prompt") });
       const engine = await this.load();
       const prompt = this.get("prompt");
@@ -233,17 +235,17 @@ class Session {
       await new Promise((done, fail) => {
         this.onMeasured = done;
         signal.addEventListener("abort", () => fail(new DOMException("stopped", "AbortError")));
-        this.ask("measure");
+        this.send("measure");
       });
     } finally {
       this.onMeasured = null;
-      if (signal.aborted) this.ask("stop");
+      if (signal.aborted) this.send("stop");
     }
   }
 
   /** The same work that the kernel measures: so many tokens after a short prompt, several times. */
   measure() {
-    return this.alone(async () => {
+    return this.exclusively(async () => {
       await this.native();
       const engine = await this.load();
       const { prompt, tokens, repeats } = this.get("protocol");
@@ -261,30 +263,31 @@ class Session {
       const { threads, variant, why } = engine.info;
       const agent = navigator.userAgent;
       const others = this.get("measured").filter((r) => r.threads !== threads || r.agent !== agent);
-      this.put("measured", [...others, { runner: "browser", threads, variant, why, rates, agent }]);
+      this.setTrait("measured", [...others, { runner: "browser", threads, variant, why, rates, agent }]);
       this.say(`measured: ${short(median(rates))} tokens/s`);
     });
   }
 
+  /** Stop loading, answering or measuring. */
   stop() {
     this.control?.abort();
     this.answer?.cancel();
   }
 
   /** The kernel is gone, the page is not. */
-  lose() {
+  loseKernel() {
     this.lost = true;
     this.onMeasured?.();
   }
 
   /** Files that were picked: path in the bundle → File. */
-  choose(list) {
+  useFiles(list) {
     const files = Object.fromEntries([...list].map((f) => [f.webkitRelativePath.split("/").slice(1).join("/"), f]));
     this.error = files["model_manifest.json"]
       ? ""
       : "that folder holds no model_manifest.json: choose the folder that this page is in";
     if (!this.error) this.files = files;
-    this.offer();
+    this.showCost();
     this.repaint();
   }
 
@@ -394,7 +397,7 @@ function tiles({ live, engine }) {
 
 /** Prompt and settings; what is written here goes to the traits. */
 function form(session) {
-  const keep = (name, read) => ({ onchange: (e) => session.put(name, read(e.target)) });
+  const keep = (name, read) => ({ onchange: (e) => session.setTrait(name, read(e.target)) });
   const field = (label, control) => h("label", { class: "lab-field" }, h("span", null, label), control);
   const number = (name, label, attrs) => {
     const read = (input) => (input.reportValidity() ? input.valueAsNumber : session.get(name));
@@ -431,7 +434,7 @@ function picker(session) {
     type: "file",
     webkitdirectory: true,
     multiple: true,
-    onchange: (e) => session.choose(e.target.files),
+    onchange: (e) => session.useFiles(e.target.files),
   });
   return h(
     "div",
@@ -444,7 +447,7 @@ function picker(session) {
 }
 
 function render({ model, el }, session) {
-  const frame = shell({ model, el }, { onLost: () => session.lose(), onUpdate: () => draw() });
+  const frame = shell({ model, el }, { onLost: () => session.loseKernel(), onUpdate: () => draw() });
   const button = (text, title, act, kind) => h("button", { type: "button", class: kind, title, onclick: act }, text);
   const go = button("Generate", "Answer the prompt in this page", () => session.generate(), "lab-strong");
   const halt = button("Stop", "Stop with the next token", () => session.stop());
@@ -452,7 +455,7 @@ function render({ model, el }, session) {
   const save = button(
     "Save as a page",
     "Write a page into the bundle in which the model answers without a kernel",
-    () => session.ask("save"),
+    () => session.send("save"),
   );
   const given = h("span", { class: "lab-after" });
   const said = h("span");
@@ -525,14 +528,14 @@ function render({ model, el }, session) {
     about.textContent = verdict(session) + engineLine(session);
   };
   const watch = ["native", "measured", "path", "url", "saved"].map((name) => `change:${name}`);
-  const fresh = () => session.offer();
+  const fresh = () => session.showCost();
   for (const event of watch) model.on(event, draw);
   model.on("change:path", fresh);
   session.views.add(draw);
   const seen = new ResizeObserver(() => session.repaint());
   seen.observe(el);
   draw();
-  session.offer();
+  session.showCost();
   return () => {
     for (const event of watch) model.off(event, draw);
     model.off("change:path", fresh);
