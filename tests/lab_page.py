@@ -1,4 +1,4 @@
-"JupyterLab in a browser, for the tests of the laboratory: a server on a free port, a page that clicks, what the console said"
+"JupyterLab in a browser, for the tests of the views: a server on a free port, a page that clicks, the console's errors"
 
 import contextlib
 import json
@@ -169,7 +169,7 @@ class Lab:
         self.page.locator(".lm-Menu-itemLabel", has_text=item).first.click()
 
     def run(self, i: int, ends: bool = True) -> None:
-        "Run a cell to its end, or until it began; a page that has no kernel yet ignores the key, so it is pressed again"
+        "Run a cell to its end, or until it began; the key is pressed again where the page has no kernel yet"
         cell = self.page.locator(".jp-Notebook .jp-Cell").nth(i)
 
         def prompt():
@@ -215,7 +215,9 @@ class Lab:
 
 # texts that are cut: a label, a button or a figure's name wider than its box, a choice wider than its control
 CUT = """() => ['.widget-label', 'button', '.lab-field > span', '.lab-figure > *', 'select']
-  .flatMap((kind) => [...document.querySelectorAll(`.lab-panel ${kind}`)]).filter((e) => e.checkVisibility()).filter((e) => {
+  .flatMap((kind) => [...document.querySelectorAll(`.lab-panel ${kind}`)])
+  .filter((e) => e.checkVisibility())
+  .filter((e) => {
     if (e.tagName !== 'SELECT') return e.scrollWidth > e.clientWidth + 1;
     const pen = document.createElement('canvas').getContext('2d'), look = getComputedStyle(e);
     pen.font = look.font;

@@ -1,4 +1,4 @@
-"The laboratory in a real JupyterLab: a browser clicks, drags, stops and comes back"
+"The views in a real JupyterLab: a browser clicks, drags, stops and comes back"
 
 import re
 
@@ -297,7 +297,7 @@ def slowly(route) -> None:
 
 
 def test_the_page_runs_the_bundle(browser, server, tiny_q4, artefacts):
-    "Made by the kernel, fetched through JupyterLab, answered and measured by the page; stopped; without the kernel; dark and narrow"
+    "Exported by the kernel, run and measured by the page; stopped; without the kernel; dark and narrow"
     import json
 
     url, token, d = server
@@ -369,7 +369,9 @@ def test_the_page_runs_the_bundle(browser, server, tiny_q4, artefacts):
 HOSTILE = """from smollm_nb.lab.prompt_panel import AnswerView
 view = AnswerView()
 view.begin()
-view.tokens = [["<b>bold</b><script>document.title='bad'</script>", 0.5, [["<img src=x onerror=document.title='bad'>", 0.25]], None, "<b>"]] + [[" word", 10**-(i/10), [[" word", 0.5]], 5.0, " word"] for i in range(30)]
+other = ["<img src=x onerror=document.title='bad'>", 0.25]
+hostile = ["<b>bold</b><script>document.title='bad'</script>", 0.5, [other], None, "<b>"]
+view.tokens = [hostile] + [[" word", 10**-(i/10), [[" word", 0.5]], 5.0, " word"] for i in range(30)]
 view.error, view.status = "<i>An error</i>: try again", "<u>status</u>"
 view"""
 
@@ -438,7 +440,7 @@ def test_a_benchmark_is_run_stopped_and_compared(browser, server, artefacts):
     first = page.evaluate(seen)
     page.wait_for_function(f"v => {seen} > v", arg=first)
     lab.shot(artefacts / "bench_running.png")
-    wait_status(page, "figures in .* noted in runs.jsonl", 200)
+    wait_status(page, "figures in .* added to runs.jsonl", 200)
     names = page.locator(".lab-tabs button").all_text_contents()
     assert {
         "side by side",
@@ -457,14 +459,15 @@ def test_a_benchmark_is_run_stopped_and_compared(browser, server, artefacts):
     assert "2 rounds" in page.locator(".lab-view").text_content()
     page.locator(".lab-tabs [aria-selected=true]").press("ArrowRight")  # around to the first one
     page.wait_for_function(
-        "document.querySelector('.lab-tabs [aria-selected=true]').textContent === 'side by side' && document.activeElement.textContent === 'side by side'"
+        "document.querySelector('.lab-tabs [aria-selected=true]').textContent === 'side by side'"
+        " && document.activeElement.textContent === 'side by side'"
     )
     page.set_viewport_size(dict(width=1200, height=1500))
     page.locator(".lab-panel").screenshot(path=str(artefacts / "bench_light.png"))
     # once more: the first run is what it is compared with; another choice is drawn at once
     press(page, "Run")
     wait_status(page, "^measuring", 100)
-    wait_status(page, "figures in .* noted in runs.jsonl", 200)
+    wait_status(page, "figures in .* added to runs.jsonl", 200)
     tab(page, "compared")
     verdicts = set(page.locator(".lab-grid-table tbody td:nth-child(2)").all_text_contents())
     assert verdicts
@@ -480,7 +483,7 @@ def test_a_benchmark_is_run_stopped_and_compared(browser, server, artefacts):
     wait_status(page, "native int8, torch")
     choice.select_option(index=2)
     page.locator(".lab-tabs button", has_text="compared").wait_for()
-    # stopped in the middle: what there is stays, and is noted as a part
+    # stopped in the middle: what there is stays, and is added as a part
     box = page.locator(".lab-panel input[type=number]").first
     box.fill("1000")
     box.press("Tab")

@@ -1,4 +1,4 @@
-"What all views of the laboratory do in a real JupyterLab: they end with their kernel, are saved, fit, and obey keys"
+"What all views do in a real JupyterLab: they end with their kernel, are saved, fit, and obey keys"
 
 import json
 import re
@@ -252,7 +252,7 @@ def test_a_spike_flattens_nothing(browser, server, artefacts):
     lab.page.locator(".lab").screenshot(path=str(artefacts / "spike.png"))
 
 
-SAVED = """from smollm_nb.{module} import {view}
+SAVED = """from smollm_nb.lab.{module} import {view}
 view = {view}({args})
 view"""
 

@@ -1,4 +1,4 @@
-"A page that BrowserRunner saved answers with no kernel: from any server, from this package's, from files chosen by hand"
+"A page that BrowserRunner saved answers without a kernel: from any server, from ours, from files chosen by hand"
 
 import contextlib
 import re

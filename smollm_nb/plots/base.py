@@ -14,6 +14,7 @@ import io
 import textwrap
 import unicodedata
 import warnings
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -34,7 +35,7 @@ DPI, WIDTH = 110, 7.6  # pixels an inch, inches
 # one colour for each quantity, here and in `widgets/style.css`: from nothing of it to much
 DOUBT = LinearSegmentedColormap.from_list("doubt", ["#FFFFFF", "#F3B884"])  # a token's probability, by `doubt`
 LOSS = LinearSegmentedColormap.from_list("loss", ["#F4F2F3", "#A8487F"])  # what was lost: error, KL
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.parse_math": False,
@@ -119,9 +120,10 @@ def check_numbers(
     # float32 softmax may exceed 1 by a rounding
     bad = np.flatnonzero(~(np.isfinite(x) & (x >= low) & (x <= high * (1 + 1e-6))))
     if bad.size:
-        raise ParameterError(
-            f"{name}[{bad[0]}] is {x[bad[0]]:g}: must be finite{f' and in {low:g}..{high:g}' if high < np.inf else f' and {low:g} or more' if low > -np.inf else ''}"
-        )
+        limits = f" and {low:g} or more" if low > -np.inf else ""
+        if high < np.inf:
+            limits = f" and in {low:g}..{high:g}"
+        raise ParameterError(f"{name}[{bad[0]}] is {x[bad[0]]:g}: must be finite{limits}")
     return x
 
 
@@ -238,7 +240,7 @@ def _mark_first(ax, ttft_ms: float, top: float) -> None:
         zorder=2,
     )
 
-
+# %% ../../nbs/13_plots/01_base.ipynb #1b5c0e76
 @rc_context(STYLE)
 def token_latency(
     itl_s,  # seconds between one token and the next, (tokens - 1,): `Timings.itl_s`
@@ -282,7 +284,7 @@ def token_latency(
 # %% ../../nbs/13_plots/01_base.ipynb #dd7a280a
 def _distribution_title(medians: dict[str, float]) -> str:
     "Which of several is fastest, and by how much; `medians` in ms"
-    best, worst = min(medians, key=medians.get), max(medians, key=medians.get)
+    best, worst = min(medians, key=medians.__getitem__), max(medians, key=medians.__getitem__)
     if len(medians) == 1 or medians[best] == medians[worst]:
         return f"median {short_number(medians[best])} ms a token"
     times = f", {short_number(medians[worst] / medians[best])} × faster than {worst}" if medians[best] > 0 else ""
@@ -367,9 +369,8 @@ def _check_trace(seconds, bytes_, marks) -> tuple:  # seconds (n,), MB (n,), mar
     marks = sorted(marks or [], key=lambda m: m[0])
     for s, name in marks:
         if not t[0] <= s <= t[-1]:
-            raise ParameterError(
-                f"marks: {name!r} starts at {s:g} s, outside the trace ({t[0]:g}..{t[-1]:g} s): count from the same zero"
-            )
+            outside = f"outside the trace ({t[0]:g}..{t[-1]:g} s)"
+            raise ParameterError(f"marks: {name!r} starts at {s:g} s, {outside}: count from the same zero")
     return t, mb, marks
 
 
@@ -401,11 +402,10 @@ def memory_trace(
     t, mb, marks = _check_trace(seconds, bytes_, marks)
     peak, at = mb.max(), t[mb.argmax()]
     limit = None if limit_mb is None else check_numbers("limit_mb", [limit_mb])[0]
-    versus = (
-        ""
-        if limit is None
-        else f": {short_number(abs(limit - peak))} MB {'below' if peak <= limit else 'above'} the limit of {short_number(limit)} MB"
-    )
+    versus = ""
+    if limit is not None:
+        side = "below" if peak <= limit else "above"
+        versus = f": {short_number(abs(limit - peak))} MB {side} the limit of {short_number(limit)} MB"
     fig, (ax,) = new_picture(f"peak {short_number(peak)} MB{versus}", 3.4)
     ax.fill_between(t, mb, color=PALETTE[0], alpha=0.15, lw=0)
     ax.plot(t, mb, color=PALETTE[0], lw=1.5)
@@ -447,9 +447,8 @@ def _alternative_lines(alternatives, n: int) -> list[list[str]]:  # (n,) lists o
     if alternatives is None:
         return [[]] * n
     if len(alternatives) != n:
-        raise ParameterError(
-            f"alternatives has {len(alternatives)} entries for {n} tokens: give one list for each, empty where there is none"
-        )
+        way_out = "give one list for each, empty where there is none"
+        raise ParameterError(f"alternatives has {len(alternatives)} entries for {n} tokens: {way_out}")
     for i, a in enumerate(alternatives):
         if a:
             check_numbers(f"alternatives[{i}]", [p for _, p in a], 1)
@@ -484,14 +483,14 @@ def strip_axes(title: str, height: float) -> tuple:  # picture, axes in inches, 
     fig = Picture(figsize=(WIDTH, full), dpi=DPI)
     fig.suptitle(title, x=0.01, y=1 - 0.08 / full, ha="left", va="top", fontsize=10.5, fontweight="bold")
     ax = fig.add_axes(
-        [0.1 / WIDTH, 0.58 / full, 1 - 0.2 / WIDTH, height / full], xlim=(0, WIDTH - 0.2), ylim=(height, 0)
+        (0.1 / WIDTH, 0.58 / full, 1 - 0.2 / WIDTH, height / full), xlim=(0, WIDTH - 0.2), ylim=(height, 0)
     )
     ax.axis("off")
-    bar = fig.add_axes([0.2 / WIDTH, 0.42 / full, 2.4 / WIDTH, 0.1 / full])
+    bar = fig.add_axes((0.2 / WIDTH, 0.42 / full, 2.4 / WIDTH, 0.1 / full))
     bar.tick_params(colors=QUIET, labelcolor=INK, labelsize=8, labelfontfamily="DejaVu Sans")
     return fig, ax, bar
 
-
+# %% ../../nbs/13_plots/01_base.ipynb #890c8ab3
 def doubt(
     p,  # probabilities, (n,)
 ) -> np.ndarray:  # (n,) 0..1
@@ -510,7 +509,7 @@ def draw_cells(ax, labels, p, x, y, widths, strength=1.0) -> PolyCollection:
             a + w / 2, b + CELL / 2, label, fontsize=9, fontfamily=MONO, ha="center", va="center_baseline", color=ink
         )
     look = dict(cmap=DOUBT, clim=(0, 1), alpha=strength, edgecolors="#D8D8D8", linewidths=0.8)
-    return ax.add_collection(PolyCollection(corners, array=doubt(p), **look))
+    return ax.add_collection(PolyCollection(list(corners), array=doubt(p), **look))
 
 
 def colour_bar(cells: PolyCollection, bar) -> None:
@@ -520,7 +519,7 @@ def colour_bar(cells: PolyCollection, bar) -> None:
     key.set_ticklabels([f"{m:g}" for m in marks[:-1]] + ["≤ 0.01"])
     key.outline.set_edgecolor("#D8D8D8")
 
-
+# %% ../../nbs/13_plots/01_base.ipynb #22e9c237
 @rc_context(STYLE)
 def token_strip(
     pieces: list[str],  # text of each token, (n,)
@@ -533,10 +532,10 @@ def token_strip(
     widths = np.array([max([w, *(SMALL * len(a) + 0.14 for a in lines)]) for w, lines in zip(widths, below)])
     x, row = wrap_cells(widths, WIDTH - 0.2).T
     step = CELL + LINE * max(map(len, below)) + (0.1 if any(below) else 0.05)
-    fig, ax, bar = strip_axes(
-        f"{count_of(len(p), 'token')}, median probability {np.median(p):.2f}; least sure of token {p.argmin() + 1}, {labels[p.argmin()]} ({p.min():.2g})",
-        step * (row.max() + 1),
-    )
+    least = p.argmin()
+    doubtful = f"least sure of token {least + 1}, {labels[least]} ({p[least]:.2g})"
+    title = f"{count_of(len(p), 'token')}, median probability {np.median(p):.2f}; {doubtful}"
+    fig, ax, bar = strip_axes(title, step * (row.max() + 1))
     colour_bar(draw_cells(ax, labels, p, x, step * row, widths), bar)
     for lines, a, b in zip(below, x, step * row):
         for i, line in enumerate(lines):

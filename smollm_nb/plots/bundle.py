@@ -38,14 +38,13 @@ def _check(parts: dict) -> tuple[list[str], np.ndarray]:  # names, (n, 2): held,
 def _title(names: list[str], sizes: np.ndarray, limit: float | None) -> str:
     "The finding"
     total = sizes[:, 1].sum()
-    room = (
-        ""
-        if limit is None
-        else f", {show_bytes(abs(limit - total))} {'below' if total < limit else 'above'} the limit of {show_bytes(limit)}"
-    )
+    room = ""
+    if limit is not None:
+        side = "below" if total < limit else "above"
+        room = f", {show_bytes(abs(limit - total))} {side} the limit of {show_bytes(limit)}"
     return f"{show_bytes(total)} to fetch{room}; {100 * sizes[0, 1] / total:.1f} % of it: {names[0]}"
 
-
+# %% ../../nbs/13_plots/06_bundle.ipynb #f0c29231
 @rc_context(STYLE)
 def bundle_bytes(
     parts: dict,  # name → (bytes that it holds, bytes that are fetched)

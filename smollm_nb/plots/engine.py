@@ -50,7 +50,7 @@ class Step(NamedTuple):
         "Bytes of weights read a second, GB"
         return 1e-9 * self.bytes_per_weight * self.weights_per_s
 
-
+# %% ../../nbs/13_plots/04_engine.ipynb #1ad06d1e
 def _check(steps, roofs: dict) -> tuple[list[Step], dict]:
     "Steps and roofs, every number above 0; raises `ParameterError`"
     steps = [Step(*s) for s in steps]
@@ -77,7 +77,7 @@ def _title(steps: list[Step], roofs: dict) -> str:
         f", at {100 * best.gb_per_s / of:.0f} % of the speed of memory" if of else ""
     )
 
-
+# %% ../../nbs/13_plots/04_engine.ipynb #7e93c19c
 def _label(s: Step, weights: int) -> str:
     "What stands beside a point"
     return f"{drawable(s.name)}\n{short_number(s.gb_per_s)} GB/s, {short_number(s.weights_per_s / weights)} tokens/s"
@@ -94,7 +94,7 @@ def _write_labels(ax, steps: list[Step], weights: int, room: float) -> None:
 
 @rc_context(STYLE)
 def roofline(
-    steps,  # records as `Step`, in the order in which they came about
+    steps,  # records as `Step`, in the order in which they were written
     roofs: dict,  # threads → what they read together, GB/s
     weights: int = 134_515_008,  # of the model that tokens are counted for
     machine: str = "",  # what it was measured on

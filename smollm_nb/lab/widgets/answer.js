@@ -1,23 +1,25 @@
 // An answer as it grows: every token with its probability, the time each took, the memory held.
 // State is in traits alone.
-import { h, newId, percent, short, tile, visible } from "./common.js";
-import { chart } from "./chart.js";
+import { caption, h, newId, percent, short, tile, visible } from "./common.js";
+import { chart, latencyChart } from "./chart.js";
 import { shell } from "./shell.js";
 
 const PAINT_MS = 200; // between two drawings of figures and charts: they take the time of tokens, and of a click
 
-// what arrived so far, for every view of one model; Python sends `batch` often, `tokens` and `memory` whole at the end
+/**
+ * What arrived so far, for every view of one model; Python sends `batch` often, `tokens` and `memory` whole at the end.
+ */
 function makeStore(model) {
   const store = { run: model.get("run"), tokens: [], memory: [], stats: {}, views: new Set() };
-  const tell = (fresh) => store.views.forEach((v) => v(fresh));
+  const notify = (fresh) => store.views.forEach((v) => v(fresh));
   const whole = () => {
     const run = model.get("run"),
       tokens = [...model.get("tokens")];
     const fresh = run !== store.run || tokens.length < store.tokens.length; // tokens never change: what is drawn stays
     Object.assign(store, { run, tokens, memory: [...model.get("memory")], stats: model.get("stats") });
-    tell(fresh);
+    notify(fresh);
   };
-  const askAgain = () => {
+  const resync = () => {
     model.set("resync", model.get("resync") + 1);
     model.save_changes();
   };
@@ -26,11 +28,11 @@ function makeStore(model) {
     if (b.run === undefined || b.run < store.run) return;
     const fresh = b.run !== store.run;
     if (fresh) Object.assign(store, { run: b.run, tokens: [], memory: [], stats: {} });
-    if (b.at > store.tokens.length || b.memory_at > store.memory.length) return askAgain(); // one went by unheard
+    if (b.at > store.tokens.length || b.memory_at > store.memory.length) return resync(); // a batch was missed
     store.tokens.push(...b.tokens.slice(store.tokens.length - b.at));
     store.memory.push(...b.memory.slice(store.memory.length - b.memory_at));
     store.stats = b.stats;
-    tell(fresh);
+    notify(fresh);
   };
   whole();
   model.on("change:tokens", whole);
@@ -38,7 +40,7 @@ function makeStore(model) {
   return store;
 }
 
-// the likeliest tokens at one place, each with a bar
+/** The likeliest tokens at one place, each with a bar. */
 function card([, p, alternatives, ms, piece], index) {
   const bar = (q) => h("td", { class: "lab-bar" }, h("span", { style: `width:${(100 * q).toFixed(1)}%` }));
   const row = (name, q, chosen) =>
@@ -60,17 +62,17 @@ function card([, p, alternatives, ms, piece], index) {
   return [title, h("table", null, listed ? [] : row(piece, p, true), rows)];
 }
 
-// the same for a screen reader
+/** The same for a screen reader. */
 function spoken([, p, alternatives, , piece], i) {
   const others = alternatives.filter(([name]) => name !== piece).slice(0, 3);
   const rest = others.map(([name, q]) => `; ${visible(name)} ${percent(q)}`).join("");
   return `token ${i + 1}, ${visible(piece)}, probability ${percent(p)}${rest}`;
 }
 
-// how far a token is tinted, %: nothing for a sure one, all for one chance in a hundred
+/** How far a token is tinted, %: nothing for a sure one, all for one chance in a hundred. */
 const doubt = (p) => (100 * Math.min(1, -Math.log10(Math.max(p, 1e-4)) / 2)).toFixed(0);
 
-// the answer's tokens: one stop for the Tab key, arrow keys between them, a card for the one that is looked at
+/** The answer's tokens: one stop for the Tab key, arrow keys between them, a card for the one that is looked at. */
 function tokenList(store) {
   const list = h("div", {
     class: "lab-answer",
@@ -139,14 +141,14 @@ function tokenList(store) {
   return { node: h("div", { class: "lab-answer-box" }, list, box, said), update };
 }
 
-// the prompt and the answer's room within the context
+/** The prompt and the answer's room within the context. */
 function budgetBar() {
-  const used = h("span", { class: "lab-used" }),
-    room = h("span", { class: "lab-room" });
-  const text = h("span", { class: "lab-budget-text" }),
-    bar = h("div", { class: "lab-budget-bar", role: "img" }, used, room);
-  const node = h("div", { class: "lab-budget" }, bar, text),
-    written = (n) => n.toLocaleString("en");
+  const used = h("span", { class: "lab-used" });
+  const room = h("span", { class: "lab-room" });
+  const text = h("span", { class: "lab-budget-text" });
+  const bar = h("div", { class: "lab-budget-bar", role: "img" }, used, room);
+  const node = h("div", { class: "lab-budget" }, bar, text);
+  const written = (n) => n.toLocaleString("en");
   const update = ({ prompt, answer, context }) => {
     node.hidden = !context; // known once a model is loaded
     if (!context) return;
@@ -188,38 +190,18 @@ async function copy(model, button, code) {
   setTimeout(() => (button.textContent = "Copy as Python"), 1500);
 }
 
-const caption = (text) => h("figcaption", null, text);
-
-function latencyChart({ latency }, tokens, width) {
+/** The first token has no latency: it waited for the prompt. */
+function tokenLatencies({ latency }, tokens, width) {
   const points = tokens
     .map((t, i) => [i + 1, t[3]])
     .slice(1)
     .filter(([, v]) => v !== null);
-  const [native, browser] = latency;
-  const limits = [
-    [native, `${native} ms, the aim`, 0],
-    [browser, `${browser} ms, browsers`, 1],
-  ];
-  return [
-    caption("latency of each token, ms"),
-    chart({
-      title: "latency of each token",
-      note: `${points.length} tokens`,
-      points,
-      limits,
-      kind: "dots",
-      xLabel: "token",
-      unit: "ms",
-      xMin: 1,
-      xMax: 16,
-      width,
-      robust: true,
-    }),
-  ];
+  const title = "latency of each token";
+  return latencyChart(title, [`${title}, ms`], `${points.length} tokens`, [points], latency, width);
 }
 
 function memoryChart({ memory }, holds, points, width) {
-  const limits = memory ? [[memory, `${memory} MB, the aim`, 1]] : [];
+  const limits = memory ? [[memory, `${memory} MB target`, 1]] : [];
   return [
     caption("memory of the kernel's process, MB"),
     chart({
@@ -238,13 +220,13 @@ function memoryChart({ memory }, holds, points, width) {
 }
 
 function render({ model, el }, store) {
-  const frame = shell({ model, el }),
-    tokens = tokenList(store),
-    budget = budgetBar();
+  const frame = shell({ model, el });
+  const tokens = tokenList(store);
+  const budget = budgetBar();
   const numbers = h("div", { class: "lab-figures", role: "list", "aria-label": "figures of this answer" });
-  const latency = h("figure"),
-    memory = h("figure"),
-    charts = h("div", { class: "lab-charts" }, latency, memory);
+  const latency = h("figure");
+  const memory = h("figure");
+  const charts = h("div", { class: "lab-charts" }, latency, memory);
   const code = h("pre", { class: "lab-code", hidden: true, tabindex: "0", "aria-label": "this answer as Python" });
   const button = h(
     "button",
@@ -270,13 +252,13 @@ function render({ model, el }, store) {
     const limits = model.get("limits"),
       width = latency.clientWidth;
     if (!width) return;
-    latency.replaceChildren(...latencyChart(limits, store.tokens, width));
+    latency.replaceChildren(...tokenLatencies(limits, store.tokens, width));
     memory.replaceChildren(...memoryChart(limits, model.get("holds"), store.memory, width));
   };
-  let waiting = 0,
-    stale = false,
-    drawn = -Infinity,
-    timer = 0;
+  let waiting = 0;
+  let stale = false;
+  let drawn = -Infinity;
+  let timer = 0;
   const paint = () => {
     const some = store.tokens.length > 0;
     waiting = 0;

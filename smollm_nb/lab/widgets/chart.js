@@ -1,5 +1,5 @@
 // Charts as SVG: a series of dots or an area, limits as dashed lines, and an axis that an outlier does not flatten.
-import { s, short, ticks } from "./common.js";
+import { caption, s, short, svgLine, svgPicture, svgText, ticks } from "./common.js";
 
 /** A long series in at most `most` points; the largest of each run is kept, so that no peak is lost. */
 export function thin(points, most = 600) {
@@ -29,10 +29,7 @@ export function apart(places, gap) {
   return out;
 }
 
-const text = (x, y, kind, anchor, words) => s("text", { x, y, class: kind, "text-anchor": anchor }, words);
-const rule = (x1, x2, y1, y2, kind) => s("line", { x1, x2, y1, y2, class: kind });
-
-// dashed lines with their names in the right margin
+/** Dashed lines with their names in the right margin. */
 function limitLines(limits, y, x0, x1) {
   const at = limits.map(([v]) => y(v));
   const labels = apart(
@@ -40,12 +37,12 @@ function limitLines(limits, y, x0, x1) {
     13,
   ).map((v) => -v); // what has no room goes upwards
   return limits.map(([, name, look], i) => [
-    rule(x0, x1, at[i], at[i], `lab-limit lab-limit-${look}`),
-    text(x1 + 5, labels[i] + 4, `lab-limit-text lab-limit-${look}`, "start", name),
+    svgLine(x0, x1, at[i], at[i], `lab-limit lab-limit-${look}`),
+    svgText(x1 + 5, labels[i] + 4, `lab-limit-text lab-limit-${look}`, "start", name),
   ]);
 }
 
-// what lies above the axis: a triangle at the edge for each, the largest with its value
+/** What lies above the axis: a triangle at the edge for each, the largest with its value. */
 function outliers(points, high, x, top, x1, unit) {
   const above = points.filter(([, v]) => v > high);
   if (!above.length) return null;
@@ -54,7 +51,7 @@ function outliers(points, high, x, top, x1, unit) {
   const marks = above.map(([a]) => `M${(x(a) - 4).toFixed(1)} ${top + 1}h8l-4 -7Z`).join("");
   return [
     s("path", { d: marks, class: "lab-outlier" }),
-    text(x(at) + (left ? -8 : 8), top, "lab-outlier-text", left ? "end" : "start", `${short(value)} ${unit}`),
+    svgText(x(at) + (left ? -8 : 8), top, "lab-outlier-text", left ? "end" : "start", `${short(value)} ${unit}`),
   ];
 }
 
@@ -78,15 +75,15 @@ export function chart({
   robust = false,
 }) {
   const margin = limits.length ? 12 + 6.3 * Math.max(...limits.map(([, name]) => name.length)) : 14;
-  const left = 40,
-    top = 18,
-    bottom = 30,
-    w = Math.max(width, 240),
-    x1 = w - margin,
-    y1 = height - bottom;
-  const data = thin(points),
-    other = thin(second),
-    values = [...data, ...other].map(([, v]) => v);
+  const left = 40;
+  const top = 18;
+  const bottom = 30;
+  const w = Math.max(width, 240);
+  const x1 = w - margin;
+  const y1 = height - bottom;
+  const data = thin(points);
+  const other = thin(second);
+  const values = [...data, ...other].map(([, v]) => v);
   const most = robust ? mostOf(values) : Math.max(0, ...values);
   const high = 1.12 * Math.max(most, ...limits.map(([v]) => v)) || 1;
   const last = Math.max(xMax, ...data.slice(-1).map(([a]) => a));
@@ -94,13 +91,13 @@ export function chart({
   const y = (v) => y1 - (Math.min(v, high) / high) * (y1 - top);
 
   const grid = ticks(0, high, 3).map((v) => [
-    rule(left, x1, y(v), y(v), "lab-grid"),
-    text(left - 5, y(v) + 4, "lab-tick", "end", short(v)),
+    svgLine(left, x1, y(v), y(v), "lab-grid"),
+    svgText(left - 5, y(v) + 4, "lab-tick", "end", short(v)),
   ]);
   const whole = (v) => kind !== "dots" || Number.isInteger(v);
   const marks = ticks(xMin, last, 4)
     .filter(whole)
-    .map((v) => text(x(v), y1 + 13, "lab-tick", "middle", short(v)));
+    .map((v) => svgText(x(v), y1 + 13, "lab-tick", "middle", short(v)));
   const dots = (list) =>
     list
       .filter(([, v]) => v <= high)
@@ -120,14 +117,35 @@ export function chart({
   const above = values.filter((v) => v > high).length;
   const far = above ? `; ${above} above the scale, to ${short(Math.max(...values))} ${unit}` : "";
   const said = `${title}: ${note}${far}`;
-  return s(
-    "svg",
-    { width: w, height, viewBox: `0 0 ${w} ${height}`, role: "img", "aria-label": said },
+  return svgPicture(
+    w,
+    height,
+    said,
     grid,
     marks,
-    text((left + x1) / 2, height - 3, "lab-tick", "middle", xLabel),
+    svgText((left + x1) / 2, height - 3, "lab-tick", "middle", xLabel),
     limitLines(limits, y, left, x1),
     shape,
     outliers([...data, ...other], high, x, top, x1, unit),
   );
+}
+
+/**
+ * Latencies of tokens, ms, with the targets of the native engine and of a browser.
+ * @param {string} title what a screen reader says first
+ * @param {(string|Node)[]} head the caption
+ * @param {string} note what is drawn, for a screen reader
+ * @param {[number, number][][]} series one or two lists of [token, ms]
+ * @param {[number, number]} targets ms natively, ms in a browser
+ * @param {number} width pixels
+ */
+export function latencyChart(title, head, note, series, targets, width) {
+  const [points, second = []] = series;
+  const [native, browser] = targets;
+  const limits = [
+    [native, `${native} ms target`, 0],
+    [browser, `${browser} ms, browsers`, 1],
+  ];
+  const axes = { kind: "dots", xLabel: "token", xMin: 1, xMax: 16, unit: "ms", robust: true };
+  return [caption(...head), chart({ ...axes, title, note, points, second, limits, width })];
 }

@@ -1,9 +1,9 @@
-// What the laboratory's widgets share: elements made of text nodes, numbers as they are read, figures in tiles.
+// What the widgets share: elements made of text nodes, numbers as they are read, figures in tiles.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-// set attributes; on… become listeners, null and false are left out
-function dress(node, attrs, children) {
+/** Set attributes; on… become listeners, null and false are left out. */
+function setUp(node, attrs, children) {
   for (const [k, v] of Object.entries(attrs ?? {})) {
     if (k.startsWith("on")) node.addEventListener(k.slice(2), v);
     else if (v !== null && v !== undefined && v !== false) node.setAttribute(k, v === true ? "" : v);
@@ -13,10 +13,23 @@ function dress(node, attrs, children) {
 }
 
 /** An HTML element: its tag, attributes, and children or texts. */
-export const h = (tag, attrs, ...children) => dress(document.createElement(tag), attrs, children);
+export const h = (tag, attrs, ...children) => setUp(document.createElement(tag), attrs, children);
 
 /** The same in SVG. */
-export const s = (tag, attrs, ...children) => dress(document.createElementNS(SVG, tag), attrs, children);
+export const s = (tag, attrs, ...children) => setUp(document.createElementNS(SVG, tag), attrs, children);
+
+/** A text in SVG: where, its class, what of it stands there ("start", "middle", "end"), the text. */
+export const svgText = (x, y, kind, anchor, text) => s("text", { x, y, class: kind, "text-anchor": anchor }, text);
+
+/** A line in SVG, of a class. */
+export const svgLine = (x1, x2, y1, y2, kind) => s("line", { x1, x2, y1, y2, class: kind });
+
+/** A picture in SVG, pixels, with what a screen reader says of it. */
+export const svgPicture = (width, height, label, ...parts) =>
+  s("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, parts);
+
+/** The caption of a chart. */
+export const caption = (...parts) => h("figcaption", null, ...parts);
 
 /** Three digits, all of them from a thousand on; a dash for what is not known. */
 export function short(x) {
@@ -61,7 +74,7 @@ export function tile(name, value, unit = "") {
   );
 }
 
-let made = 0;
+let lastId = 0;
 
 /** An id that no other element of the page has. */
-export const newId = () => `lab-${Date.now().toString(36)}-${(made += 1)}`;
+export const newId = () => `lab-${Date.now().toString(36)}-${(lastId += 1)}`;

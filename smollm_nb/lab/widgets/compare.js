@@ -1,13 +1,12 @@
 // Two models on one prompt: the reference's answer token by token, how far the candidate is at each, and why.
 // State is in traits alone.
-import { h, newId, percent, short, tile, visible } from "./common.js";
-import { chart } from "./chart.js";
+import { caption, h, newId, percent, short, tile, visible } from "./common.js";
+import { chart, latencyChart } from "./chart.js";
 import { shell } from "./shell.js";
 
 const heading = (text) => h("h4", null, text);
-const caption = (...parts) => h("figcaption", null, ...parts);
 
-// the likeliest tokens of one model, each with a bar
+/** The likeliest tokens of one model, each with a bar. */
 function bars(title, rows) {
   const line = ([name, p]) =>
     h(
@@ -20,7 +19,7 @@ function bars(title, rows) {
   return h("div", null, heading(title), h("table", { class: "lab-table" }, rows.map(line)));
 }
 
-// which parts of the candidate made it choose otherwise
+/** The parts of the candidate that make it choose another token. */
 function reasons(blame) {
   if (blame.note) return h("p", null, blame.note);
   const most = Math.max(...blame.effects.map(([, e]) => Math.abs(e)), 1e-9);
@@ -36,22 +35,22 @@ function reasons(blame) {
     );
   const together = blame.together.length
     ? `Enough to undo it: ${blame.together.join(", ")}.`
-    : "Not even all parts together undo it: other arithmetic, not other weights.";
+    : "All parts together do not undo it: the difference is in the arithmetic, not in the weights.";
   return h(
     "div",
     null,
-    heading("what putting the reference's part back does to the margin, in logits"),
+    heading("change of the margin when one part is the reference's again, in logits"),
     h("table", { class: "lab-table" }, blame.effects.map(line)),
     h("p", null, together),
   );
 }
 
-// KL as a share of the tint, %; by its square root, so that small ones are told apart
+/** KL as a share of the tint, %; by its square root, so that small ones are told apart. */
 const tint = (kl) => Math.min(100, 100 * Math.sqrt(kl)).toFixed(0);
 
 function render({ model, el }) {
-  const frame = shell({ model, el }),
-    id = newId();
+  const frame = shell({ model, el });
+  const id = newId();
   const lead = h("div", {
     class: "lab-answer lab-pick",
     role: "listbox",
@@ -64,8 +63,8 @@ function render({ model, el }) {
     tabindex: "0",
     "aria-label": "The candidate's own answer",
   });
-  const names = [h("h4"), h("h4")],
-    numbers = h("div", { class: "lab-figures", role: "list", "aria-label": "figures of the comparison" });
+  const names = [h("h4"), h("h4")];
+  const numbers = h("div", { class: "lab-figures", role: "list", "aria-label": "figures of the comparison" });
   const legend = h(
     "div",
     { class: "lab-legend", "aria-hidden": "true" },
@@ -73,13 +72,13 @@ function render({ model, el }) {
     h("i", { class: "lab-loss" }),
     " 1 nat apart or more (KL); framed where the candidate chooses another token; click one to look into it",
   );
-  const detail = h("div", { class: "lab-detail", "aria-live": "polite" }),
-    kl = h("figure"),
-    time = h("figure");
+  const detail = h("div", { class: "lab-detail", "aria-live": "polite" });
+  const kl = h("figure");
+  const time = h("figure");
   const empty = h(
     "p",
     { class: "lab-empty" },
-    "Compare lets both answer. Their answers, where they part, and the time that each token took will be here.",
+    "Compare runs both models. Their answers, where they differ, and the latency of each token will be shown here.",
   );
   const answers = h("div", { class: "lab-charts" }, h("div", null, names[0], lead), h("div", null, names[1], other));
   const charts = h("div", { class: "lab-charts" }, kl, time);
@@ -130,7 +129,7 @@ function render({ model, el }) {
     empty.hidden = rows.length > 0;
     for (const part of [numbers, answers, legend, charts]) part.hidden = !rows.length;
     names[0].textContent = a;
-    names[1].textContent = flip < 0 ? b : `${b}: parts at token ${flip + 1}`;
+    names[1].textContent = flip < 0 ? b : `${b}: differs from token ${flip + 1}`;
     numbers.replaceChildren(...model.get("figures").map(([name, value, unit]) => tile(name, value, unit)));
     const said = (x, y, d) => (x === y ? `KL ${short(d)} nats` : `${b} chooses ${visible(y)}; KL ${short(d)} nats`);
     lead.replaceChildren(
@@ -155,31 +154,19 @@ function render({ model, el }) {
     look();
   };
   const plot = (rows, a, b) => {
-    const series = (k) => rows.map((r, i) => [i + 1, r[k]]),
-      [native, browser] = model.get("limits");
-    const common = { kind: "dots", xLabel: "token", xMin: 1, xMax: 16, width: kl.clientWidth };
-    const limits = [
-      [native, `${native} ms, the aim`, 0],
-      [browser, `${browser} ms, browsers`, 1],
-    ];
+    const series = (k) => rows.map((r, i) => [i + 1, r[k]]);
+    const width = kl.clientWidth;
+    const axes = { kind: "dots", xLabel: "token", xMin: 1, xMax: 16, unit: "nats", width };
+    const note = `${rows.length} tokens`;
     kl.replaceChildren(
       caption("KL at each token, nats"),
-      chart({ ...common, title: "KL at each token", note: `${rows.length} tokens`, points: series(2), unit: "nats" }),
+      chart({ ...axes, title: "KL at each token", note, points: series(2) }),
     );
     const key = [h("span", { class: "lab-key" }, a), " and ", h("span", { class: "lab-key lab-key-2" }, b)];
-    time.replaceChildren(
-      caption("latency, ms: ", ...key),
-      chart({
-        ...common,
-        title: "latency",
-        note: `${a} and ${b}`,
-        points: series(3).slice(1),
-        second: series(4).slice(1),
-        limits,
-        unit: "ms",
-        robust: true,
-      }),
-    );
+    // the first step reads the prompt
+    const latencies = [series(3).slice(1), series(4).slice(1)];
+    const head = ["latency, ms: ", ...key];
+    time.replaceChildren(...latencyChart("latency", head, `${a} and ${b}`, latencies, model.get("limits"), width));
   };
   const watch = {
     "change:rows": draw,

@@ -31,11 +31,11 @@ function table({ head, rows }) {
 }
 
 function render({ model, el }) {
-  const id = newId(),
-    frame = shell({ model, el }),
-    panel = h("div", { class: "lab-view", role: "tabpanel", id });
-  let url = null,
-    shown = "";
+  const id = newId();
+  const frame = shell({ model, el });
+  const panel = h("div", { class: "lab-view", role: "tabpanel", id });
+  let url = null;
+  let shown = "";
   const show = (name) => {
     shown = name;
     model.set("shown", name);

@@ -1,77 +1,77 @@
 // A recipe under examination: figures, maps of the layers, one matrix down to a group, size against error.
 // State is in traits alone.
-import { h, newId, s, short, ticks, tile } from "./common.js";
+import { caption, h, newId, s, short, svgLine, svgPicture, svgText, ticks, tile } from "./common.js";
 import { shell } from "./shell.js";
 import { tabList } from "./tabs.js";
 
 const nats = (x) => (x >= 0.001 || x === 0 ? short(x) : x.toExponential(1));
-const text = (x, y, kind, anchor, words) => s("text", { x, y, class: kind, "text-anchor": anchor }, words);
-const rule = (x1, x2, y1, y2, kind) => s("line", { x1, x2, y1, y2, class: kind });
-const picture = (w, height, label, ...parts) =>
-  s("svg", { width: w, height, viewBox: `0 0 ${w} ${height}`, role: "img", "aria-label": label }, parts);
 
 const BENDS = { linear: (v) => v, root: Math.sqrt, log: Math.log }; // how a value becomes a tint
 
-// a value as a share 0..1 of its map's range; `low` and `high` are the map's own where one is fixed
+/** A value as a share 0..1 of its map's range; `low` and `high` are the map's own where one is fixed. */
 function shares(map) {
-  const bend = BENDS[map.bend],
-    [low, high] = map.ends.map(bend);
+  const bend = BENDS[map.bend];
+  const [low, high] = map.ends.map(bend);
   return (v) => (high > low ? Math.max(0, Math.min(1, (bend(v) - low) / (high - low))) : 0);
 }
 
-// horizontal lines with their values
+/** Horizontal lines with their values. */
 const levels = (values, y, x0, x1) =>
-  values.map((v) => [rule(x0, x1, y(v), y(v), "lab-grid"), text(x0 - 5, y(v) + 4, "lab-tick", "end", short(v))]);
+  values.map((v) => [
+    svgLine(x0, x1, y(v), y(v), "lab-grid"),
+    svgText(x0 - 5, y(v) + 4, "lab-tick", "end", short(v)),
+  ]);
 
-// the histogram of a matrix: bars in %, the code points as lines
+/** The histogram of a matrix: bars in %, the code points as lines. */
 function histogram({ counts, edges, points }, width) {
-  const left = 40,
-    right = 8,
-    top = 8,
-    bottom = 30,
-    height = 170,
-    w = Math.max(width, 240),
-    x1 = w - right,
-    y1 = height - bottom;
-  const high = 1.08 * Math.max(...counts),
-    low = edges[0],
-    span = edges.at(-1) - low || 1;
-  const x = (v) => left + ((v - low) / span) * (x1 - left),
-    y = (v) => y1 - (v / high) * (y1 - top);
+  const left = 40;
+  const right = 8;
+  const top = 8;
+  const bottom = 30;
+  const height = 170;
+  const w = Math.max(width, 240);
+  const x1 = w - right;
+  const y1 = height - bottom;
+  const high = 1.08 * Math.max(...counts);
+  const low = edges[0];
+  const span = edges.at(-1) - low || 1;
+  const x = (v) => left + ((v - low) / span) * (x1 - left);
+  const y = (v) => y1 - (v / high) * (y1 - top);
   const bar = (c, i) => `M${x(edges[i]).toFixed(1)} ${y1}V${y(c).toFixed(1)}H${x(edges[i + 1]).toFixed(1)}V${y1}Z`;
   const few = points.length <= 16 ? points : [];
-  return picture(
+  const across = points.length ? "weight / scale of its group" : "weight";
+  return svgPicture(
     w,
     height,
     `histogram of the weights among ${points.length} code points`,
     levels(ticks(0, high, 3), y, left, x1),
     s("path", { d: counts.map(bar).join(""), class: "lab-bars" }),
-    few.map((p) => rule(x(p), x(p), top, y1, "lab-point")),
-    ticks(low, low + span, 6).map((v) => text(x(v), y1 + 13, "lab-tick", "middle", short(v))),
-    text((left + x1) / 2, height - 3, "lab-tick", "middle", points.length ? "weight / scale of its group" : "weight"),
+    few.map((p) => svgLine(x(p), x(p), top, y1, "lab-point")),
+    ticks(low, low + span, 6).map((v) => svgText(x(v), y1 + 13, "lab-tick", "middle", short(v))),
+    svgText((left + x1) / 2, height - 3, "lab-tick", "middle", across),
   );
 }
 
-// one group: each weight as a stem, what it became as a dash
-function stems({ weights, became }, width) {
-  const left = 48,
-    right = 8,
-    top = 8,
-    bottom = 30,
-    height = 170,
-    w = Math.max(width, 240),
-    x1 = w - right,
-    y1 = height - bottom;
-  const most = 1.08 * Math.max(...[...weights, ...became].map(Math.abs)) || 1,
-    step = (x1 - left) / weights.length;
+/** One group: each weight as a stem, its quantized value as a dash. */
+function stems({ weights, quantized }, width) {
+  const left = 48;
+  const right = 8;
+  const top = 8;
+  const bottom = 30;
+  const height = 170;
+  const w = Math.max(width, 240);
+  const x1 = w - right;
+  const y1 = height - bottom;
+  const most = 1.08 * Math.max(...[...weights, ...quantized].map(Math.abs)) || 1;
+  const step = (x1 - left) / weights.length;
   const dash = Math.max(4.5, Math.min(9, step));
-  const x = (i) => left + (i + 0.5) * step,
-    y = (v) => top + ((most - v) / (2 * most)) * (y1 - top);
+  const x = (i) => left + (i + 0.5) * step;
+  const y = (v) => top + ((most - v) / (2 * most)) * (y1 - top);
   const at = (v, i) => `${x(i).toFixed(1)} ${y(v).toFixed(1)}`;
-  return picture(
+  return svgPicture(
     w,
     height,
-    `${weights.length} weights of one group and what they became`,
+    `${weights.length} weights of one group, before and after quantization`,
     levels(ticks(-most, most, 4), y, left, x1),
     s("path", {
       d: weights.map((v, i) => `M${x(i).toFixed(1)} ${y(0).toFixed(1)}V${y(v).toFixed(1)}`).join(""),
@@ -79,10 +79,10 @@ function stems({ weights, became }, width) {
     }),
     s("path", { d: weights.map((v, i) => `M${at(v, i)}h0`).join(""), class: "lab-dots" }),
     s("path", {
-      d: became.map((v, i) => `M${(x(i) - dash / 2).toFixed(1)} ${y(v).toFixed(1)}h${dash.toFixed(1)}`).join(""),
+      d: quantized.map((v, i) => `M${(x(i) - dash / 2).toFixed(1)} ${y(v).toFixed(1)}h${dash.toFixed(1)}`).join(""),
       class: "lab-dash",
     }),
-    text((left + x1) / 2, height - 3, "lab-tick", "middle", "weight in the group: ● before, – after"),
+    svgText((left + x1) / 2, height - 3, "lab-tick", "middle", "weight in the group: ● before, – after"),
   );
 }
 
@@ -92,7 +92,7 @@ const SHAPES = {
   "lab-now": (a, b) => `M${a - 5} ${b}a5 5 0 1 0 10 0a5 5 0 1 0 -10 0Z`,
 };
 
-// round numbers of a logarithmic axis
+/** Round numbers of a logarithmic axis. */
 function decades(floor, roof) {
   const out = [];
   for (let d = Math.floor(Math.log10(floor)); d <= Math.log10(roof); d++) {
@@ -104,7 +104,7 @@ function decades(floor, roof) {
   return out;
 }
 
-// a line through points, as points so close to each other that none of it is missed
+/** A line through points, as points so close to each other that none of it is missed. */
 function along(line) {
   const between = ([a, b], [c, d]) => {
     const n = Math.ceil(Math.max(Math.abs(c - a), Math.abs(d - b)) / 4);
@@ -113,11 +113,13 @@ function along(line) {
   return [...line.slice(1).flatMap((p, i) => between(line[i], p)), ...line.slice(-1)];
 }
 
-// names beside their marks, out of each other's way, and of the front and the budget where there is room; a mark whose
-// name finds none says it when pointed at
+/**
+ * Names beside their marks, out of each other's way, and of the front and the budget where there is room; a mark whose
+ * name finds none says it when pointed at.
+ */
 function names(marks, x, y, w, left, budget, front) {
-  const taken = [],
-    out = [];
+  const taken = [];
+  const out = [];
   const meets = (r, t) => r.x < t.x + t.w && t.x < r.x + r.w && r.y < t.y + t.h && t.y < r.y + r.h;
   const curve = along(front.map(([a, b]) => [x(a), y(b)]));
   const onFront = (r) => curve.some(([a, b]) => a > r.x - 2 && a < r.x + r.w + 2 && b > r.y - 1 && b < r.y + r.h + 1);
@@ -126,35 +128,35 @@ function names(marks, x, y, w, left, budget, front) {
     marks.some(([, a, b]) => x(a) > r.x - 5 && x(a) < r.x + r.w + 5 && y(b) > r.y - 4 && y(b) < r.y + r.h + 4);
   const free = (r) => r.x >= left - 30 && r.x + r.w <= w && r.y >= 0 && !taken.some((t) => meets(r, t)) && !onMark(r);
   for (const [name, a, b, kind] of marks) {
-    const wide = 6.4 * name.length,
-      offsets = [
-        [8, 4],
-        [-8 - wide, 4],
-        [8, 18],
-        [8, -10],
-        [-8 - wide, 18],
-        [-8 - wide, -10],
-      ];
+    const wide = 6.4 * name.length;
+    const offsets = [
+      [8, 4],
+      [-8 - wide, 4],
+      [8, 18],
+      [8, -10],
+      [-8 - wide, 18],
+      [-8 - wide, -10],
+    ];
     const spots = offsets.map(([dx, dy]) => ({ x: x(a) + dx, y: y(b) + dy - 10, w: wide, h: 13 }));
     const good = spots.filter((r) => offBudget(r) && !onFront(r));
     const spot = [...good, ...spots.filter(offBudget), ...spots].find(free);
     if (!spot) continue;
     taken.push(spot);
-    out.push(text(spot.x, spot.y + 10, `lab-name ${kind}-name`, "start", name));
+    out.push(svgText(spot.x, spot.y + 10, `lab-name ${kind}-name`, "start", name));
   }
   return out;
 }
 
-// size against error, error on a logarithmic axis
+/** Size against error, error on a logarithmic axis. */
 function scatter({ front, ours, peers, now, budget }, width) {
-  const left = 46,
-    right = 14,
-    top = 16,
-    bottom = 32,
-    height = 280,
-    w = Math.max(width, 280),
-    x1 = w - right,
-    y1 = height - bottom;
+  const left = 46;
+  const right = 14;
+  const top = 16;
+  const bottom = 32;
+  const height = 280;
+  const w = Math.max(width, 280);
+  const x1 = w - right;
+  const y1 = height - bottom;
   const marks = [
     ["lab-peer", peers],
     ["lab-ours", ours],
@@ -162,27 +164,27 @@ function scatter({ front, ours, peers, now, budget }, width) {
   ].flatMap(([kind, list]) => list.map((p) => [...p, kind]));
   const mb = [...marks.map((p) => p[1]), ...front.map((p) => p[0]), budget];
   const kl = [...marks.map((p) => p[2]), ...front.map((p) => p[1])].filter((v) => v > 0);
-  const low = Math.min(...mb) * 0.94,
-    high = Math.max(...mb) * 1.04,
-    floor = Math.min(...kl) / 1.5,
-    roof = Math.max(...kl) * 1.6;
+  const low = Math.min(...mb) * 0.94;
+  const high = Math.max(...mb) * 1.04;
+  const floor = Math.min(...kl) / 1.5;
+  const roof = Math.max(...kl) * 1.6;
   const x = (v) => left + ((v - low) / (high - low)) * (x1 - left);
   const y = (v) => y1 - (Math.log(Math.max(v, floor) / floor) / Math.log(roof / floor)) * (y1 - top);
   const said = ([name, a, b]) => `${name}: ${short(a)} MB, KL ${nats(b)} nats`;
   const grid = decades(floor, roof).map((v) => [
-    rule(left, x1, y(v), y(v), "lab-grid"),
-    text(left - 5, y(v) + 4, "lab-tick", "end", String(v)),
+    svgLine(left, x1, y(v), y(v), "lab-grid"),
+    svgText(left - 5, y(v) + 4, "lab-tick", "end", String(v)),
   ]);
   const line = front.map(([a, b]) => `${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("L");
-  return picture(
+  return svgPicture(
     w,
     height,
     `KL, nats, against size, MB: ${marks.map(said).join("; ")}`,
     grid,
-    ticks(low, high, 6).map((v) => text(x(v), y1 + 14, "lab-tick", "middle", short(v))),
-    text((left + x1) / 2, height - 3, "lab-tick", "middle", "size, MB"),
-    rule(x(budget), x(budget), top, y1, "lab-limit lab-limit-0"),
-    text(
+    ticks(low, high, 6).map((v) => svgText(x(v), y1 + 14, "lab-tick", "middle", short(v))),
+    svgText((left + x1) / 2, height - 3, "lab-tick", "middle", "size, MB"),
+    svgLine(x(budget), x(budget), top, y1, "lab-limit lab-limit-0"),
+    svgText(
       x(budget),
       top - 5,
       "lab-limit-text lab-limit-0",
@@ -195,13 +197,13 @@ function scatter({ front, ours, peers, now, budget }, width) {
   );
 }
 
-// the map of one quantity: a row for each kind of matrix, a column for each layer
+/** The map of one quantity: a row for each kind of matrix, a column for each layer. */
 function layerMap(model, frame, id) {
   const node = h("div", { class: "lab-map", role: "grid", tabindex: "0" });
-  const about = h("div", { class: "lab-legend" }),
-    said = h("div", { class: "lab-legend lab-said", "aria-live": "polite" });
-  let at = [0, 0],
-    map = null;
+  const about = h("div", { class: "lab-legend" });
+  const said = h("div", { class: "lab-legend lab-said", "aria-live": "polite" });
+  let at = [0, 0];
+  let map = null;
   const say = (r, c) => {
     const v = map.values[r]?.[c];
     return `layer ${c}, ${map.rows[r]}: ${v === null || v === undefined ? "not known" : `${nats(v)} ${map.unit}`}`;
@@ -269,8 +271,8 @@ function layerMap(model, frame, id) {
   node.addEventListener("click", (e) => where(e) && choose(...where(e)));
   node.addEventListener("focus", () => map && point(...at));
   node.addEventListener("keydown", (e) => {
-    const [r, c] = at,
-      last = map.values[0].length - 1;
+    const [r, c] = at;
+    const last = map.values[0].length - 1;
     const to = {
       ArrowRight: [r, c + 1],
       ArrowLeft: [r, c - 1],
@@ -287,7 +289,7 @@ function layerMap(model, frame, id) {
   return { parts: [node, about, said], show };
 }
 
-// a matrix and one of its groups, and the steps to its neighbours
+/** A matrix and one of its groups, and the steps to its neighbours. */
 function inspector(model, frame, node) {
   const go = (label, title, row, group, off) =>
     h(
@@ -305,13 +307,13 @@ function inspector(model, frame, node) {
       label,
     );
   return () => {
-    const k = model.get("look"),
-      focused = node.contains(document.activeElement) && document.activeElement.textContent;
+    const k = model.get("look");
+    const focused = node.contains(document.activeElement) && document.activeElement.textContent;
     node.hidden = !k.name;
     if (!k.name) return;
-    const left = h("figure"),
-      right = h("figure"),
-      few = k.points.length && k.points.length <= 16;
+    const left = h("figure");
+    const right = h("figure");
+    const few = k.points.length && k.points.length <= 16;
     const steps = h(
       "div",
       { class: "lab-steps" },
@@ -323,29 +325,29 @@ function inspector(model, frame, node) {
       go("the worst", "the group with the largest error", null, null, false),
     );
     node.replaceChildren(
-      h("div", { class: "lab-card-title" }, h("b", null, k.name), h("span", null, `${k.held}; ${k.snr}`)),
+      h("div", { class: "lab-card-title" }, h("b", null, k.name), h("span", null, `${k.storage}; ${k.snr}`)),
       h("div", { class: "lab-charts" }, left, right),
       steps,
     );
     left.append(
-      h("figcaption", null, `the matrix, % of its weights a bin${few ? "; lines are the code points" : ""}`),
+      caption(`the matrix, % of its weights a bin${few ? "; lines are the code points" : ""}`),
       histogram(k, left.clientWidth),
     );
     const off = `columns ${k.columns[0]} to ${k.columns[1]}: off by ${nats(k.rms)} root mean square`;
-    right.append(h("figcaption", null, off), stems(k, right.clientWidth));
+    right.append(caption(off), stems(k, right.clientWidth));
     if (focused) [...steps.querySelectorAll("button:enabled")].find((b) => b.textContent === focused)?.focus();
   };
 }
 
 function render({ model, el }) {
-  const id = newId(),
-    frame = shell({ model, el }, { onLost: () => redraw() });
+  const id = newId();
+  const frame = shell({ model, el }, { onLost: () => redraw() });
   const figures = h("div", { class: "lab-figures", role: "list", "aria-label": "figures of this recipe" });
-  const detail = h("div", { class: "lab-detail", role: "region", "aria-label": "a matrix" }),
-    plane = h("figure");
-  const map = layerMap(model, frame, id),
-    panel = h("div", { role: "tabpanel", id }, map.parts),
-    inspect = inspector(model, frame, detail);
+  const detail = h("div", { class: "lab-detail", role: "region", "aria-label": "a matrix" });
+  const plane = h("figure");
+  const map = layerMap(model, frame, id);
+  const panel = h("div", { role: "tabpanel", id }, map.parts);
+  const inspect = inspector(model, frame, detail);
   const peers = h(
     "span",
     null,
@@ -364,12 +366,12 @@ function render({ model, el }) {
     " this recipe, predicted",
     peers,
   );
-  const title = h("figcaption", null, "KL, nats, against size"),
-    hint = h(
-      "p",
-      { class: "lab-empty" },
-      "Predict or Measure, and this recipe will be drawn here by its size and its error.",
-    );
+  const title = caption("KL, nats, against size");
+  const hint = h(
+    "p",
+    { class: "lab-empty" },
+    "Predict or Measure, and this recipe will be drawn here by its size and its error.",
+  );
   const choose = (name) => {
     model.set("shown", name);
     if (!frame.lost) model.save_changes();
@@ -389,7 +391,7 @@ function render({ model, el }) {
     if (maps[shown]) map.show(maps[shown]);
     if (maps[shown]) panel.setAttribute("aria-labelledby", tabs.labelled());
   };
-  const tell = () => {
+  const showFigures = () => {
     figures.hidden = !model.get("figures").length;
     figures.replaceChildren(...model.get("figures").map((f) => tile(...f)));
   };
@@ -403,12 +405,12 @@ function render({ model, el }) {
     if (el.clientWidth) inspect();
   };
   const redraw = () => {
-    tell();
+    showFigures();
     paint();
     draw();
   };
   const watch = {
-    "change:figures": tell,
+    "change:figures": showFigures,
     "change:maps": paint,
     "change:shown": paint,
     "change:place": paint,

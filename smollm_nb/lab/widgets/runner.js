@@ -1,22 +1,24 @@
 // The model inside the page: the bundle's own engine answers in workers, no kernel takes part. In a notebook's output,
 // and on the page that `save_html` writes.
-import { count, h, s, short, ticks, tile } from "./common.js";
+import { caption, count, h, s, short, svgLine, svgPicture, svgText, ticks, tile } from "./common.js";
 import { shell } from "./shell.js";
 
 const ENTRIES = ["smollm.js", "worker.js", "loader.js", "compute.js"]; // what the page and its workers start with
 // imports of modules beside a module, also in small copies; what JSDoc imports is left alone
 const IMPORTS = /(?<!^ \*.*)(\bfrom\s*["'])(\.\/[\w/-]+\.js)/gm;
-const ENDS = { eos: "the model ended", stop: "a stop string", length: "the length that was asked for" };
+const ENDS = { eos: "the model ended", stop: "a stop string", length: "the length limit" };
 const mb = (bytes) => `${short(bytes / 1e6)} MB`;
 
 function median(xs) {
-  const sorted = [...xs].sort((a, b) => a - b),
-    half = xs.length >> 1;
+  const sorted = [...xs].sort((a, b) => a - b);
+  const half = xs.length >> 1;
   return xs.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
 }
 
-// a script as a URL of its own. Blobs act for the page that made them, and so may fetch; a page that was opened as a
-// file is nobody, and lets workers read data: alone
+/**
+ * A script as a URL of its own. Blobs act for the page that made them, and so may fetch; a page that was opened as a
+ * file has no origin, and lets workers read only data: URLs.
+ */
 const blobUrl = (text) => URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
 
 function dataUrl(text) {
@@ -24,8 +26,10 @@ function dataUrl(text) {
   return `data:text/javascript;base64,${btoa(bytes.join(""))}`;
 }
 
-// JupyterLab hands scripts out as if they came from nowhere, and a page that was opened as a file may read none: so
-// each module gets a URL that imports such URLs
+/**
+ * JupyterLab serves scripts without an origin, and a page that was opened as a file may read none: so
+ * each module gets a URL that imports such URLs.
+ */
 async function scripts(read, toUrl) {
   const made = new Map();
   const make = (path) => {
@@ -40,7 +44,7 @@ async function scripts(read, toUrl) {
   return new Map(await Promise.all(ENTRIES.map(async (path) => [`./${path}`, await make(path)])));
 }
 
-// one file of the bundle as text
+/** One file of the bundle as text. */
 function reader(base, files) {
   return async (path) => {
     if (files) {
@@ -56,7 +60,7 @@ function reader(base, files) {
   };
 }
 
-// the bundle's folder as this page reaches it
+/** The bundle's folder as this page reaches it. */
 function whereIs(model) {
   if (model.get("url")) return new URL(model.get("url"), document.baseURI);
   const config = document.getElementById("jupyter-config-data");
@@ -70,10 +74,10 @@ function whereIs(model) {
 
 const PAINT_MS = 100; // between two paintings, each of which takes a core from the model where no graphics card does it
 
-// ids that look like text as little as any others: no figure depends on them
+/** Ids for a measurement: the speed does not depend on which they are. */
 const someIds = (n, from) => Array.from({ length: n }, (_, i) => 300 + ((from + 37 * i) % 150));
 
-// what all views of one widget share: the loaded model, the answer, the figures
+/** What all views of one widget share: the loaded model, the answer, the figures. */
 class Session {
   constructor(model) {
     Object.assign(this, { model, views: new Set(), engine: null, answer: null, files: null, lost: false });
@@ -82,7 +86,7 @@ class Session {
     model.on("msg:custom", ({ act }) => act === "idle" && this.onMeasured?.());
   }
 
-  // whether a kernel listens: the page goes on without one
+  /** Whether a kernel listens: the page goes on without one. */
   get linked() {
     const manager = this.model.widget_manager;
     return Boolean(manager) && !this.lost && (!("kernel" in manager) || Boolean(manager.kernel));
@@ -92,18 +96,19 @@ class Session {
     return this.model.get(name);
   }
 
-  // remembered by the kernel, as long as there is one
-  put(name, value) {
+  /** Set a trait; it reaches the kernel as long as there is one. */
+  setTrait(name, value) {
     this.model.set(name, value);
     if (this.linked) this.model.save_changes();
   }
 
-  // ask the kernel to "measure" its engine, to "stop" that, or to "save" the page
-  ask(act) {
+  /** Send the kernel a message: "measure" its engine, "stop" that, or "save" the page. */
+  send(act) {
     if (this.linked) this.model.send({ act });
   }
 
-  tell() {
+  /** Draw all views soon, and not more often than every `PAINT_MS`. */
+  repaint() {
     this.waiting ||= setTimeout(requestAnimationFrame, this.drawn + PAINT_MS - performance.now(), () => {
       this.waiting = 0;
       this.drawn = performance.now();
@@ -113,7 +118,7 @@ class Session {
 
   say(status, progress = -1) {
     Object.assign(this, { status, progress });
-    this.tell();
+    this.repaint();
   }
 
   get needsFiles() {
@@ -123,7 +128,7 @@ class Session {
     return Boolean(this.get("path") || this.get("url")) && !this.needsFiles;
   }
 
-  // the bundle's runtime; once for each place
+  /** The bundle's runtime; once for each place. */
   async runtime() {
     const base = whereIs(this.model);
     if (this.loader?.base === base.href) return this.loader;
@@ -138,13 +143,13 @@ class Session {
     return this.loader;
   }
 
-  // what a load would take
-  async offer() {
+  /** Say what loading the model would fetch and hold. */
+  async showCost() {
     if (!this.ready || this.engine || this.busy) return;
     try {
       const { base, files, loader } = await this.runtime();
-      const plan = await loader.plan(base, { files }),
-        todo = plan.total - plan.cached;
+      const plan = await loader.plan(base, { files });
+      const todo = plan.total - plan.cached;
       if (this.busy || this.engine) return;
       this.plan = plan;
       const bytes = files ? `${mb(plan.total)} of files` : todo ? `${mb(todo)} to fetch` : "it is here already";
@@ -160,8 +165,8 @@ class Session {
     this.say("");
   }
 
-  // one thing at a time; whatever goes wrong is one line
-  async alone(work) {
+  /** Run one piece of work at a time; an error becomes the line of errors. */
+  async exclusively(work) {
     if (this.busy || !this.ready) return;
     Object.assign(this, { busy: true, error: "", control: new AbortController() });
     this.say("");
@@ -172,10 +177,10 @@ class Session {
     }
     this.answer = null;
     this.busy = false;
-    this.tell();
+    this.repaint();
   }
 
-  // the loaded engine
+  /** The loaded engine. */
   async load() {
     if (this.engine?.is_ready()) return this.engine;
     const { base, files, loader } = await this.runtime();
@@ -190,12 +195,13 @@ class Session {
     return this.engine;
   }
 
+  /** Load the model if need be, then answer the prompt; the text grows as tokens come. */
   generate() {
-    return this.alone(async () => {
+    return this.exclusively(async () => {
       Object.assign(this, { text: "", live: {}, given: this.get("chat") ? "" : this.get("prompt") });
-      const engine = await this.load(),
-        prompt = this.get("prompt"),
-        times = [];
+      const engine = await this.load();
+      const prompt = this.get("prompt");
+      const times = [];
       this.say("reading the prompt");
       this.answer = engine.generate(this.get("chat") ? [{ role: "user", content: prompt }] : prompt, {
         maxTokens: this.get("max_tokens"),
@@ -207,8 +213,8 @@ class Session {
       for await (const token of this.answer) {
         times.push(token.elapsed_s);
         this.text += token.text;
-        const n = times.length,
-          rate = n > 1 ? (n - 1) / (times.at(-1) - times[0]) : NaN;
+        const n = times.length;
+        const rate = n > 1 ? (n - 1) / (times.at(-1) - times[0]) : NaN;
         this.live = { tokens: n, first_ms: 1000 * times[0], rate };
         this.say("answering");
       }
@@ -220,7 +226,7 @@ class Session {
     });
   }
 
-  // the kernel measures its engine first, where that was not done yet: both at once would disturb each other
+  /** The kernel measures its engine first, where that was not done yet: both at once would disturb each other. */
   async native() {
     if (!this.linked || this.get("native").length) return;
     const { signal } = this.control;
@@ -229,21 +235,21 @@ class Session {
       await new Promise((done, fail) => {
         this.onMeasured = done;
         signal.addEventListener("abort", () => fail(new DOMException("stopped", "AbortError")));
-        this.ask("measure");
+        this.send("measure");
       });
     } finally {
       this.onMeasured = null;
-      if (signal.aborted) this.ask("stop");
+      if (signal.aborted) this.send("stop");
     }
   }
 
-  // the very thing that the kernel measures: so many tokens after a short prompt, several times
+  /** The same work that the kernel measures: so many tokens after a short prompt, several times. */
   measure() {
-    return this.alone(async () => {
+    return this.exclusively(async () => {
       await this.native();
-      const engine = await this.load(),
-        { prompt, tokens, repeats } = this.get("protocol"),
-        rates = [];
+      const engine = await this.load();
+      const { prompt, tokens, repeats } = this.get("protocol");
+      const rates = [];
       for (let i = 0; i <= repeats; i++) {
         this.say(i ? `measuring: ${i} of ${repeats}` : "measuring: warming up", i / (repeats + 1));
         await engine.reset();
@@ -254,34 +260,35 @@ class Session {
         if (i && t.itl_s.length) rates.push(t.tokens_per_s);
       }
       if (!rates.length) throw new Error("the model ended each answer at once: there is nothing to measure");
-      const { threads, variant, why } = engine.info,
-        agent = navigator.userAgent;
+      const { threads, variant, why } = engine.info;
+      const agent = navigator.userAgent;
       const others = this.get("measured").filter((r) => r.threads !== threads || r.agent !== agent);
-      this.put("measured", [...others, { runner: "browser", threads, variant, why, rates, agent }]);
+      this.setTrait("measured", [...others, { runner: "browser", threads, variant, why, rates, agent }]);
       this.say(`measured: ${short(median(rates))} tokens/s`);
     });
   }
 
+  /** Stop loading, answering or measuring. */
   stop() {
     this.control?.abort();
     this.answer?.cancel();
   }
 
-  // the kernel is gone, the page is not
-  lose() {
+  /** The kernel is gone, the page is not. */
+  loseKernel() {
     this.lost = true;
     this.onMeasured?.();
   }
 
-  // files that were picked: path in the bundle → File
-  choose(list) {
+  /** Files that were picked: path in the bundle → File. */
+  useFiles(list) {
     const files = Object.fromEntries([...list].map((f) => [f.webkitRelativePath.split("/").slice(1).join("/"), f]));
     this.error = files["model_manifest.json"]
       ? ""
       : "that folder holds no model_manifest.json: choose the folder that this page is in";
     if (!this.error) this.files = files;
-    this.offer();
-    this.tell();
+    this.showCost();
+    this.repaint();
   }
 
   close() {
@@ -290,42 +297,40 @@ class Session {
   }
 }
 
-// who is in the chart: [name, tokens/s of each run, class]
+/** Who is in the chart: [name, tokens/s of each run, class]. */
 function contenders(session) {
   const who = (r) => (r.agent === navigator.userAgent ? "this browser" : (r.browser ?? "browser"));
   const native = session.get("native").map((r) => [`native, ${count(r.threads, "thread")}`, r.rates, "lab-native"]);
   const browsers = session
     .get("measured")
     .map((r) => [`${who(r)}, ${count(r.threads, "thread")}`, r.rates, "lab-browser"]);
-  const { rate } = session.live,
-    last = Number.isFinite(rate) ? [["the last answer, here", [rate], "lab-browser"]] : [];
+  const { rate } = session.live;
+  const last = Number.isFinite(rate) ? [["the last answer, here", [rate], "lab-browser"]] : [];
   return [...native, ...browsers, ...last];
 }
 
-// bars of medians, the range of the runs as a line
+/** Bars of medians, the range of the runs as a line. */
 function speeds(rows, width) {
-  const left = 158,
-    right = 66,
-    line = 26,
-    top = 4,
-    w = Math.max(width, 280),
-    x1 = w - right;
-  const y1 = top + line * rows.length,
-    height = y1 + 34,
-    high = 1.05 * Math.max(...rows.flatMap(([, rates]) => rates));
-  const x = (v) => left + (v / high) * (x1 - left),
-    said = rows.map(([name, rates]) => `${name} ${short(median(rates))}`).join("; ");
-  const text = (a, b, anchor, words, kind = null) =>
-    s("text", { x: a, y: b, "text-anchor": anchor, class: kind }, words);
+  const left = 158;
+  const right = 66;
+  const line = 26;
+  const top = 4;
+  const w = Math.max(width, 280);
+  const x1 = w - right;
+  const y1 = top + line * rows.length;
+  const height = y1 + 34;
+  const high = 1.05 * Math.max(...rows.flatMap(([, rates]) => rates));
+  const x = (v) => left + (v / high) * (x1 - left);
+  const said = rows.map(([name, rates]) => `${name} ${short(median(rates))}`).join("; ");
   const tick = (v) => [
-    s("line", { x1: x(v), x2: x(v), y1: top, y2: y1, class: "lab-grid" }),
-    text(x(v), y1 + 13, "middle", short(v)),
+    svgLine(x(v), x(v), top, y1, "lab-grid"),
+    svgText(x(v), y1 + 13, null, "middle", short(v)),
   ];
   const row = ([name, rates, kind], i) => {
     const y = top + line * i,
       [low, most] = [Math.min(...rates), Math.max(...rates)];
     return [
-      text(left - 8, y + 17, "end", name, "lab-who"),
+      svgText(left - 8, y + 17, "lab-who", "end", name),
       s("rect", {
         x: left,
         y: y + 5,
@@ -335,25 +340,26 @@ function speeds(rows, width) {
         class: kind,
       }),
       rates.length > 1 ? s("path", { d: `M${x(low)} ${y + line / 2}H${x(most)}`, class: "lab-range" }) : null,
-      text(x(most) + 6, y + 17, "start", short(median(rates)), "lab-value"),
+      svgText(x(most) + 6, y + 17, "lab-value", "start", short(median(rates))),
     ];
   };
-  return s(
-    "svg",
-    { width: w, height, viewBox: `0 0 ${w} ${height}`, role: "img", "aria-label": `tokens per second: ${said}` },
+  return svgPicture(
+    w,
+    height,
+    `tokens per second: ${said}`,
     ticks(0, high, 4).map(tick),
-    text((left + x1) / 2, height - 3, "middle", "tokens/s"),
+    svgText((left + x1) / 2, height - 3, null, "middle", "tokens/s"),
     rows.map(row),
   );
 }
 
-// one sentence about the chart
+/** One sentence about the chart. */
 function verdict(session) {
-  const native = session.get("native"),
-    { prompt, tokens, repeats } = session.get("protocol");
+  const native = session.get("native");
+  const { prompt, tokens, repeats } = session.get("protocol");
   const here = session.get("measured").find((r) => r.agent === navigator.userAgent);
-  const there = here && native.find((r) => r.threads === here.threads),
-    out = [];
+  const there = here && native.find((r) => r.threads === here.threads);
+  const out = [];
   if (there) {
     const share = short((100 * median(here.rates)) / median(there.rates));
     out.push(`With ${count(here.threads, "thread")} this browser decodes ${share} % as fast as the native engine.`);
@@ -368,7 +374,7 @@ function verdict(session) {
   return out.join(" ");
 }
 
-// where the answer of this page comes from
+/** Where the answer of this page comes from. */
 function engineLine({ engine, plan, files }) {
   const info = engine?.info ?? plan;
   if (!info) return "";
@@ -377,8 +383,8 @@ function engineLine({ engine, plan, files }) {
 }
 
 function tiles({ live, engine }) {
-  const info = engine?.info,
-    megabytes = (bytes) => (info ? short(bytes / 1e6) : "–");
+  const info = engine?.info;
+  const megabytes = (bytes) => (info ? short(bytes / 1e6) : "–");
   return [
     tile("tokens/s", short(live.rate)),
     tile("first token", short(live.first_ms), "ms"),
@@ -389,9 +395,9 @@ function tiles({ live, engine }) {
   ];
 }
 
-// prompt and settings; what is written here goes to the traits
+/** Prompt and settings; what is written here goes to the traits. */
 function form(session) {
-  const keep = (name, read) => ({ onchange: (e) => session.put(name, read(e.target)) });
+  const keep = (name, read) => ({ onchange: (e) => session.setTrait(name, read(e.target)) });
   const field = (label, control) => h("label", { class: "lab-field" }, h("span", null, label), control);
   const number = (name, label, attrs) => {
     const read = (input) => (input.reportValidity() ? input.valueAsNumber : session.get(name));
@@ -428,7 +434,7 @@ function picker(session) {
     type: "file",
     webkitdirectory: true,
     multiple: true,
-    onchange: (e) => session.choose(e.target.files),
+    onchange: (e) => session.useFiles(e.target.files),
   });
   return h(
     "div",
@@ -441,7 +447,7 @@ function picker(session) {
 }
 
 function render({ model, el }, session) {
-  const frame = shell({ model, el }, { onLost: () => session.lose(), retell: () => draw() });
+  const frame = shell({ model, el }, { onLost: () => session.loseKernel(), onUpdate: () => draw() });
   const button = (text, title, act, kind) => h("button", { type: "button", class: kind, title, onclick: act }, text);
   const go = button("Generate", "Answer the prompt in this page", () => session.generate(), "lab-strong");
   const halt = button("Stop", "Stop with the next token", () => session.stop());
@@ -449,16 +455,16 @@ function render({ model, el }, session) {
   const save = button(
     "Save as a page",
     "Write a page into the bundle in which the model answers without a kernel",
-    () => session.ask("save"),
+    () => session.send("save"),
   );
-  const given = h("span", { class: "lab-after" }),
-    said = h("span");
+  const given = h("span", { class: "lab-after" });
+  const said = h("span");
   const answer = h("div", { class: "lab-answer", tabindex: "0", role: "region", "aria-label": "Answer" }, given, said);
   const figures = h("div", { class: "lab-figures", role: "list", "aria-label": "figures of the last answer" });
-  const title = h("figcaption", null, "tokens a second: this browser beside the native engine");
-  const chart = h("figure", { class: "lab-speeds" }),
-    about = h("p", { class: "lab-legend" }),
-    pick = picker(session);
+  const title = caption("tokens a second: this browser beside the native engine");
+  const chart = h("figure", { class: "lab-speeds" });
+  const about = h("p", { class: "lab-legend" });
+  const pick = picker(session);
   const empty = h(
     "p",
     { class: "lab-empty" },
@@ -521,15 +527,15 @@ function render({ model, el }, session) {
     chart.replaceChildren(...(rows.length && el.clientWidth ? [speeds(rows, el.clientWidth - 8)] : []));
     about.textContent = verdict(session) + engineLine(session);
   };
-  const watch = ["native", "measured", "path", "url", "saved"].map((name) => `change:${name}`),
-    fresh = () => session.offer();
+  const watch = ["native", "measured", "path", "url", "saved"].map((name) => `change:${name}`);
+  const fresh = () => session.showCost();
   for (const event of watch) model.on(event, draw);
   model.on("change:path", fresh);
   session.views.add(draw);
-  const seen = new ResizeObserver(() => session.tell());
+  const seen = new ResizeObserver(() => session.repaint());
   seen.observe(el);
   draw();
-  session.offer();
+  session.showCost();
   return () => {
     for (const event of watch) model.off(event, draw);
     model.off("change:path", fresh);

@@ -1,23 +1,23 @@
-// The page that `save_html` writes: the widget's traits are in the page, and nobody listens.
+// The page that `save_html` writes: the widget's traits are in the page, and no kernel reads them.
 // `view` is runner.js, pasted in front.
 const traits = JSON.parse(document.getElementById("traits").textContent);
-const heard = new Map();
+const listeners = new Map();
 const model = {
   get: (name) => traits[name],
   set(name, value) {
     traits[name] = value;
-    heard.get(`change:${name}`)?.forEach((f) => f());
+    listeners.get(`change:${name}`)?.forEach((f) => f());
   },
   save_changes() {},
-  on: (event, f) => heard.set(event, (heard.get(event) ?? new Set()).add(f)),
-  off: (event, f) => heard.get(event)?.delete(f),
+  on: (event, f) => listeners.set(event, (listeners.get(event) ?? new Set()).add(f)),
+  off: (event, f) => listeners.get(event)?.delete(f),
 };
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const follow = () => {
+const setTheme = () => {
   document.documentElement.dataset.jpThemeLight = String(!dark.matches);
 };
-follow();
-dark.addEventListener("change", follow);
+setTheme();
+dark.addEventListener("change", setTheme);
 const { initialize, render: show } = view();
 initialize({ model });
 show({ model, el: document.getElementById("view") });

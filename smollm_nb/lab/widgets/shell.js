@@ -19,20 +19,20 @@ export function watchKernel(model, el, lost) {
   const session = model.widget_manager?.context?.sessionContext;
   const cut = () => Boolean(el.closest(".jupyter-widgets-disconnected"));
   let why = "";
-  const tell = (reason) => {
+  const report = (reason) => {
     if (why || !reason) return;
     why = reason;
     lost(`${reason}: ${AGAIN}`);
   };
-  const live = () => cut() && tell("the kernel was restarted");
-  const status = (_, now) => tell(GONE[now]);
+  const live = () => cut() && report("the kernel was restarted");
+  const status = (_, now) => report(GONE[now]);
   const changed = (_, { oldValue, newValue }) => {
-    if (oldValue && oldValue.id !== newValue?.id) tell(`the kernel was ${newValue ? "changed" : "shut down"}`);
+    if (oldValue && oldValue.id !== newValue?.id) report(`the kernel was ${newValue ? "changed" : "shut down"}`);
   };
   model.on("comm_live_update", live);
   session?.statusChanged?.connect(status);
   session?.kernelChanged?.connect(changed);
-  const first = requestAnimationFrame(() => cut() && tell("this view was saved without its kernel")); // once placed
+  const first = requestAnimationFrame(() => cut() && report("this view was saved without its kernel")); // once placed
   return () => {
     cancelAnimationFrame(first);
     model.off("comm_live_update", live);
@@ -43,7 +43,7 @@ export function watchKernel(model, el, lost) {
 
 const CONTROLS = "button, input, select, textarea";
 
-// the controls of ipywidgets above a box, for good
+/** The controls of ipywidgets above a box, for good. */
 function switchOff(el) {
   const panel = el.closest(".lab-panel");
   if (!panel) return;
@@ -53,7 +53,7 @@ function switchOff(el) {
   for (const part of panel.querySelectorAll(".widget-inline-hbox")) part.inert = true; // sliders are no form controls
 }
 
-// ipywidgets gives no name to the handle of a slider, nor to its number, which can be written into
+/** Ipywidgets gives no name to the handle of a slider, nor to its number, which can be written into. */
 function nameSliders(panel) {
   for (const part of panel?.querySelectorAll(":is(.noUi-handle, .widget-readout):not([aria-label])") ?? []) {
     const name = part.closest(".widget-hslider").querySelector(".widget-label").textContent;
@@ -63,11 +63,13 @@ function nameSliders(panel) {
   }
 }
 
-// A plain key is meant for the control that has the focus, not for the notebook around it. A button that goes off under
-// the finger leaves the focus nowhere, and the next key to the notebook: so its neighbour takes it.
+/**
+ * A plain key is meant for the control that has the focus, not for the notebook around it. A button that is
+ * disabled while it has the focus would leave the next key to the notebook, so its neighbour takes the focus.
+ */
 function keepKeys(panel) {
-  let last = null,
-    byKey = false;
+  let last = null;
+  let byKey = false;
   const key = (e) => {
     byKey = true;
     if (!e.ctrlKey && !e.metaKey && !e.altKey && !e.shiftKey && e.key !== "Tab" && e.key !== "Escape")
@@ -97,31 +99,32 @@ function keepKeys(panel) {
   };
 }
 
-// the saved form of a view is for pages without the live one
+/** The saved form of a view is for pages without the live one. */
 function hideSaved(key) {
-  const id = `lab-live-${key}`,
-    saved = `.lab-saved[data-of="${key}"]`;
+  const id = `lab-live-${key}`;
+  const saved = `.lab-saved[data-of="${key}"]`;
   if (!key || document.getElementById(id)) return;
   document.head.append(h("style", { id }, `${saved}, .jp-OutputArea-child:has(${saved}) { display: none; }`));
 }
 
 /**
  * The frame of a view: `head` and `error` to be placed, and `lost`, why there is no kernel any more, or "". `onLost` is
- * called once when that happens, `retell` whenever there is something new to say; it calls `say`. `close` ends it all.
+ * called once when that happens, `onUpdate` whenever there is something new to say; it calls `say`. `close` removes
+ * every listener.
  */
-export function shell({ model, el }, { onLost = () => {}, retell = null } = {}) {
+export function shell({ model, el }, { onLost = () => {}, onUpdate = null } = {}) {
   const status = h("div", { class: "lab-status", role: "status", "aria-live": "polite" });
   const bar = h("progress", { class: "lab-progress", max: "1", "aria-label": "progress" });
   const error = h("div", { class: "lab-error", role: "alert" });
   const frame = { head: h("div", { class: "lab-head" }, status, bar), error, lost: "" };
-  const heard = ["status", "error", "busy", "progress"].map((name) => `change:${name}`);
-  const tell = retell ?? (() => frame.say());
-  for (const event of heard) model.on(event, tell);
+  const watched = ["status", "error", "busy", "progress"].map((name) => `change:${name}`);
+  const update = onUpdate ?? (() => frame.say());
+  for (const event of watched) model.on(event, update);
   const unwatch = watchKernel(model, el, (why) => {
     frame.lost = why;
     onLost(why);
     switchOff(el);
-    tell();
+    update();
   });
   let release = () => {};
   const placed = requestAnimationFrame(() => {
@@ -134,8 +137,8 @@ export function shell({ model, el }, { onLost = () => {}, retell = null } = {}) 
 
   /** Show status, progress and error: the model's own, or those that the page has in their place. */
   frame.say = (own = {}) => {
-    const busy = own.busy ?? (model.get("busy") && !frame.lost),
-      progress = own.progress ?? model.get("progress");
+    const busy = own.busy ?? (model.get("busy") && !frame.lost);
+    const progress = own.progress ?? model.get("progress");
     status.textContent = own.status ?? (frame.lost || model.get("status"));
     error.textContent = own.error ?? model.get("error");
     error.hidden = !error.textContent;
@@ -146,7 +149,7 @@ export function shell({ model, el }, { onLost = () => {}, retell = null } = {}) 
     el.classList.toggle("lab-lost", Boolean(frame.lost) && status.textContent === frame.lost);
   };
   frame.close = () => {
-    for (const event of heard) model.off(event, tell);
+    for (const event of watched) model.off(event, update);
     unwatch();
     cancelAnimationFrame(placed);
     release();

@@ -4,8 +4,8 @@ import { h } from "./common.js";
 /** A list of tabs for the element with the id `panel`. `show(names, shown)` draws it; `choose(name)` is called. */
 export function tabList(label, panel, choose) {
   const node = h("div", { class: "lab-tabs", role: "tablist", "aria-label": label });
-  let names = [],
-    shown = "";
+  let names = [];
+  let shown = "";
   const tab = (name, title) =>
     h(
       "button",
