@@ -303,11 +303,15 @@ class _Request:
     def _check_prompt(self, ids: list[int]) -> list[int]:  # the ids; for an empty prompt the beginning of a text
         "Refuse what the model cannot read"
         bos, last = self.backend.config.bos_token_id, self.backend.config.vocab_size - 1
-        if not ids and bos is None:
-            raise ParameterError("the prompt is empty, and this model has no begin-of-text token; give it some text")
-        if ids and max(ids) > last:
+        if not ids:
+            if bos is None:
+                raise ParameterError(
+                    "the prompt is empty, and this model has no begin-of-text token; give it some text"
+                )
+            return [bos]
+        if max(ids) > last:
             raise ParameterError(f"the prompt holds token id {max(ids)}, and this model knows 0..{last}")
-        return ids or [bos]
+        return ids
 
     def _check_cancel(self, *_):
         if self._cancel.is_set():
