@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from smollm_nb.inference.sampling import PCG32, SamplingParams, candidates, sample
 
 from smollm_nb.core import ContextOverflowError
 from smollm_nb.inference.generation import OVERFLOW, StopStrings, fit_context, shared_prefix
+from smollm_nb.inference.sampling import PCG32, SamplingParams, candidates, sample
 from smollm_nb.models.tiny import CHAT_TEMPLATE, MISSING_BYTES, SPECIAL_TOKENS, tiny_tokenizer
 from smollm_nb.text.chat import encode_chat
 from smollm_nb.text.tokenizer import SmolLMTokenizer, StreamDecoder
