@@ -81,8 +81,8 @@ COMMANDS = {
     "registry": ["PLACE"],
     "tokenize": ["TEXT", "--model", "PLACE"],
     "generate": ["TEXT", "--max-tokens", "NUMBER", "--model", "PLACE"],
-    "export-wasm": ["--recipe", "plan", "--model", "PLACE", "--output", "NEW"],
-    "quantize": ["--recipe", "plan", "--model-path", "PLACE", "--output-path", "NEW"],
+    "export-wasm": ["--recipe", "minmax-g128", "--model", "PLACE", "--output", "NEW"],
+    "quantize": ["--recipe", "minmax-g128", "--model-path", "PLACE", "--output-path", "NEW"],
     "eval": ["--reference", "PLACE", "--model", "PLACE", "--tokens", "64"],
     "serve": ["PLACE", "--host", "NUMBER"],
 }

@@ -162,15 +162,15 @@ def test_any_damage_is_noticed(spot, steps):
 
 
 def test_every_byte_counts(spot):
-    "A bit of each byte before the parts is flipped, structure alone notices; and of every third byte of the parts, their hashes notice"
+    """A bit of each byte before the parts is flipped, and the structure shows it;
+    of every third byte of the parts, and the hashes show it"""
     data, path = spot
     start = len(data) - len(split(data)[1])
     for at in [*range(start), *range(start, len(data), 3)]:
         assert isinstance(attempt(path, damaged(data, "flip", at, 1 << at % 8), verify=at >= start), str), at
     for n in [1, 63, 64, 4096]:
-        assert "something was added" in attempt(path, data + bytes(n), verify=False) and "cut short" in attempt(
-            path, data[:-n], verify=False
-        )
+        assert "something was added" in attempt(path, data + bytes(n), verify=False)
+        assert "cut short" in attempt(path, data[:-n], verify=False)
 
 
 def paths(v, at=()):

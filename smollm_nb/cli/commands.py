@@ -419,7 +419,8 @@ def quantize(
     output_path: Annotated[Path, typer.Option(help="Folder for model_q4.bin or model_q8.bin.")],
     format: Annotated[Bits, typer.Option(help="Bits a weight.")] = Bits.int4,
     recipe: Annotated[
-        Optional[str], typer.Option(help="plan, plan-all, fast, small (the default) or best for int4; int8 for int8.")
+        Optional[str],
+        typer.Option(help="minmax-g128, minmax-g128-all, fast, small (the default) or best for int4; int8 for int8."),
     ] = None,
     budget: Annotated[
         Optional[str],

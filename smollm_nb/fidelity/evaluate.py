@@ -15,13 +15,15 @@ import math
 import platform
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from smollm_nb.core import (
+    Backend,
     NonFiniteError,
     ParameterError,
     as_ids,
@@ -35,6 +37,11 @@ from smollm_nb.core import (
 )
 from ..inference.generation import as_prompt, end_ids, fit_context
 from ..inference.sampling import log_softmax
+
+# %% ../../nbs/04_fidelity/01_evaluate.ipynb #af4c2f84
+if TYPE_CHECKING:  # figures of two backends need neither PyTorch nor a tokenizer
+    from smollm_nb.inference.llama import Llama, TorchBackend
+    from smollm_nb.text.tokenizer import SmolLMTokenizer
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #b4d04346
 ROWS = 8  # rows of logits widened to float64 at a time: 3 MB each for 49,152 words
@@ -115,7 +122,8 @@ def _windows(
     ids, warmup = as_ids("ids", ids), as_int("warmup", warmup)
     if window is not None:
         window = as_int("window", window, 1)
-    limit = min([WINDOW if window is None else window] + [getattr(b, "context", math.inf) for b in backends])
+    contexts = [b.context for b in backends if hasattr(b, "context")]
+    limit = min([WINDOW if window is None else window, *contexts])
     if window is not None and limit < window:
         raise ParameterError(f"window={window} must fit both contexts, the smaller of which is {limit}")
     if warmup >= limit - 1:
@@ -253,17 +261,18 @@ def _figures(x: np.ndarray, window: np.ndarray) -> dict:  # x (4, n) as from `co
         per_token=dict(kl=kl, same=same.astype(bool), logprob_reference=lp_r, logprob_candidate=lp_c, window=window),
     )
 
-
+# %% ../../nbs/04_fidelity/01_evaluate.ipynb #9ae2bc86
 def evaluate(
-    reference,  # a `core.Backend`: what is right
-    candidate,  # a `core.Backend`: what is asked about
+    reference: Backend,  # the model that is compared with
+    candidate: Backend,  # the model that is judged
     ids,  # token ids, (n,), as from `text_ids`
     window: int | None = None,  # tokens read from an empty cache; default: 256, or what both backends can hold
     warmup: int = WARMUP,  # first predictions of each window that are not scored
     text: str = "",  # that `ids` come from, for its hash
     text_name: str = "",
     notes=(),  # what to keep in mind with the figures, such as `origin_note`
-    on_progress=None,  # called with (tokens scored, tokens to score) after each window; may raise `Cancelled`
+    on_progress: Callable[[int, int], None]
+    | None = None,  # called with (tokens scored, tokens to score) after each window; may raise `Cancelled`
 ) -> Evaluation:
     "Compare two backends on one text, window by window; raises `ParameterError` or `NonFiniteError`"
     start, parts, done = time.perf_counter(), [], 0
@@ -277,14 +286,12 @@ def evaluate(
         if on_progress:
             on_progress(done, total)
     which = np.repeat(np.arange(len(parts)), [p.shape[1] for p in parts])
-    facts = {
-        k: b.describe() if hasattr(b, "describe") else {}
-        for k, b in (("reference", reference), ("candidate", candidate))
-    }
+    described = [b.describe() if hasattr(b, "describe") else {} for b in (reference, candidate)]
     x = np.concatenate(parts, 1)
     return Evaluation(
         **_figures(x, which),
-        **facts,
+        reference=described[0],
+        candidate=described[1],
         windows=len(cut),
         window=max(map(len, cut)),
         warmup=warmup,
@@ -346,7 +353,7 @@ def read_text(
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #186c3da7
 def text_ids(
-    tokenizer,  # a `SmolLMTokenizer`
+    tokenizer: "SmolLMTokenizer",
     text: str,
     tokens: int | None = None,  # how many; default: all
     window: int = WINDOW,  # tokens that stay together
@@ -365,8 +372,8 @@ def text_ids(
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #bddc82b9
 def check_tokenizers(
-    reference,  # a `SmolLMTokenizer`
-    candidate,  # a `SmolLMTokenizer`
+    reference: "SmolLMTokenizer",
+    candidate: "SmolLMTokenizer",
     text: str,  # that both are to read
     names: tuple[str, str] = ("the reference", "the candidate"),  # what the message calls the two models
 ) -> None:
@@ -408,13 +415,16 @@ def check_overlap(
         row = row + 1 if run in known else 0
         shared += row > 0
         if row + GRAM - 1 >= LONGEST_SHARED:
+            begin = " ".join(words[i - row + 1 : i - row + 9])
             raise ParameterError(
-                f"calibration and evaluation text share {LONGEST_SHARED} words in a row, “{' '.join(words[i - row + 1 : i - row + 9])} …”; evaluate on another text"
+                f"calibration and evaluation text share {LONGEST_SHARED} words in a row, “{begin} …”; "
+                "evaluate on another text"
             )
     share = shared / max(len(runs), 1)
     if share > MOST_SHARED:
         raise ParameterError(
-            f"{100 * share:.0f} % of the evaluation text's runs of {GRAM} words are in the calibration text; evaluate on another text"
+            f"{100 * share:.0f} % of the evaluation text's runs of {GRAM} words are in the calibration text; "
+            "evaluate on another text"
         )
     return share
 
@@ -429,7 +439,8 @@ def origin_note(
     if not found:
         return ""
     return (
-        f"the reference was itself dequantized from {found[1].strip()}: a format on the same grid (for Q4_1: asymmetric, groups of 32) reproduces it, "
+        f"the reference was itself dequantized from {found[1].strip()}: a format on the same grid "
+        "(for Q4_1: asymmetric, groups of 32) reproduces it, "
         "so its KL of 0.0000 says nothing; groups of 64 and more are not flattered"
     )
 
@@ -471,7 +482,7 @@ class Divergence:
             )
         ]
 
-
+# %% ../../nbs/04_fidelity/01_evaluate.ipynb #e05f3501
 def _step(r, c) -> tuple:  # logits (vocab,) of both → both choices, both tokens' probabilities under each (2,), KL
     "Compare two predictions at one step"
     _check_vocabulary(r, c)
@@ -483,14 +494,14 @@ def _step(r, c) -> tuple:  # logits (vocab,) of both → both choices, both toke
 
 
 def diverge(
-    reference,  # a `core.Backend`, which leads
-    candidate,  # a `core.Backend`, which is led
-    tokenizer,  # a `SmolLMTokenizer`
+    reference: Backend,  # whose answer both read
+    candidate: Backend,
+    tokenizer: "SmolLMTokenizer",
     prompt,  # text, or token ids
     max_tokens: int = 64,  # of the answer
     special: bool = False,  # read special tokens in a text prompt as tokens
 ) -> Divergence:
-    """Lead a candidate along the reference's greedy answer;
+    """Compare a candidate's choices with the reference's greedy answer, token by token;
     raises `ParameterError`, `NonFiniteError` or `ContextOverflowError`"""
     max_tokens = as_int("max_tokens", max_tokens, 1)
     ids = as_prompt(tokenizer, prompt, special)
@@ -510,18 +521,18 @@ def diverge(
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #b0ef407e
 def parts(
-    model,  # a `model.Llama`
+    model: "Llama",
 ) -> list[str]:
-    "What is exchanged as one, by its name in the checkpoint: embedding, each layer, last norm, and a head of its own where there is one"
+    "What is exchanged as one, by its name in the checkpoint: embedding, each layer, last norm, an untied head"
     layers = [f"model.layers.{i}" for i in range(model.config.num_hidden_layers)]
     return ["model.embed_tokens", *layers, "model.norm"] + ["lm_head"] * (not model.config.tie_word_embeddings)
 
 
 @contextlib.contextmanager
 def swapped(
-    reference,  # a `model.TorchBackend`, which lends
-    candidate,  # a `model.TorchBackend`, which borrows
-    names,  # of `parts`
+    reference: "TorchBackend",
+    candidate: "TorchBackend",  # whose weights are replaced for a while
+    names: list[str],  # of `parts`
 ):
     "Within the block the candidate has the reference's weights of some parts, in its own number format"
     if odd := [n for n in names if n not in parts(candidate.model)]:
@@ -561,7 +572,7 @@ class Blame:
 
 
 def _smallest(undone, names: list[str]) -> list[str]:
-    "The first few names that are enough for `undone(names)`, without those that are not needed; none where all are not enough"
+    "The first names that suffice for `undone(names)`, less those that are not needed; none where all do not suffice"
     chosen = next((names[:n] for n in range(1, len(names) + 1) if undone(names[:n])), [])
 
     def without(name):
@@ -587,10 +598,10 @@ def _check_flip(reference, candidate, ids, flip) -> list[int]:  # the ids before
         )
     return ids[:flip]
 
-
+# %% ../../nbs/04_fidelity/01_evaluate.ipynb #6627688e
 def blame(
-    reference,  # a `model.TorchBackend`
-    candidate,  # a `model.TorchBackend` of the same shape
+    reference: "TorchBackend",
+    candidate: "TorchBackend",  # of the same shape
     ids,  # prompt and answer, as in `Divergence.ids`
     flip: int,  # a position in `ids` at which the first choices differ, as in `Divergence.position`
 ) -> Blame:

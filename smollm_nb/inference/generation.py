@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from smollm_nb.core import (
     Backend,
     Cancelled,
     ContextOverflowError,
+    LlamaConfig,
     NonFiniteError,
     ParameterError,
     Timings,
@@ -31,6 +33,10 @@ from smollm_nb.core import (
 )
 from .sampling import PCG32, SamplingParams, largest, log_softmax, sample
 
+# %% ../../nbs/03_inference/03_generation.ipynb #921e3912
+if TYPE_CHECKING:  # sampling and the engine alone need no tokenizer
+    from smollm_nb.text.tokenizer import SmolLMTokenizer
+
 # %% ../../nbs/03_inference/03_generation.ipynb #f51e748d
 class StopStrings:
     "Pass text through until one of several strings appears; special tokens are seen, and not passed through"
@@ -38,7 +44,7 @@ class StopStrings:
     def __init__(
         self,
         stops,  # a string or several; the earliest match wins
-        special=(),  # texts of special tokens; a stop string with one of them is looked for in the text with all of them
+        special=(),  # texts of special tokens; stop strings that hold one see special tokens too
     ):
         stops = (stops,) if isinstance(stops, str) else () if stops is None else stops
         if not isinstance(stops, (list, tuple, set, frozenset)) or not all(isinstance(s, str) and s for s in stops):
@@ -79,7 +85,7 @@ class StopStrings:
         return out
 
     def _pass_on(self, n: int) -> str:
-        "Let go of the first n characters that are held, and show what is to be shown of them"
+        "Release the first n characters that are held back; returns those of them that are shown"
         out = "".join(c for c, shown in zip(self._held[:n], self._shown) if shown)
         self._held, self._shown = self._held[n:], self._shown[n:]
         return out
@@ -89,14 +95,15 @@ class StopStrings:
         return self._pass_on(len(self._held))
 
 # %% ../../nbs/03_inference/03_generation.ipynb #e0d50002
-_TURN_ENDS = weakref.WeakKeyDictionary()  # tokenizer → its template, what ends a turn
+# tokenizer → its template, the token that ends a turn
+_TURN_ENDS: weakref.WeakKeyDictionary["SmolLMTokenizer", tuple] = weakref.WeakKeyDictionary()
 
 
 def turn_end(
-    tokenizer,  # a `SmolLMTokenizer`
+    tokenizer: "SmolLMTokenizer",
 ) -> int | None:  # token id; None where no special token does, and where there is no template
     "The special token that closes an assistant's message in the chat template"
-    # late: few answers ask for it, and it brings the evaluator of templates
+    # imported late: few answers need it, and it brings the evaluator of templates
     from smollm_nb.text.chat import encode_chat
 
     template, end = tokenizer.chat_template, None
@@ -122,7 +129,7 @@ def turn_end(
 
 
 def end_token(
-    tokenizer,  # a `SmolLMTokenizer`
+    tokenizer: "SmolLMTokenizer",
 ) -> int | None:  # token id
     "The tokenizer's own end-of-sequence token, where it has one"
     if not tokenizer.eos_token:
@@ -134,19 +141,20 @@ def end_token(
 
 
 def end_ids(
-    tokenizer,  # a `SmolLMTokenizer`
-    config,  # a `LlamaConfig`
+    tokenizer: "SmolLMTokenizer",
+    config: LlamaConfig,
 ) -> tuple[int, ...]:  # token ids
     "Every token that ends an answer: the config's, the tokenizer's and the chat template's"
     ids = (*config.eos_token_ids, end_token(tokenizer), turn_end(tokenizer))
     return tuple(i for i in dict.fromkeys(ids) if i is not None and i < config.vocab_size)
 
 # %% ../../nbs/03_inference/03_generation.ipynb #e0d50005
-_MISSING = weakref.WeakKeyDictionary()  # tokenizer → rows of an embedding → what `missing_rows` says
+# tokenizer → rows of an embedding → what `missing_rows` returns
+_MISSING: weakref.WeakKeyDictionary["SmolLMTokenizer", dict] = weakref.WeakKeyDictionary()
 
 
 def missing_rows(
-    tokenizer,  # a `SmolLMTokenizer`
+    tokenizer: "SmolLMTokenizer",
     vocab_size: int,  # rows of the model's embedding
 ) -> np.ndarray | None:  # (vocab_size,) bool; None where every row has a token
     "Which rows of the embedding have no token; raises `TokenizerError` where a token has no row"
@@ -248,17 +256,17 @@ def shared_prefix(
     "How many tokens two sequences share from the start"
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
-
+# %% ../../nbs/03_inference/03_generation.ipynb #04a8a610
 @dataclass(eq=False)
-class Generation:
-    "An answer while it grows (iterate over it) and when it is done; any thread may read it, in turns with others"
+class _Request:
+    "What was requested, and what has come of it so far"
 
-    backend: object  # a `core.Backend`
-    tokenizer: object  # a `SmolLMTokenizer`
+    backend: Backend
+    tokenizer: "SmolLMTokenizer"
     prompt_ids: list[int]  # as given
     params: SamplingParams = SamplingParams()
     max_tokens: int = 128
-    stop: object = ()  # a string or several
+    stop: Any = ()  # a string or several
     n_alternatives: int = 0  # likeliest tokens that each event lists
     overflow: str = "error"  # what to do when it does not fit: one of `OVERFLOW`
     ids: list[int] = field(default_factory=list)  # every token chosen, a closing end-of-sequence token included
@@ -269,7 +277,7 @@ class Generation:
     timings: Timings = field(default_factory=Timings)
 
     def __post_init__(self):
-        # late: who only samples or runs the engine needs no tokenizer
+        # imported late: sampling and the engine alone need no tokenizer
         from smollm_nb.text.tokenizer import StreamDecoder
 
         if not hasattr(self.backend, "prefill"):
@@ -291,6 +299,169 @@ class Generation:
         self._start = self._last = None  # when it was first asked for a token, and chose the last one
         self._writes = None  # the backend's count of changes after the last step
         self._passes, self._turn, self._own_lock = [], Turn(), threading.RLock()
+
+    def _check_prompt(self, ids: list[int]) -> list[int]:  # the ids; for an empty prompt the beginning of a text
+        "Refuse what the model cannot read"
+        bos, last = self.backend.config.bos_token_id, self.backend.config.vocab_size - 1
+        if not ids:
+            if bos is None:
+                raise ParameterError(
+                    "the prompt is empty, and this model has no begin-of-text token; give it some text"
+                )
+            return [bos]
+        if max(ids) > last:
+            raise ParameterError(f"the prompt holds token id {max(ids)}, and this model knows 0..{last}")
+        return ids
+
+    def _check_cancel(self, *_):
+        if self._cancel.is_set():
+            raise Cancelled("generation cancelled")
+
+# %% ../../nbs/03_inference/03_generation.ipynb #c029972b
+class _Reading(_Request):
+    "How logits for the next token are computed"
+
+    def _read(self) -> np.ndarray:  # (vocab,)
+        "Scores for the next token; may be cancelled"
+        self._check_cancel()
+        backend: Any = self.backend  # `between` is optional
+        if not hasattr(backend, "between"):
+            return self._scores()
+        backend.between = self._check_cancel  # a token in PyTorch may take a tenth of a second
+        try:
+            return self._scores()
+        finally:
+            backend.between = None
+
+    def _scores(self) -> np.ndarray:  # (vocab,)
+        "Read what the cache lacks of prompt and answer: one token, unless somebody else used the backend since"
+        backend, last = self.backend, len(self._prompt) + len(self.ids) - 1
+
+        def count():  # a backend that does not count its writes can serve one answer at a time only
+            return getattr(backend, "writes", 0)
+
+        self._turn.begin(backend)
+        if self._writes is None:
+            logits = self._read_prompt()
+        elif self._writes != count():
+            logits = self._read_again(self._prompt + self.ids)
+        else:
+            logits = backend.decode(self.ids[-1], last)
+            if self._passes:
+                self._passes.append((last, 1))
+        self._writes = count()
+        self._turn.end(backend)
+        return logits
+
+    def _read_prompt(self) -> np.ndarray:  # (vocab,)
+        "Read the prompt, but for what the cache holds of it"
+        backend, t, begin = self.backend, self.timings, time.perf_counter()
+        shared = min(shared_prefix(backend.tokens, self._prompt), len(self._prompt) - 1)
+        logits = backend.prefill(self._prompt[shared:], shared, self._check_cancel)
+        t.prefill_s, t.prompt_tokens, t.cached_tokens = time.perf_counter() - begin, len(self._prompt), shared
+        self._passes = list(getattr(backend, "passes", ()))
+        return logits
+
+    def _read_again(self, ids: list[int]) -> np.ndarray:  # (vocab,)
+        "Read prompt and answer, but for what the cache still holds of them; to the bit as they were read before"
+        if not self._passes:  # any way of reading gives the same bits
+            shared = min(shared_prefix(self.backend.tokens, ids), len(ids) - 1)
+            return self.backend.prefill(ids[shared:], shared, self._check_cancel)
+        passes = [*self._passes, (len(ids) - 1, 1)]
+        backend: Any = self.backend  # one that has `passes` has `repeat`
+        logits = backend.repeat(ids, passes, self._check_cancel)
+        self._passes = passes
+        return logits
+
+# %% ../../nbs/03_inference/03_generation.ipynb #191a6011
+class _Choosing(_Reading):
+    "How a token, its text and its probability come from logits"
+
+    def _choose(self, logits: np.ndarray) -> int:  # token id
+        "Choose by the written rule"
+        history = () if self.params.repetition_penalty == 1 else self._prompt + self.ids
+        try:
+            return getattr(self.backend, "sample", sample)(logits, self.params, self._rng, history)
+        except NonFiniteError as e:
+            raise NonFiniteError(f"{e}; {self._way_out()}") from None
+
+    def _way_out(self) -> str:
+        "What to do about scores that are no numbers"
+        if "float16" in self.backend.describe().get("variant", "").split():  # a device and a dtype
+            return "this model is too much for float16: load it with dtype float32 or bfloat16"
+        return "the weights are damaged or too large: validate the model, or load another one"
+
+    def _text_after(self, id: int) -> tuple[str, str | None]:  # text, why the answer ends here
+        "The text that one more token makes certain"
+        special = self._special.get(id)
+        text = self._stops.push(self._utf8.push(id))
+        if special:
+            text += self._stops.push(special, special=True)
+        if self._stops.found:
+            return text, "stop"
+        ends = id in self._ends or special and id == turn_end(self.tokenizer)
+        reason = "eos" if ends else "length" if len(self.ids) + 1 == self._budget else None
+        if reason:
+            text += self._stops.push(self._utf8.flush()) + self._stops.flush()
+        return text, reason
+
+    def _probabilities(self, logits, id: int) -> tuple[float, tuple]:
+        "The log-probability of a token, and the likeliest ones"
+        quick = getattr(self.backend, "logprob", None)
+        own = quick(logits, id) if quick else float(log_softmax(logits)[id])
+        if not self.n_alternatives:
+            return own, ()
+        total = float(logits[id]) - own  # log of the sum
+        likeliest = largest(logits, min(self.n_alternatives, len(logits)))
+        return own, tuple((int(i), float(logits[i]) - total) for i in likeliest if logits[i] > -np.inf)
+
+# %% ../../nbs/03_inference/03_generation.ipynb #85631940
+class _Stepping(_Choosing):
+    "One token after another, up to the end"
+
+    def _step(self) -> Event:
+        "Read, choose, show"
+        logits = self._read()
+        if self._missing is not None:
+            logits = np.where(self._missing, -np.inf, logits).astype(np.float32)
+        id = self._choose(logits)
+        text, reason = self._text_after(id)
+        now = time.perf_counter() - self._start
+        chances = self._probabilities(logits, id)
+        self.ids.append(id)
+        self.text += text
+        self._clock(now)
+        if reason:
+            self._end(reason)
+        return Event(len(self.ids) - 1, id, text, *chances, now)
+
+    def _end(self, reason: str) -> None:
+        "Note how it ended, and what with"
+        if self.finish_reason is not None:
+            return
+        if reason == "cancelled":
+            self.text += self._stops.push(self._utf8.flush()) + self._stops.flush()
+        if reason == "length":
+            self.truncated = self.truncated or self._cut_answer
+        self._turn.give_back(self.backend)
+        for k, v in self.backend.describe().items():
+            setattr(self.timings, k, v)
+        self.timings.peak_rss_bytes, self.timings.machine = peak_rss_bytes(), machine()
+        self.finish_reason = reason
+
+    def _clock(self, now: float) -> None:
+        "Note when a token was chosen, seconds since the call"
+        t = self.timings
+        t.new_tokens += 1
+        if self._last is None:
+            t.ttft_s = now
+        else:
+            t.itl_s.append(now - self._last)
+        self._last = now
+
+# %% ../../nbs/03_inference/03_generation.ipynb #6a048425
+class Generation(_Stepping):
+    "An answer while it grows (iterate over it) and when it is done; any thread may read it, in turns with others"
 
     def __iter__(self):
         return self
@@ -345,153 +516,11 @@ class Generation:
         text = "\n".join("> " + line for line in str(self).split("\n"))
         return f"{text}\n\n{markdown_table(self.timings.rows())}"
 
-    def _check_prompt(self, ids: list[int]) -> list[int]:  # the ids; for an empty prompt the beginning of a text
-        "Refuse what the model cannot read"
-        bos, last = self.backend.config.bos_token_id, self.backend.config.vocab_size - 1
-        if not ids and bos is None:
-            raise ParameterError("the prompt is empty, and this model has no begin-of-text token; give it some text")
-        if ids and max(ids) > last:
-            raise ParameterError(f"the prompt holds token id {max(ids)}, and this model knows 0..{last}")
-        return ids or [bos]
-
-    def _check_cancel(self, *_):
-        if self._cancel.is_set():
-            raise Cancelled("generation cancelled")
-
-    def _step(self) -> Event:
-        "Read, choose, show"
-        logits = self._read()
-        if self._missing is not None:
-            logits = np.where(self._missing, -np.inf, logits).astype(np.float32)
-        id = self._choose(logits)
-        text, reason = self._text_after(id)
-        now = time.perf_counter() - self._start
-        chances = self._probabilities(logits, id)
-        self.ids.append(id)
-        self.text += text
-        self._clock(now)
-        if reason:
-            self._end(reason)
-        return Event(len(self.ids) - 1, id, text, *chances, now)
-
-    def _end(self, reason: str) -> None:
-        "Note how it ended, and what with"
-        if self.finish_reason is not None:
-            return
-        if reason == "cancelled":
-            self.text += self._stops.push(self._utf8.flush()) + self._stops.flush()
-        if reason == "length":
-            self.truncated = self.truncated or self._cut_answer
-        self._turn.give_back(self.backend)
-        for k, v in self.backend.describe().items():
-            setattr(self.timings, k, v)
-        self.timings.peak_rss_bytes, self.timings.machine = peak_rss_bytes(), machine()
-        self.finish_reason = reason
-
-    def _read(self) -> np.ndarray:  # (vocab,)
-        "Scores for the next token; may be cancelled"
-        self._check_cancel()
-        if not hasattr(self.backend, "between"):
-            return self._scores()
-        self.backend.between = self._check_cancel  # a token in PyTorch may take a tenth of a second
-        try:
-            return self._scores()
-        finally:
-            self.backend.between = None
-
-    def _scores(self) -> np.ndarray:  # (vocab,)
-        "Read what the cache lacks of prompt and answer: one token, unless somebody else used the backend since"
-        backend, last = self.backend, len(self._prompt) + len(self.ids) - 1
-
-        # a backend that does not count has to be left to one answer
-        def count():
-            return getattr(backend, "writes", 0)
-
-        self._turn.begin(backend)
-        if self._writes is None:
-            logits = self._read_prompt()
-        elif self._writes != count():
-            logits = self._read_again(self._prompt + self.ids)
-        else:
-            logits = backend.decode(self.ids[-1], last)
-            if self._passes:
-                self._passes.append((last, 1))
-        self._writes = count()
-        self._turn.end(backend)
-        return logits
-
-    def _read_prompt(self) -> np.ndarray:  # (vocab,)
-        "Read the prompt, but for what the cache holds of it"
-        backend, t, begin = self.backend, self.timings, time.perf_counter()
-        shared = min(shared_prefix(backend.tokens, self._prompt), len(self._prompt) - 1)
-        logits = backend.prefill(self._prompt[shared:], shared, self._check_cancel)
-        t.prefill_s, t.prompt_tokens, t.cached_tokens = time.perf_counter() - begin, len(self._prompt), shared
-        self._passes = list(getattr(backend, "passes", ()))
-        return logits
-
-    def _read_again(self, ids: list[int]) -> np.ndarray:  # (vocab,)
-        "Read prompt and answer, but for what the cache still holds of them; to the bit as they were read before"
-        if not self._passes:  # any way of reading gives the same bits
-            shared = min(shared_prefix(self.backend.tokens, ids), len(ids) - 1)
-            return self.backend.prefill(ids[shared:], shared, self._check_cancel)
-        passes = [*self._passes, (len(ids) - 1, 1)]
-        logits = self.backend.repeat(ids, passes, self._check_cancel)
-        self._passes = passes
-        return logits
-
-    def _choose(self, logits: np.ndarray) -> int:  # token id
-        "Choose by the written rule"
-        history = () if self.params.repetition_penalty == 1 else self._prompt + self.ids
-        try:
-            return getattr(self.backend, "sample", sample)(logits, self.params, self._rng, history)
-        except NonFiniteError as e:
-            raise NonFiniteError(f"{e}; {self._way_out()}") from None
-
-    def _way_out(self) -> str:
-        "What to do about scores that are no numbers"
-        if "float16" in self.backend.describe().get("variant", "").split():  # a device and a dtype
-            return "this model is too much for float16: load it with dtype float32 or bfloat16"
-        return "the weights are damaged or too large: validate the model, or load another one"
-
-    def _text_after(self, id: int) -> tuple[str, str | None]:  # text, why the answer ends here
-        "The text that one more token makes certain"
-        special = self._special.get(id)
-        text = self._stops.push(self._utf8.push(id))
-        if special:
-            text += self._stops.push(special, special=True)
-        if self._stops.found:
-            return text, "stop"
-        ends = id in self._ends or special and id == turn_end(self.tokenizer)
-        reason = "eos" if ends else "length" if len(self.ids) + 1 == self._budget else None
-        if reason:
-            text += self._stops.push(self._utf8.flush()) + self._stops.flush()
-        return text, reason
-
-    def _clock(self, now: float) -> None:
-        "Note when a token was chosen, seconds since the call"
-        t = self.timings
-        t.new_tokens += 1
-        if self._last is None:
-            t.ttft_s = now
-        else:
-            t.itl_s.append(now - self._last)
-        self._last = now
-
-    def _probabilities(self, logits, id: int) -> tuple[float, tuple]:
-        "The log-probability of a token, and the likeliest ones"
-        quick = getattr(self.backend, "logprob", None)
-        own = quick(logits, id) if quick else float(log_softmax(logits)[id])
-        if not self.n_alternatives:
-            return own, ()
-        total = float(logits[id]) - own  # log of the sum
-        likeliest = largest(logits, min(self.n_alternatives, len(logits)))
-        return own, tuple((int(i), float(logits[i]) - total) for i in likeliest if logits[i] > -np.inf)
-
 # %% ../../nbs/03_inference/03_generation.ipynb #01be7d2b
 @checked_names
 def generate(
     backend: Backend,
-    tokenizer,  # a `SmolLMTokenizer`
+    tokenizer: "SmolLMTokenizer",
     prompt,  # text, or token ids
     max_tokens: int = 128,
     stop=(),  # a string or several at which the answer ends
@@ -512,7 +541,7 @@ def generate(
 
 
 def as_prompt(
-    tokenizer,  # a `SmolLMTokenizer`
+    tokenizer: "SmolLMTokenizer",
     prompt,  # text, or token ids
     special: bool = False,  # read special tokens in a text prompt as tokens
 ) -> list[int]:
@@ -525,5 +554,5 @@ def as_prompt(
     if isinstance(first, dict):
         raise ParameterError("the prompt is a list of messages: pass it to `chat`")
     if isinstance(first, str):
-        raise ParameterError("the prompt is a list of texts: ask for one after the other")
+        raise ParameterError("the prompt is a list of texts: pass one after the other")
     return as_ids("prompt", prompt)

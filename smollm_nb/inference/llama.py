@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['DTYPES', 'PREFILL_TILE', 'RMSNorm', 'rope_table', 'rotate', 'KVCache', 'attend', 'Linear', 'Attention', 'MLP',
-           'Layer', 'Llama', 'pick_device', 'read_weights', 'read_model', 'return_memory', 'TorchBackend', 'load']
+           'Layer', 'Trunk', 'Llama', 'pick_device', 'read_weights', 'read_model', 'return_memory', 'TorchBackend',
+           'load']
 
 # %% ../../nbs/03_inference/01_llama.ipynb #7594303f
 import ctypes
@@ -12,6 +13,7 @@ import gc
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -52,7 +54,7 @@ def rotate(
     cos: Tensor,  # (n, head_dim)
     sin: Tensor,  # (n, head_dim)
 ) -> Tensor:  # (…, heads, n, head_dim)
-    "Turn each pair of channels by its position's angle"
+    "Rotate each pair of channels by its position's angle"
     a, b = x.chunk(2, -1)
     return x * cos + torch.cat([-b, a], -1) * sin
 
@@ -147,7 +149,7 @@ class MLP(nn.Module):
 
 # %% ../../nbs/03_inference/01_llama.ipynb #3819f6f4
 class Layer(nn.Module):
-    "Attention and MLP, each after a norm and added to the stream"
+    "Attention and MLP, each after a norm and added to the residual stream"
 
     def __init__(self, c: LlamaConfig):
         super().__init__()
@@ -158,6 +160,16 @@ class Layer(nn.Module):
         x = x + self.self_attn(self.input_layernorm(x), *where)
         return x + self.mlp(self.post_attention_layernorm(x))
 
+# %% ../../nbs/03_inference/01_llama.ipynb #e2c19eb8
+class Trunk(nn.Module):
+    "What checkpoints call `model`: the embedding, the layers and the last norm"
+
+    def __init__(self, c: LlamaConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
+        self.layers = nn.ModuleList(Layer(c) for _ in range(c.num_hidden_layers))
+        self.norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+
 
 class Llama(nn.Module):
     "Token ids to hidden states, hidden states to logits"
@@ -165,10 +177,7 @@ class Llama(nn.Module):
     def __init__(self, config: LlamaConfig):
         super().__init__()
         self.config = c = config
-        self.model = nn.Module()
-        self.model.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
-        self.model.layers = nn.ModuleList(Layer(c) for _ in range(c.num_hidden_layers))
-        self.model.norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.model = Trunk(c)
         if not c.tie_word_embeddings:
             self.lm_head = Linear(c.hidden_size, c.vocab_size, bias=False)
 
@@ -178,7 +187,7 @@ class Llama(nn.Module):
         rope,  # cos and sin of these positions, each (n, head_dim)
         cache: KVCache,
         pos: int,  # of the first id
-        between=None,  # called before each layer; may raise
+        between: Callable[[], None] | None = None,  # called before each layer; may raise
     ) -> Tensor:  # (…, n, hidden), after the last norm
         "Read ids into the cache"
         x = self.model.embed_tokens(ids).to(cache.k.dtype)
@@ -189,7 +198,7 @@ class Llama(nn.Module):
         return self.model.norm(x)
 
     def head(self, x: Tensor) -> Tensor:  # (…, hidden) → (…, vocab), float32
-        "Score every word of the vocabulary"
+        "Logits of every token of the vocabulary"
         w = self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
         return F.linear(x, w.to(x.dtype)).float()
 
@@ -200,7 +209,7 @@ DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.floa
 def pick_device(
     device: str = "auto",  # "auto", or anything PyTorch knows: "cpu", "cuda", "cuda:1", "mps"
 ) -> torch.device:
-    "The best device there is, or the one asked for; raises `ParameterError`"
+    "The best device there is, or the one named; raises `ParameterError`"
     if not isinstance(device, (str, torch.device)) or str(device) == "meta":  # which has shapes and no numbers
         raise ParameterError(f"device={device!r} must be text such as 'auto', 'cpu' or 'cuda:1'")
     if device == "auto":
@@ -221,7 +230,7 @@ def read_weights(
     "Every tensor of a checkpoint, mapped from the file where device and dtype allow"
     from safetensors import safe_open
 
-    out = {}
+    out: dict[str, Tensor] = {}
     for path in weight_files(as_path("folder", folder)):
         with safe_open(path, framework="pt", device=str(device)) as f:
             out |= {k: t if dtype is None else t.to(dtype) for k in f.keys() for t in (f.get_tensor(k),)}
@@ -255,12 +264,12 @@ def return_memory() -> None:
 
 PREFILL_TILE = 64  # tokens between two chances to cancel a prefill
 
-
-class TorchBackend(SharedBackend):
-    "A Llama in PyTorch with one KV cache"
+# %% ../../nbs/03_inference/01_llama.ipynb #d232d037
+class _TorchState(SharedBackend):
+    "A Llama, its KV cache, and the forward pass that fills it"
 
     # called before each layer; may raise `Cancelled`, which leaves the cache as it was before those ids
-    between = None
+    between: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -284,6 +293,34 @@ class TorchBackend(SharedBackend):
                 f"which {w.device} does not give: load with a smaller context"
             ) from None
         self._rope = [t.to(w.device, w.dtype) for t in rope_table(self.config, self.context)]
+
+    def _release(self) -> None:
+        "Let go of weights and cache; the memory returns to the system"
+        del self.model, self._cache, self._rope
+        return_memory()
+
+    def _cut(self, pos: int) -> None:
+        super()._cut(pos)
+        del self.passes[pos:]
+
+    @torch.inference_mode()
+    def _forward(self, ids: list[int], pos: int) -> Tensor:  # → (n, hidden)
+        "Read checked ids; the cache is cut to `pos` first"
+        self._cut(pos)
+        rope = [t[pos : pos + len(ids)] for t in self._rope]
+        x = self.model(torch.tensor(ids, device=self.device), rope, self._cache, pos, self.between)
+        self.tokens += ids
+        self.passes += [(pos, len(ids))] * len(ids)
+        return x
+
+    @torch.inference_mode()
+    def _head(self, x: Tensor):  # (…, hidden) → (…, vocab) float32 numpy
+        "Logits, off the device"
+        return self.model.head(x).cpu().numpy()
+
+# %% ../../nbs/03_inference/01_llama.ipynb #41c8a0e2
+class TorchBackend(_TorchState):
+    "A Llama in PyTorch with one KV cache"
 
     def prefill(self, ids, pos=0, on_progress=None):  # (n,) → (vocab,) float32 numpy
         "Read a prompt in tiles; logits after its last token"
@@ -341,30 +378,6 @@ class TorchBackend(SharedBackend):
             bytes_per_token=size,
             file_sha256=self.file_sha256,
         )
-
-    def _release(self) -> None:
-        "Let go of weights and cache; the memory returns to the system"
-        self.model = self._cache = self._rope = None
-        return_memory()
-
-    def _cut(self, pos: int) -> None:
-        super()._cut(pos)
-        del self.passes[pos:]
-
-    @torch.inference_mode()
-    def _forward(self, ids: list[int], pos: int) -> Tensor:  # → (n, hidden)
-        "Read checked ids; the cache is cut to `pos` first"
-        self._cut(pos)
-        rope = [t[pos : pos + len(ids)] for t in self._rope]
-        x = self.model(torch.tensor(ids, device=self.device), rope, self._cache, pos, self.between)
-        self.tokens += ids
-        self.passes += [(pos, len(ids))] * len(ids)
-        return x
-
-    @torch.inference_mode()
-    def _head(self, x: Tensor):  # (…, hidden) → (…, vocab) float32 numpy
-        "Logits, off the device"
-        return self.model.head(x).cpu().numpy()
 
 # %% ../../nbs/03_inference/01_llama.ipynb #7ce09acc
 def load(

@@ -15,6 +15,7 @@ import os
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import traitlets as T
 
@@ -78,7 +79,7 @@ def rates(
 ) -> list[list[float]]:  # tokens/s of each run
     "Measure several in turn, so that what disturbs the one disturbs the others"
     n, tokens, repeats = PROTOCOL.values()
-    out = [[] for _ in runners]
+    out: list[list[float]] = [[] for _ in runners]
     for i in range(repeats + 1):
         for r, got in zip(runners, out):
             check()
@@ -147,7 +148,9 @@ _PAGE = """<!doctype html>
 </head>
 <body>
   <h1>{name}</h1>
-  <p class="about">A language model that runs in this page: no kernel, no server that computes. Nothing you write leaves it.</p>
+  <p class="about">
+    A language model that runs in this page: no kernel, no server that computes. Nothing you write leaves it.
+  </p>
   <main id="view"></main>
   <noscript>This page needs JavaScript and WebAssembly.</noscript>
   <script type="application/json" id="traits">{traits}</script>
@@ -183,8 +186,8 @@ class RunnerBox(Box):
     prompt, chat, max_tokens = T.Unicode("").tag(sync=True), T.Bool(False).tag(sync=True), T.Int(64).tag(sync=True)
     temperature, seed = T.Float(0.0).tag(sync=True), T.Int(0).tag(sync=True)
     protocol = T.Dict(PROTOCOL).tag(sync=True)
-    native = T.List().tag(sync=True)  # as from `native_speed`; none until somebody asks
-    measured = T.List().tag(sync=True)  # the same of browsers, with `why` and `agent`; set by the page
+    native: T.List[Any] = T.List().tag(sync=True)  # as from `native_speed`; none before Measure
+    measured: T.List[Any] = T.List().tag(sync=True)  # the same of browsers, with `why` and `agent`; set by the page
     machine = T.Unicode("").tag(sync=True)
     saved = T.Unicode("").tag(sync=True)  # where the page was written
 
@@ -195,45 +198,23 @@ class RunnerBox(Box):
         return {n: getattr(self, n) for n in names} | fixed
 
 # %% ../../nbs/14_lab/07_browser_runner.ipynb #0194d2d1
-class BrowserRunner(View):
-    "Run the exported bundle in the notebook's page; `run()`, `figure()`, `table()`, `save_html()` need no browser"
+class _Bundle(View):
+    "The bundle of a model: found, or exported"
 
-    def __init__(
-        self,
-        model="SmolLM2-135M-Instruct",  # a bundle, a SMOLLM_Q4 file or its folder, or a name as `api.Model` takes it
-        output=None,  # the bundle to make; default: dist/wasm/models/NAME below what JupyterLab shows
-        root=None,  # the folder that JupyterLab shows; default: asked of the server that started this kernel
-        url: str = "",  # of the bundle, if the page finds it elsewhere
-        prompt: str = "The capital of France is",
-        chat: bool = False,  # the prompt is a question to an assistant
-        max_tokens: int = 64,
-    ):
-        self.name, self.bundle, self._file = as_name("model", model), None, None
-        self.output = None if output is None else Path(as_name("output", output))
-        self.root = jupyter_root() if root is None else Path(as_name("root", root))
-        asked = dict(url=as_text("url", url), prompt=as_text("prompt", prompt), chat=as_flag("chat", chat))
-        super().__init__(RunnerBox(max_tokens=as_int("max_tokens", max_tokens, 1), **asked))
-        self.box.on_msg(self._heard)
-        self.box.observe(lambda _: self._keep(), "measured")
-        self._begin(self._open)
-
-    def _heard(self, _, content, buffers) -> None:
-        "What the page asks of the kernel"
-        dict(measure=self.measure, stop=self.stop, save=self._save)[content["act"]]()
-
-    def _busy(self, yes: bool) -> None:
-        "The page waits for the kernel's part"
-        super()._busy(yes)
-        if not yes:
-            self.box.send(dict(act="idle"))
+    box: RunnerBox
+    name: str  # of the model
+    bundle: Path | None = None  # None until it is there
+    output: Path | None
+    root: Path | None  # the folder that JupyterLab shows
+    _file: Path | None = None  # the quantized file that it was exported from
 
     def _open(self, job: Job) -> None:
         "Find or make the bundle, and show it to the page"
         if self.bundle is None:
             if (Path(self.name) / MANIFEST).is_file():
-                bundle = self._given()
+                bundle = self._existing_bundle()
             else:
-                bundle, self._file = self._made(job)
+                bundle, self._file = self._bundle_of(job)
             self._facts, self.bundle = read_manifest(bundle), bundle
         try:
             self.box.path = "" if self.box.url else files_path(self.bundle, self.root)
@@ -241,7 +222,7 @@ class BrowserRunner(View):
             self.box.error = error_line(e)
         self._say("")
 
-    def _given(self) -> Path:
+    def _existing_bundle(self) -> Path:
         "A bundle that is there already; raises `InvalidStateError` if another version made it"
         if not is_current(self.name):
             way_out = "export it again with `smollm export-wasm`, or name its model and let it be made"
@@ -249,18 +230,28 @@ class BrowserRunner(View):
             raise InvalidStateError(f"{self.name} {lack}: {way_out}")
         return Path(self.name).resolve()
 
-    def _made(self, job: Job) -> tuple[Path, Path]:  # bundle, quantized file
+    def _bundle_of(self, job: Job) -> tuple[Path, Path]:  # bundle, quantized file
         "The bundle of a model or a file: the one that is there, or a new one"
         from smollm_nb.api import quantized_file
 
         self._say("opening the model")
-        path = quantized_file(self.name) or prepared(fetch(self.name, quiet=True), "fast", job, self._told(job))
+        path = quantized_file(self.name) or prepared(fetch(self.name, quiet=True), "fast", job, self._on_progress(job))
         with read_q4(path, verify=False) as f:
             name = bundle_name(str(f.source.get("id") or path.parent.name))
         bundle = Path(self.output or (self.root or Path.cwd()) / BUNDLES / name).resolve()
         if not is_current(bundle, path):
-            export(path, bundle, name, limit=None, on_progress=self._told(job))
+            export(path, bundle, name, limit=None, on_progress=self._on_progress(job))
         return bundle, path
+
+    def _ready(self) -> Path:
+        "The bundle; raises `InvalidStateError` while it is not there"
+        if self.bundle is None or not (self.bundle / MANIFEST).is_file():
+            raise InvalidStateError("there is no bundle yet: wait(), or look at .failure")
+        return self.bundle
+
+# %% ../../nbs/14_lab/07_browser_runner.ipynb #0969df9c
+class _Measuring(_Bundle):
+    "Speeds of the native engine and of browsers"
 
     def measure(self) -> None:
         "Measure the native engine on the bundle's file, in a thread"
@@ -298,29 +289,16 @@ class BrowserRunner(View):
             self.box.measured = [*others, new]
         return self.box.native + self.box.measured
 
-    def _ready(self) -> Path:
-        "The bundle; raises `InvalidStateError` while it is not there"
-        if self.bundle is None or not (self.bundle / MANIFEST).is_file():
-            raise InvalidStateError("there is no bundle yet: wait(), or look at .failure")
-        return self.bundle
+# %% ../../nbs/14_lab/07_browser_runner.ipynb #08ed2263
+class _Figures(_Measuring):
+    "The speeds as a picture and a table"
 
-    def save_html(self) -> Path:  # the page
-        "Write a page into the bundle in which the model answers without a kernel; raises `InvalidStateError`"
-        folder = self._ready()
-        for name, text in page_files(self._facts["name"], self.box.page_traits()).items():
-            with atomic_file(folder / name) as tmp:
-                tmp.write_text(text, encoding="utf-8")
-        return folder / "runner.html"
-
-    def _save(self) -> None:
-        "What the button does"
-        again = self.bundle is not None and (self.bundle / "runner.html").exists()
-        try:
-            page = self.save_html()
-        except (SmolLMError, OSError) as e:  # a click has nobody to raise to
-            self.failure, self.box.error = e, error_line(e)
-        else:
-            self.box.saved = f"{page}{', written anew' if again else ''}: open it from `smollm serve {self.bundle}`"
+    def _records(self) -> list[dict]:
+        "What was measured"
+        found = self.box.native + self.box.measured
+        if not found:
+            raise InvalidStateError("nothing was measured yet: press Measure, or call .run()")
+        return found
 
     def figure(self) -> Picture:
         "Tokens per second of the native engine and of the browsers that were measured; raises `InvalidStateError`"
@@ -341,14 +319,58 @@ class BrowserRunner(View):
 
         return [(label(r), show(r)) for r in self._records()]
 
-    def _records(self) -> list[dict]:
-        "What was measured"
-        found = self.box.native + self.box.measured
-        if not found:
-            raise InvalidStateError("nothing was measured yet: press Measure, or call .run()")
-        return found
-
     def _parts(self) -> dict:
         "What a saved notebook shows"
         picture = self.figure()
         return dict(note=self._facts["name"], pictures=[picture], lines=self.table())
+
+# %% ../../nbs/14_lab/07_browser_runner.ipynb #8c22531a
+class BrowserRunner(_Figures):
+    "Run the exported bundle in the notebook's page; `run()`, `figure()`, `table()`, `save_html()` need no browser"
+
+    def __init__(
+        self,
+        model="SmolLM2-135M-Instruct",  # a bundle, a SMOLLM_Q4 file or its folder, or a name as `api.Model` takes it
+        output=None,  # the bundle to make; default: dist/wasm/models/NAME below what JupyterLab shows
+        root=None,  # the folder that JupyterLab shows; default: asked of the server that started this kernel
+        url: str = "",  # of the bundle, if the page finds it elsewhere
+        prompt: str = "The capital of France is",
+        chat: bool = False,  # the prompt is a question to an assistant
+        max_tokens: int = 64,
+    ):
+        self.name = as_name("model", model)
+        self.output = None if output is None else Path(as_name("output", output))
+        self.root = jupyter_root() if root is None else Path(as_name("root", root))
+        asked = dict(url=as_text("url", url), prompt=as_text("prompt", prompt), chat=as_flag("chat", chat))
+        super().__init__(RunnerBox(max_tokens=as_int("max_tokens", max_tokens, 1), **asked))
+        self.box.on_msg(self._on_message)
+        self.box.observe(lambda _: self._update_saved(), "measured")
+        self._begin(self._open)
+
+    def _on_message(self, _, content, buffers) -> None:
+        "Act on a message of the page"
+        dict(measure=self.measure, stop=self.stop, save=self._save)[content["act"]]()
+
+    def _busy(self, yes: bool) -> None:
+        "The page waits for the kernel's part"
+        super()._busy(yes)
+        if not yes:
+            self.box.send(dict(act="idle"))
+
+    def save_html(self) -> Path:  # the page
+        "Write a page into the bundle in which the model answers without a kernel; raises `InvalidStateError`"
+        folder = self._ready()
+        for name, text in page_files(self._facts["name"], self.box.page_traits()).items():
+            with atomic_file(folder / name) as tmp:
+                tmp.write_text(text, encoding="utf-8")
+        return folder / "runner.html"
+
+    def _save(self) -> None:
+        "What the button does"
+        again = self.bundle is not None and (self.bundle / "runner.html").exists()
+        try:
+            page = self.save_html()
+        except (SmolLMError, OSError) as e:  # no caller sees what a click raises
+            self.failure, self.box.error = e, error_line(e)
+        else:
+            self.box.saved = f"{page}{', written anew' if again else ''}: open it from `smollm serve {self.bundle}`"

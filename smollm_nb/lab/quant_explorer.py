@@ -46,7 +46,7 @@ from ..plots.base import Picture
 from ..plots.quant import SPAN_DB, error_heatmap, sensitivity_bars
 from ..plots.tradeoff import LLAMA_CPP, LLAMA_NOTE, pareto
 from ..quant.budget import Sensitivity, allocate, curve, sensitivity
-from ..quant.recipes import RECIPES, Recipe, predict_bytes
+from ..quant.recipes import FORMER_NAMES, RECIPES, Recipe, predict_bytes
 from ..quant.rounding import snr_db
 
 # %% ../../nbs/14_lab/06_quant_explorer.ipynb #80e07137
@@ -472,7 +472,8 @@ class QuantExplorer(_Results):
         tokens: int = 2048,  # of prose, to measure KL on
     ):
         self.name, self.tokens = as_name("model", model), as_int("tokens", tokens, 2)
-        self.controls = recipe_controls(as_choice("recipe", recipe, tuple(RECIPES)))
+        current = FORMER_NAMES.get(str(recipe), recipe)
+        self.controls = recipe_controls(as_choice("recipe", current, tuple(RECIPES)))
         self._make_controls(as_number("budget_mb", budget_mb, 0.001, 1e6), as_name("output", output))
         self.outcomes = {}
         self._home = tempfile.TemporaryDirectory(prefix="smollm-explorer-")

@@ -30,7 +30,7 @@ from smollm_nb.plots.base import (
 )
 
 # %% ../../nbs/13_plots/05_bench.ipynb #e8d60837
-TOKEN_MS, FIRST_MS, MEMORY_MB = 8, 30, 300  # targets: of a token, of the first token, and of a process
+TOKEN_MS, FIRST_MS, MEMORY_MB = 8, 30, 300  # targets for a token, the first one, and a process
 # a run may have more contestants than other pictures have lines
 COLOURS = (*PALETTE, "#7A5A00", "#444444", "#8C2D04", "#5B6770")
 
@@ -55,14 +55,14 @@ def caption(fig, record: dict, key: str = "") -> None:
         textwrap.fill(drawable("; ".join(p for p in parts if p)), 132), x=0.01, ha="left", fontsize=7, color=QUIET
     )
 
-
+# %% ../../nbs/13_plots/05_bench.ipynb #af0719cd
 def _series(
     record: dict,  # of a run
     before: str,  # what the names of the cases begin with, such as "decode after "
     after: str = "",  # and end with; a number stands between
 ) -> dict:  # (runner, threads) → lengths (n,), median (n,), min (n,), max (n,)
     "Figures of growing work; raises `ParameterError` where there are none"
-    out = {}
+    out: dict[tuple[str, int], list[tuple]] = {}
     for f in as_record(record)["results"]:
         n = f["case"].removeprefix(before).removesuffix(after)
         if f["case"] == f"{before}{n}{after}" and n.isdigit():
@@ -81,7 +81,7 @@ def runner_colours(record: dict) -> dict[str, str]:  # runner → colour
 
 
 def _lines(ax, series: dict, colours: dict, labels) -> None:
-    "A line with ranges for each contestant and number of threads; `labels(name, threads, values)` is written beside its end"
+    "A line with ranges for each contestant and number of threads; `labels(name, threads, values)` names it"
     most = max(threads for _, threads in series)
     for (name, threads), (x, mid, low, high) in series.items():
         ax.errorbar(
@@ -161,12 +161,12 @@ def speed_by_prompt(
         "tokens of the prompt",
     )
 
-
+# %% ../../nbs/13_plots/05_bench.ipynb #251387d5
 @rc_context(STYLE)
 def memory_by_context(
     record: dict,  # of a run
 ) -> Picture:
-    "Peak memory of a fresh process, and the KV cache in it, against the context that it was started with; raises `ParameterError`"
+    "Peak memory of a fresh process, and the KV cache in it, against the context; raises `ParameterError`"
     whole, cache = _series(record, "peak RSS, context ", " full"), _series(record, "KV cache, context ")
     colours, lengths = runner_colours(record), max((x for x, *_ in whole.values()), key=len)
     ends = [f"{drawable(n)} {short_number(v[1][-1])} MiB" for (n, _), v in whole.items() if v[0][-1] == lengths[-1]]
@@ -214,7 +214,7 @@ def _shares(ax, runs: list[tuple], colours: dict) -> None:
         ax.set_xlim(0, high)
     ax.set(
         ylim=(0, 101),
-        xlabel=f"latency of a token, ms (dotted: the target of {TOKEN_MS})",
+        xlabel=f"latency of a token, ms (dotted: {TOKEN_MS} ms target)",
         ylabel="tokens that took no longer, %",
     )
     for i, (text, (name, _)) in enumerate(zip(labels, runs)):
@@ -229,13 +229,13 @@ def _shares(ax, runs: list[tuple], colours: dict) -> None:
             bbox=dict(fc="white", ec="none", pad=1, alpha=0.85),
         )
 
-
+# %% ../../nbs/13_plots/05_bench.ipynb #0d3201cf
 @rc_context(STYLE)
 def latencies(
     record: dict,  # of a run
     threads: int | None = None,  # default: the most that was measured
 ) -> Picture:
-    "How per-token latencies are spread over the four prompts, and the time to the first token; raises `ParameterError`"
+    "How per-token latencies are spread, and the time to the first token; raises `ParameterError`"
     most = max((x["threads"] for x in as_record(record)["latencies"]), default=0)
     threads = most if threads is None else as_int("threads", threads, 1)
     runs = [(x["runner"], np.array(x["ms"])) for x in record["latencies"] if x["threads"] == threads and x["ms"]]
@@ -248,8 +248,10 @@ def latencies(
     place = list(colours).index
     runs, first = sorted(runs, key=lambda r: place(r[0])), sorted(first, key=lambda f: place(f["runner"]))
     name, ms = runs[0]
+    share = f"{100 * np.mean(ms <= TOKEN_MS):.0f} % of {count_of(len(ms), 'token')}"
+    title = f"{drawable(name)}: {share} within {TOKEN_MS} ms, {count_of(threads, 'thread')}"
     fig, (ax, low) = new_picture(
-        f"{drawable(name)}: {100 * np.mean(ms <= TOKEN_MS):.0f} % of {count_of(len(ms), 'token')} within {TOKEN_MS} ms, {count_of(threads, 'thread')}",
+        title,
         5.2,
         2,
         sharex=False,
@@ -280,7 +282,7 @@ def latencies(
         xlim=(0, 1.6 * max([FIRST_MS, *(f["max"] for f in first)])),
         ylim=(-0.6, max(len(first), 1) - 0.4),
         yticks=[],
-        xlabel=f"time to the first token after {5} tokens, ms (dotted: the target of {FIRST_MS})",
+        xlabel=f"time to the first token after 5 tokens, ms (dotted: {FIRST_MS} ms target)",
     )
     caption(fig, record)
     return fig
@@ -337,7 +339,7 @@ def versus(
 
 # %% ../../nbs/13_plots/05_bench.ipynb #fa6d9fdd
 def _key_cases(record: dict) -> list[list[str]]:  # the cases of each panel
-    "What a first look wants: decoding at the least and the greatest depth, the longest prompt, the first token, a fresh process or page"
+    "Decoding at the least and the greatest depth, the longest prompt, the first token, a fresh process or page"
     names = list(dict.fromkeys(f["case"] for f in record["results"]))
 
     def number(name):
@@ -359,7 +361,7 @@ def _what(figures: dict) -> str:
     "The cases of a panel, in words; the number of tokens once"
     return re.sub(r", \d+ tokens(?= or )", "", " or ".join(dict.fromkeys(f["case"] for f in figures.values())))
 
-
+# %% ../../nbs/13_plots/05_bench.ipynb #6307e482
 def _bars(ax, figures: dict, names: list[str], colours: dict) -> None:
     "One panel: a bar for each contestant that has it, the first on top"
     top, unit = max(f["max"] for f in figures.values()), next(f["unit"] for f in figures.values())
@@ -401,13 +403,14 @@ def _lead(figures: dict) -> str:
         for f in rest[:3]
     )
 
-
+# %% ../../nbs/13_plots/05_bench.ipynb #21b7dabd
 @rc_context(STYLE)
 def side_by_side(
     record: dict,  # of a run
 ) -> Picture:
     "Every contestant at the cases that matter most; raises `ParameterError`"
-    most, colours = {}, runner_colours(as_record(record))
+    colours = runner_colours(as_record(record))
+    most: dict[str, int] = {}
     for f in record["results"]:
         most[f["runner"]] = max(f["threads"], most.get(f["runner"], 0))
     found = [
@@ -439,7 +442,7 @@ def _broken(s, mib) -> tuple[np.ndarray, np.ndarray]:  # seconds, MB of 10⁶ by
     "A line that ends where nothing was read for longer than usual"
     s, mb = np.array(s, float), np.array(mib, float) * 2**20 / 1e6
     step = np.diff(s)
-    at = np.flatnonzero(step > 4 * np.median(step)) + 1 if len(s) > 2 else []
+    at = np.flatnonzero(step > 4 * np.median(step)) + 1 if len(s) > 2 else np.zeros(0, int)
     return np.insert(s, at, np.nan), np.insert(mb, at, np.nan)
 
 
@@ -450,8 +453,9 @@ def memory_over_time(
     "Resident memory of every process while the benchmark ran; raises `ParameterError`"
     seen = [m for m in as_record(record).get("memory", ()) if m["s"]]
     if not seen:
-        raise ParameterError("nobody watched the memory of this run: measure with watch=Watch()")
-    colours, most, peaks = runner_colours(record), max(m["threads"] for m in seen), {}
+        raise ParameterError("the memory of this run was not watched: measure with watch=Watch()")
+    colours, most = runner_colours(record), max(m["threads"] for m in seen)
+    peaks: dict[str, float] = {}
     fig, (ax,) = new_picture("", 4)
     for m in seen:
         s, mb = _broken(m["s"], m["mib"])
@@ -470,7 +474,7 @@ def memory_over_time(
         peaks[m["runner"]] = max(peaks.get(m["runner"], 0), np.nanmax(mb))
     fig.suptitle(
         textwrap.fill(
-            f"the target is {MEMORY_MB} MB: "
+            f"{MEMORY_MB} MB target: "
             + ", ".join(f"{drawable(n)} holds up to {short_number(mb)}" for n, mb in peaks.items()),
             76,
         ),
@@ -486,7 +490,7 @@ def memory_over_time(
     label_lines(
         ax,
         [
-            (MEMORY_MB, "the target", INK),
+            (MEMORY_MB, f"{MEMORY_MB} MB target", INK),
             *((mb, f"{drawable(n)} {short_number(mb)} MB", colours[n]) for n, mb in peaks.items()),
         ],
     )

@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import LlamaConfig, ParameterError, as_callback, as_int, as_path, as_text, as_type
+from ..core import LlamaConfig, OnProgress, ParameterError, as_callback, as_int, as_path, as_text, as_type
 from ..fidelity.anatomy import EVERY, WARMUP, Reader, holding
 from ..inference.llama import Llama, TorchBackend, load
 from ..models.checkpoint import validate
@@ -46,7 +47,7 @@ class Unit(NamedTuple):
     "What is quantized alone to see how much it matters"
 
     names: tuple[str, ...]  # of tensors
-    layer: int = 0  # the first that notices
+    layer: int = 0  # the first that is affected
     rows: tuple[int, int] | None = None  # a band of rows; None is all
 
     @property
@@ -87,7 +88,7 @@ def rounded(
     w: Tensor,  # (rows, cols) float32
     format: Format,
     importance: Tensor,  # (cols,)
-    factors=FACTORS,  # lengths of the ruler to try
+    factors=FACTORS,  # scales to try, relative to the one that covers
 ) -> Quantized:
     'As the method "search" of a recipe does it'
     if format.kind == "float":
@@ -103,12 +104,13 @@ def errors(
 ) -> np.ndarray:  # (1 + formats,): relative weighted squared error of the probe and of each format
     "What each format leaves, estimated on some rows"
     every = slice(None, None, max(1, len(w) // SAMPLE))
+    assert probe.scales is not None, "the probe's format has scales"
     made = [replace(probe, codes=probe.codes[every], scales=probe.scales[every])] + [
         rounded(w[every], Format.parse(f), importance) for f in formats
     ]
     return np.array([relative_error(w[every], q, importance) for q in made])
 
-
+# %% ../../nbs/05_quant/07_budget.ipynb #d8746308
 # the probe's scales are searched coarsely: that takes a fifth of the time, and its error is known
 _FEW = FACTORS[3::4]
 
@@ -118,7 +120,7 @@ def patched(
     parts: list[tuple],  # rows or None, {tensor: what it is there}
 ) -> dict[str, Tensor]:  # whole tensors, as `holding` takes them
     "Some rows of tensors replaced"
-    out = {}
+    out: dict[str, Tensor] = {}
     for rows, new in parts:
         if rows:
             out |= {n: model.get_parameter(n).data.clone() for n in new if n not in out}
@@ -133,7 +135,7 @@ def patched(
 def _alone(
     reader: Reader,
     unit: Unit,
-    x: Tensor | None,  # what the unit's layer hears; None for the embedding
+    x: Tensor | None,  # the input of the unit's layer; None for the embedding
     statistics: Statistics,
     formats,  # names
 ) -> tuple:  # a part as `patched` takes it; mean and typical KL, nats; errors (1 + formats,)
@@ -145,20 +147,21 @@ def _alone(
         new[n] = torch.from_numpy(q.dequantize())
         error.append(errors(w, q, statistics.importance(n), formats))
     with holding(reader.model, patched(reader.model, [(unit.rows, new)])):
-        k = reader.kl(reader.start() if unit.rows else x, unit.layer)
+        k = reader.kl(reader.start() if x is None else x, unit.layer)
     return (unit.rows, new), (k.mean(), np.sqrt(k).mean() ** 2), np.mean(error, 0)
 
-
+# %% ../../nbs/05_quant/07_budget.ipynb #8a9aeb26
 @torch.inference_mode()
 def measure(
     backend: TorchBackend,
     ids: np.ndarray,  # (texts, span) token ids
     statistics: Statistics,  # for the importance of channels
     formats=NATIVE,  # names
-    on_progress=None,  # called with (units done, units in all); may raise `Cancelled`
-) -> tuple[
-    np.ndarray, np.ndarray, np.ndarray
-]:  # of each unit alone the mean KL and the typical one (units, 2), nats; errors (units, 1 + formats); mean KL of the mixed streams (mixes,)
+    on_progress: Callable[[int, int], None]
+    | None = None,  # called with (units done, units in all); may raise `Cancelled`
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    # of each unit alone the mean KL and the typical one (units, 2), nats; errors (units, 1 + formats);
+    # mean KL of the mixed streams (mixes,)
     "Quantize one unit after the other and see what it does to the predictions"
     todo, reader, parts, figures = units(backend.config), Reader(backend.model, ids), {}, []
 
@@ -233,14 +236,14 @@ class Sensitivity:
         "KL of a model whose units are damaged by so much, each on its own"
         return total / (1 + self.interaction * total)
 
-
+# %% ../../nbs/05_quant/07_budget.ipynb #3125801f
 def sensitivity(
     folder,  # a checkpoint folder
     native: bool = True,  # only formats that every engine runs; False: all, for PyTorch
     text: str | None = None,  # to measure on; default: the model writes one
-    on_progress=None,  # called with (stage, done, total); may raise `Cancelled`
+    on_progress: OnProgress | None = None,  # called with (stage, done, total); may raise `Cancelled`
 ) -> Sensitivity:
-    "Measure a checkpoint, or remember what was measured; raises `CheckpointError` or `ParameterError`"
+    "Measure a checkpoint, or read the measurement from the cache; raises `CheckpointError` or `ParameterError`"
     folder = as_path("folder", folder)
     as_callback("on_progress", on_progress)
     if text is not None:
@@ -264,7 +267,7 @@ def sensitivity(
         found = measure(
             backend,
             ids[:TEXTS, :SPAN],
-            collect(backend.model, ids, full=False, on_progress=say("take notes")),
+            collect(backend.model, ids, full=False, on_progress=say("collect statistics")),
             formats,
             say("measure"),
         )
@@ -305,7 +308,7 @@ def useful(
     options: list[Option],
 ) -> list[Option]:  # by size
     "Those that are not beaten by a smaller one"
-    out = []
+    out: list[Option] = []
     for o in sorted(options):
         if not out or o.kl < out[-1].kl:
             out.append(o)
@@ -321,7 +324,7 @@ def _embedding_options(s: Sensitivity) -> list[Option]:
         return len(names) * Format.parse(f).nbytes(n, cols) if n else 0
 
     below = np.vstack([np.zeros(len(s.formats)), np.cumsum(s.damage[: len(bands)], 0)])  # nats of the first bands
-    for i, n in enumerate([0] + [u.rows[1] for u in bands[:-1]]):
+    for i, n in enumerate([0] + [u.rows[1] for u in bands[:-1] if u.rows]):
         for a, b in (
             itertools.product(range(len(s.formats)), repeat=2) if n else ((0, b) for b in range(len(s.formats)))
         ):
@@ -371,9 +374,9 @@ def _knapsack(
 ]:  # bytes a step, least damage for 0, 1, 2, … steps above the least size, what each list gives then
     "The table of best choices"
     least, most = _least(lists), sum(max(o.nbytes for o in options) for options in lists)
-    room = min(budget, most) - least
-    step = 64 * max(1, -(-room // (64 * STATES)))
-    best, picks = np.zeros(room // step + 1), []
+    spare = min(budget, most) - least
+    step = 64 * max(1, -(-spare // (64 * STATES)))
+    best, picks = np.zeros(spare // step + 1), []
     for options in lists:
         small, rows = min(o.nbytes for o in options), np.full((len(options), len(best)), np.inf)
         for row, o in zip(rows, options):
@@ -466,7 +469,7 @@ def curve(
     "What each budget can buy"
     return [(n + fixed_bytes(s.config), s.predict(kl)) for n, kl in front(options(s), points)]
 
-
+# %% ../../nbs/05_quant/07_budget.ipynb #f5cd5a28
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
@@ -488,7 +491,7 @@ def budget_recipe(
     base: Recipe = RECIPES["small"],  # whose method and calibration text are taken
     native: bool = True,  # only formats that every engine runs; False: all, for PyTorch
     text: str | None = None,  # to measure on; default: the model writes one
-    on_progress=None,  # called with (stage, done, total); may raise `Cancelled`
+    on_progress: OnProgress | None = None,  # called with (stage, done, total); may raise `Cancelled`
 ) -> Recipe:  # for `recipes.quantize`
     "Measure a model and spend a budget on it; raises `CheckpointError` or `ParameterError`"
     size = parse_bytes(budget)

@@ -7,6 +7,7 @@ __all__ = ['Part', 'Latent', 'rate', 'distill']
 
 # %% ../../nbs/05_quant/05_distill.ipynb #02bcd64f
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..inference.llama import Llama, rope_table
 from .formats import Format, Quantized, spread
-from .rounding import Nearest, points, quantize_with
+from .rounding import BOOK, Nearest, points, quantize_with
 
 # %% ../../nbs/05_quant/05_distill.ipynb #e0ecd744
 @dataclass
@@ -24,39 +25,43 @@ class Part:
 
     rows: tuple[int, int]  # begin, end
     q: Quantized
-    # (rows, cols) the weights that the codes were rounded from; None where the codes are final
-    meant: Tensor | None = None
+    # (rows, cols) the values that the codes were rounded from; None where the codes are final
+    targets: Tensor | None = None
 
 
 class Latent:
     "The continuous weights behind a part's codes"
 
     def __init__(self, part: Part):
-        self.part, f, cols = part, part.q.format, part.meant.shape[1]
+        assert part.targets is not None, "final codes have none"
+        assert part.q.scales is not None, "floats are not learned"
+        self.part, q, cols = part, part.q, part.targets.shape[1]
 
-        def wide(a):
-            return None if a is None else torch.from_numpy(spread(a, f.group, cols)).contiguous()
+        def wide(a: np.ndarray) -> Tensor:
+            return torch.from_numpy(spread(a, q.format.group, cols)).contiguous()
 
-        self.weights, self.scale, self.minima = part.meant.clone(), wide(part.q.scales), wide(part.q.minima)
-        self.places, self.nearest = (
-            2 / torch.where(self.scale == 0, 1, self.scale),
-            Nearest(points(f, part.q.book) if part.q.book is not None else points(f)),
-        )
+        self.weights, self.scale = part.targets.clone(), wide(part.q.scales)
+        self.minima = None if q.minima is None else wide(q.minima)
+        self.half_steps = 2 / torch.where(self.scale == 0, 1, self.scale)  # `Nearest` takes half units
+        self.nearest = Nearest(points(q.format) if q.book is None else points(q.format, q.book))
 
     def rounded(self) -> Tensor:  # (rows, cols)
-        "The weights as the codes would say them"
+        "The weights that the codes stand for"
         x = self.weights if self.minima is None else self.weights - self.minima
-        out = self.nearest(x * self.places).mul_(self.scale)
+        out = self.nearest(x * self.half_steps).mul_(self.scale)
         return out if self.minima is None else out.add_(self.minima)
 
     def finished(self) -> Part:
         "The part with new codes, which are final"
-        q, t = self.part.q, lambda a: None if a is None else torch.from_numpy(a)
-        new = quantize_with(self.weights, q.format, t(q.scales), t(q.minima), q.book)
+        q = self.part.q
+        assert q.scales is not None, "floats are not learned"
+        minima = None if q.minima is None else torch.from_numpy(q.minima)
+        book = BOOK if q.book is None else q.book
+        new = quantize_with(self.weights, q.format, torch.from_numpy(q.scales), minima, book)
         return Part(self.part.rows, replace(q, codes=new.codes))
 
 # %% ../../nbs/05_quant/05_distill.ipynb #714b5c76
-class _Through:
+class _NoCache:
     "A cache that keeps nothing: each text is read in one piece, and gradients flow through it"
 
     k = torch.empty(0)
@@ -79,16 +84,16 @@ def _student(teacher: Llama, parts: dict[str, list[Part]]) -> Llama:
     return model.requires_grad_(True)
 
 
-def _learn_text(teacher: Llama, student: Llama, ids: Tensor, rope, share: float) -> float:  # nats
+def _backward_text(teacher: Llama, student: Llama, ids: Tensor, rope, share: float) -> float:  # nats
     "Add one text's gradients, weighted by `share`; returns its mean KL"
     with torch.no_grad():
-        right = teacher.head(teacher(ids[None], rope, _Through(), 0)[0]).log_softmax(-1)
-    mine = student.head(student(ids[None], rope, _Through(), 0)[0]).log_softmax(-1)
-    loss = (right.exp() * (right - mine)).sum(-1).mean()
+        target = teacher.head(teacher(ids[None], rope, _NoCache(), 0)[0]).log_softmax(-1)
+    predicted = student.head(student(ids[None], rope, _NoCache(), 0)[0]).log_softmax(-1)
+    loss = (target.exp() * (target - predicted)).sum(-1).mean()
     (loss * share).backward()
     return loss.item()
 
-
+# %% ../../nbs/05_quant/05_distill.ipynb #3d1a4c56
 def rate(step: int, steps: int) -> float:  # 0..1
     "The learning rate at a step, relative to its peak"
     return min(1, (step + 1) / 3) * (0.1 + 0.45 * (1 + math.cos(math.pi * step / steps)))
@@ -97,18 +102,18 @@ def rate(step: int, steps: int) -> float:  # 0..1
 def distill(
     teacher: Llama,  # the original, on the CPU; its weights may be mapped as they are stored
     parts: dict[str, list[Part]],  # each matrix's parts
-    ids: np.ndarray,  # (texts, window) token ids to learn from, taken in turn
+    ids: np.ndarray,  # (texts, window) training texts, taken one after another
     steps: int,
     texts: int = 2,  # a step
     lr: float = 6e-5,  # of the weights
     norm_lr: float = 3e-4,  # of the norms
-    on_progress=None,  # called with (steps done, steps); may raise `Cancelled`
+    on_progress: Callable[[int, int], None] | None = None,  # called with (steps done, steps); may raise `Cancelled`
 ) -> tuple[
     dict[str, list[Part]], dict[str, Tensor], list[float]
 ]:  # parts with new codes, norms, KL of each step's texts in nats
     "Move codes and norms until the quantized model predicts what the original does"
     student, rope, losses = _student(teacher, parts), rope_table(teacher.config, ids.shape[1]), []
-    latents = {(n, p.rows[0]): Latent(p) for n, ps in parts.items() for p in ps if p.meant is not None}
+    latents = {(n, p.rows[0]): Latent(p) for n, ps in parts.items() for p in ps if p.targets is not None}
     norms = {n: p for n, p in student.named_parameters() if p.ndim == 1}
     opt = torch.optim.Adam(
         [dict(params=[v.weights for v in latents.values()], peak=lr), dict(params=list(norms.values()), peak=norm_lr)],
@@ -118,23 +123,25 @@ def distill(
     for step in range(steps):
         for g in opt.param_groups:
             g["lr"] = g["peak"] * rate(step, steps)
-        turn = [torch.from_numpy(ids[(step * texts + i) % len(ids)]).long() for i in range(texts)]
-        losses.append(sum(_learn_text(teacher, student, t, rope, 1 / texts) for t in turn) / texts)
+        batch = [torch.from_numpy(ids[(step * texts + i) % len(ids)]).long() for i in range(texts)]
+        losses.append(sum(_backward_text(teacher, student, t, rope, 1 / texts) for t in batch) / texts)
         _move(student, latents, opt)
         if on_progress:
             on_progress(step + 1, steps)
     finished = {
-        n: [latents[n, p.rows[0]].finished() if p.meant is not None else p for p in ps] for n, ps in parts.items()
+        n: [latents[n, p.rows[0]].finished() if p.targets is not None else p for p in ps] for n, ps in parts.items()
     }
     return finished, {n: p.detach() for n, p in norms.items()}, losses
 
 
 @torch.no_grad()
 def _move(student: Llama, latents: dict, opt) -> None:
-    "One step of Adam on the continuous weights, which the student then gets rounded"
+    "One step of Adam on the continuous weights; the student gets them rounded"
     rows = {key: slice(*v.part.rows) for key, v in latents.items()}
     for key, v in latents.items():
-        v.weights.grad = student.get_parameter(key[0]).grad[rows[key]]
+        grad = student.get_parameter(key[0]).grad
+        assert grad is not None, "every text goes through every matrix"
+        v.weights.grad = grad[rows[key]]
     opt.step()
     for key, v in latents.items():
         v.weights.grad = None

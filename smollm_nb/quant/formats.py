@@ -43,7 +43,8 @@ class Format:
         if m and int(m[6]) in GROUPS and (m[4] == "int4") == bool(m[5]):
             return cls(m[5] or "int8", int(m[4][3:]), int(m[6]), m[7])
         raise QuantFileError(
-            f"unknown format {name!r}; formats are f32, f16, int8-row-f32, int8-g64-f16, int4-book-g128-log8 and their kin"
+            f"unknown format {name!r}; formats are f32, f16, int8-row-f32, int8-g64-f16, "
+            "int4-book-g128-log8 and their kin"
         )
 
     @property
@@ -60,7 +61,8 @@ class Format:
 
     def regions(self, rows: int, cols: int) -> dict[str, tuple[int, int]]:  # name → (offset, bytes)
         "Where head, codes, scales and minima stand in a packed matrix; each starts at a multiple of 64"
-        r, at, out = -(-rows // ROWS) * ROWS, 0, {}
+        r, at = -(-rows // ROWS) * ROWS, 0
+        out: dict[str, tuple[int, int]] = {}
         per_scale = dict(f32=4, f16=2, log8=1).get(self.scale, 0)
         sizes = (
             dict(floats=rows * cols * self.bits // 8)
@@ -103,9 +105,12 @@ class Quantized:
         if self.format.kind == "sym":
             c -= 8
         if self.format.kind == "book":
+            assert self.book is not None, "a format with a code book has one"
             c = self.book.astype(np.float32)[self.codes]
+        assert self.scales is not None, "all formats but floats have scales"
         c *= spread(self.scales, self.format.group, c.shape[1])
         if self.format.kind == "asym":
+            assert self.minima is not None, "asymmetric formats have minima"
             c += spread(self.minima, self.format.group, c.shape[1])
         return c
 
@@ -120,7 +125,7 @@ def spread(
 
 # %% ../../nbs/05_quant/01_formats.ipynb #7ba5a8e1
 def _log_table() -> np.ndarray:  # (128,) float32
-    "2^(-k/12): the float32 nearest to one of twelve powers, halved k//12 times, so that a kernel needs only twelve numbers and a shift"
+    "2^(-k/12): the float32 nearest to one of twelve powers, halved k//12 times: twelve numbers and a shift"
     k = np.arange(128)
     return np.ldexp((2.0 ** (-(k % 12) / 12)).astype(np.float32), -(k // 12))
 
@@ -139,8 +144,8 @@ def round_scales(
         return s
     if kind == "f16":
         return np.clip(s, -65504, 65504).astype(np.float16).astype(np.float32)
-    base = np.float32(np.abs(s).max(initial=0) if base is None else base)
-    return log8_value(log8_code(s, base), base)
+    largest = np.float32(np.abs(s).max(initial=0) if base is None else base)
+    return log8_value(log8_code(s, largest), largest)
 
 
 def log8_code(
@@ -249,33 +254,29 @@ def pack(
     "A matrix as the bytes of a file; raises `ParameterError`"
     check_quantized(q)
     f, (rows, cols) = q.format, q.codes.shape
-    out, base = (
-        np.zeros(f.nbytes(rows, cols), np.uint8),
-        np.float32(np.abs(q.scales).max(initial=0) if q.scales is not None else 0),
-    )
+    out = np.zeros(f.nbytes(rows, cols), np.uint8)
 
-    def put(region, a):
+    def store(region, a):
         at, n = f.regions(rows, cols)[region]
         out[at : at + n] = a.view(np.uint8) if a.dtype != np.uint8 else a
 
     if f.kind == "float":
-        put("floats", np.ascontiguousarray(q.codes, _DTYPE[f"f{f.bits}"]).ravel())
+        store("floats", np.ascontiguousarray(q.codes, _DTYPE[f"f{f.bits}"]).ravel())
         return out
-    put("codes", pack_codes4(q.codes) if f.bits == 4 else pack_codes8(q.codes))
+    assert q.scales is not None, "it was checked"
+    base = np.float32(np.abs(q.scales).max(initial=0))
+    store("codes", pack_codes4(q.codes) if f.bits == 4 else pack_codes8(q.codes))
     if "head" in f.regions(rows, cols):
         book = np.zeros(16, np.int8) if q.book is None else q.book
-        put(
-            "head",
-            np.concatenate(
-                [base.reshape(1).view(np.uint8), np.zeros(12, np.uint8), book.view(np.uint8), np.zeros(32, np.uint8)]
-            ),
-        )
-    put("scales", pack_scales(log8_code(q.scales, base) if f.scale == "log8" else q.scales.astype(_DTYPE[f.scale])))
-    if f.kind == "asym":
-        put("minima", pack_scales(q.minima.astype(np.float16)))
+        head = np.zeros(64, np.uint8)
+        head[:4], head[16:32] = base.reshape(1).view(np.uint8), book.view(np.uint8)
+        store("head", head)
+    store("scales", pack_scales(log8_code(q.scales, base) if f.scale == "log8" else q.scales.astype(_DTYPE[f.scale])))
+    if q.minima is not None and f.kind == "asym":
+        store("minima", pack_scales(q.minima.astype(np.float16)))
     return out
 
-
+# %% ../../nbs/05_quant/01_formats.ipynb #3b7bd39e
 def unpack(
     format: Format,
     raw: np.ndarray,  # (nbytes,) uint8
@@ -291,7 +292,7 @@ def unpack(
     if format.kind == "float":
         return Quantized(format, region["floats"].view(_DTYPE[f"f{format.bits}"]).reshape(rows, cols))
     codes = (unpack_codes4 if format.bits == 4 else unpack_codes8)(region["codes"], rows, cols)
-    base = region["head"][:4].view(np.float32)[0] if "head" in region else None
+    base = region["head"][:4].view(np.float32)[0] if "head" in region else np.float32(0)
 
     def by_row(flat):
         return unpack_scales(flat.astype(np.float32), rows, format.groups(cols))

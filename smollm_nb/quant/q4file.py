@@ -20,6 +20,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -150,7 +151,8 @@ def _read_part(p, where: str, begin: int, shape: tuple[int, ...], at: int) -> Pa
     (rows, cols), r = _sizes(shape), p["rows"]
     if [*map(type, r)] != [int, int] or not begin == r[0] < r[1] <= rows:
         raise QuantFileError(
-            f"{where}: rows must be [{begin}, end], end at most {rows}, not {_short(r)}: parts leave no gap and do not overlap"
+            f"{where}: rows must be [{begin}, end], end at most {rows}, not {_short(r)}: "
+            "parts leave no gap and do not overlap"
         )
     fmt = _read_format(p["format"], where)
     if len(shape) == 1 and fmt.name != "f32":
@@ -195,7 +197,7 @@ def _expected(config: LlamaConfig, entries: int) -> dict[str, tuple[int, ...]]: 
 
 def _summary(table: dict[str, tuple[Part, ...]]) -> str:
     "The formats of a file, the one with most bytes first"
-    size = {}
+    size: dict[str, int] = {}
     for p in (p for parts in table.values() for p in parts):
         size[p.format.name] = size.get(p.format.name, 0) + p.nbytes
     return " + ".join(sorted(size, key=lambda k: (-size[k], k)))
@@ -207,7 +209,8 @@ def _read_table(
     at: int,  # where the first part must stand
 ) -> tuple[dict[str, tuple[Part, ...]], int]:  # name → parts; where the last one ends
     "Check the whole tensor table"
-    shapes, table = _expected(config, len(header["tensors"])), {}
+    shapes = _expected(config, len(header["tensors"]))
+    table: dict[str, tuple[Part, ...]] = {}
     for i, e in enumerate(header["tensors"]):
         name, parts = _read_entry(e, f"tensors[{i}]", shapes, table, at)
         table[name], at = parts, parts[-1].offset + parts[-1].nbytes
@@ -230,13 +233,13 @@ def _finite(
     return bool(raw.view(f"i{size}").max() < top and raw.view(f"u{size}").max() < top + (1 << 8 * size - 1))
 
 
-def _poison(
+def _unusable(
     fmt: Format,
     raw: np.ndarray,  # uint8, (nbytes,)
     rows: int,
     cols: int,
 ) -> str:  # "" if all is well
-    "What a packed part holds that no arithmetic should meet"
+    "Numbers of a packed part that arithmetic cannot use"
     region = {k: raw[at : at + n] for k, (at, n) in fmt.regions(rows, cols).items()}
     for name, size in dict(floats=fmt.bits // 8, scales={"f32": 4, "f16": 2}.get(fmt.scale), minima=2).items():
         if name in region and size and not _finite(region[name], size):
@@ -277,7 +280,7 @@ def _writing(path: Path):
     except QuantFileError as e:
         raise QuantFileError(f"{path}: {str(e)[:300]}") from None
 
-
+# %% ../../nbs/05_quant/02_q4file.ipynb #1e04741c
 def _lay_out(facts: dict, entries: list[dict], start: int = 0) -> bytes:  # all that stands before the first part
     "Header and table, the entries' offsets moved behind them"
     moved = [e | dict(parts=[p | dict(offset=p["offset"] + start) for p in e["parts"]]) for e in entries]
@@ -321,7 +324,7 @@ def _store(
     entry = _entry(name, shape, parts, at)
     _, table[name] = _read_entry(entry, "tensor", shapes, table, at)
     for p, (_, fmt, a) in zip(table[name], parts):
-        if why := _poison(fmt, a, p.rows[1] - p.rows[0], _sizes(shape)[1]):
+        if why := _unusable(fmt, a, p.rows[1] - p.rows[0], _sizes(shape)[1]):
             raise QuantFileError(f"tensor {name}, rows {p.rows[0]}..{p.rows[1]}: {why}")
         _append(f, a)
     return entry
@@ -345,10 +348,11 @@ def write_q4(
         _read_config(_parse_header(_header_bytes(facts | dict(tensors=[]))))
         body = tempfile.TemporaryFile(dir=path.parent, buffering=0)
     with body:
-        shapes, table, entries = config.tensor_shapes(), {}, []
-        for t in tensors:
+        shapes, entries = config.tensor_shapes(), []
+        table: dict[str, tuple[Part, ...]] = {}
+        for name, shape, parts in tensors:
             with _writing(path):
-                entries.append(_store(body, *t, shapes, table))
+                entries.append(_store(body, name, shape, parts, shapes, table))
         with _writing(path):
             _assemble(path, config, _lay_out(facts | dict(format=_summary(table)), entries), body)
     return path
@@ -407,15 +411,16 @@ def _read_head(f) -> tuple[bytes, bytes, int]:  # JSON, its SHA-256, where the f
     return raw, digest, start
 
 # %% ../../nbs/05_quant/02_q4file.ipynb #2d30ef7e
-class Q4File:
-    "A SMOLLM_Q4 file, mapped; a context manager"
+class _MappedQ4:
+    "A file whose structure was checked, mapped; its bytes are checked if wanted"
 
     def __init__(
         self,
         path,
         verify: bool = True,  # hash every part and look for infinities; False checks the structure alone
     ):
-        self.path, self._map = as_path("path", path), None
+        self.path = as_path("path", path)
+        self._map: mmap.mmap | None = None
         with _reading(self.path):
             if self.path.exists() and not self.path.is_file():
                 raise QuantFileError("is not a file")
@@ -431,18 +436,14 @@ class Q4File:
         self.header = _parse_header(raw)
         self.config = _read_config(self.header)
         self._table, end = _read_table(self.header, self.config, start)
-        self._shapes, self.recipe, self.source = (
-            self.config.tensor_shapes(),
-            self.header["recipe"],
-            self.header["source"],
-        )
+        self._shapes = self.config.tensor_shapes()
+        self.recipe, self.source = self.header["recipe"], self.header["source"]
         # the header's hash: it covers the hash of every part, so it stands for all bytes
         self.file_sha256 = digest.hex()
         self.bytes = os.fstat(f.fileno()).st_size
         if self.bytes != end:
-            raise QuantFileError(
-                f"has {self.bytes:,} bytes, its table accounts for {end:,}: {'cut short' if self.bytes < end else 'something was added'}"
-            )
+            why = "cut short" if self.bytes < end else "something was added"
+            raise QuantFileError(f"has {self.bytes:,} bytes, its table accounts for {end:,}: {why}")
         self._map = mmap.mmap(f.fileno(), end, access=mmap.ACCESS_READ)
 
     def _view(self, p: Part) -> np.ndarray:  # (nbytes,) uint8
@@ -463,11 +464,22 @@ class Q4File:
 
     def _flaw(self, name: str, p: Part) -> str:  # "" if all is well
         "What is wrong with the bytes of one part"
-        if hashlib.sha256(self._view(p)).hexdigest() != p.sha256:
+        if hashlib.sha256(self._view(p).data).hexdigest() != p.sha256:
             why = "does not match its SHA-256: the file is damaged, fetch or make it again"
         else:
-            why = _poison(p.format, self._view(p), p.rows[1] - p.rows[0], _sizes(self._shapes[name])[1])
+            why = _unusable(p.format, self._view(p), p.rows[1] - p.rows[0], _sizes(self._shapes[name])[1])
         return why and f"tensor {name}, rows {p.rows[0]}..{p.rows[1]}: {why}"
+
+    def close(self) -> None:
+        "Let go of the mapping; views that are still in use keep it until they are gone"
+        held, self._map = self._map, None
+        with contextlib.suppress(BufferError):
+            if held is not None:
+                held.close()
+
+# %% ../../nbs/05_quant/02_q4file.ipynb #f9e8fec8
+class Q4File(_MappedQ4):
+    "A SMOLLM_Q4 file, mapped; a context manager"
 
     def names(self) -> list[str]:
         "The tensors, in the order of the file"
@@ -488,22 +500,15 @@ class Q4File:
         "A tensor as plain numbers, a copy"
         shape = self.shape(name)
         out = np.empty(_sizes(shape), np.float32)
-        for p in self.parts(name):
+        for p in self._table[name]:
             a, b = p.rows
-            out[a:b] = unpack(p.format, p.data, b - a, out.shape[1]).dequantize()
+            out[a:b] = unpack(p.format, self._view(p), b - a, out.shape[1]).dequantize()
         return out.reshape(shape)
 
     @property
     def bits_per_weight(self) -> float:
         "Bits of the whole file for each of the model's parameters"
         return 8 * self.bytes / self.config.n_params
-
-    def close(self) -> None:
-        "Let go of the mapping; views that are still in use keep it until they are gone"
-        held, self._map = self._map, None
-        with contextlib.suppress(BufferError):
-            if held is not None:
-                held.close()
 
     def __enter__(self):
         return self
@@ -522,7 +527,7 @@ def read_q4(
 # %% ../../nbs/05_quant/02_q4file.ipynb #39768784
 def _shares(table: dict[str, tuple[Part, ...]], shapes: dict) -> list[dict]:
     "For each format: its parts, weights and bytes, and its share of them"
-    out = {}
+    out: dict[str, dict[str, Any]] = {}
     for name, p in ((name, p) for name, parts in table.items() for p in parts):
         r = out.setdefault(p.format.name, dict(format=p.format.name, parts=0, weights=0, bytes=0))
         r["parts"] += 1

@@ -48,7 +48,7 @@ def row_blocks(
     w: Tensor,  # (rows, cols)
     numbers: int = 1 << 21,  # in a block: 8 MB of fp32
 ) -> list[slice]:
-    "Rows in blocks, so that what is worked out on the way stays small beside the matrix"
+    "Rows in blocks, so that intermediate results stay small beside the matrix"
     n = max(1, numbers // w.shape[1])
     return [slice(i, i + n) for i in range(0, len(w), n)]
 
@@ -65,20 +65,20 @@ def _fit(
     v: Tensor,  # (rows, groups, group)
     format: Format,
     p: Tensor,  # points
-    factor: float = 1.0,  # shrinks the ruler: below 1 the largest weights are clipped
-    sign: int = 1,  # −1 turns the ruler round
+    factor: float = 1.0,  # on the scale: below 1 the largest weights are clipped
+    sign: int = 1,  # −1 mirrors the points
 ) -> tuple[Tensor, Tensor | None]:  # scales and minima, (rows, groups), not rounded yet
-    "The ruler that just covers a group, times a factor"
+    "The scales with which the points just cover each group, times a factor"
     if format.kind == "asym":
         low, high = v.amin(-1) * factor, v.amax(-1) * factor
         return (high - low) / 15, low
     return v.abs().amax(-1) * (factor * sign / p.abs().max()), None
 
 
-def _hold(
+def _stored(
     scales: Tensor, minima: Tensor | None, format: Format, base: float | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    "The nearest scales and minima that the format can hold"
+    "The nearest scales and minima that the format can store"
 
     def held(x, kind):
         return torch.from_numpy(round_scales(x.numpy(), kind, base))
@@ -92,7 +92,7 @@ def _codes(v: Tensor, scales: Tensor, minima: Tensor | None, p: Tensor) -> Tenso
     x = v / s if minima is None else (v - minima[..., None]) / s
     return torch.bucketize(x, (p[1:] + p[:-1]) / 2)
 
-
+# %% ../../nbs/05_quant/03_rounding.ipynb #94064e4d
 def quantize_with(
     w: Tensor,  # (rows, cols)
     format: Format,
@@ -100,13 +100,12 @@ def quantize_with(
     minima: Tensor | None = None,  # (rows, groups), for "asym"
     book: np.ndarray = BOOK,
 ) -> Quantized:
-    "Nearest codes for given scales, which are rounded to what the format holds"
-    scales, minima = _hold(scales, minima, format)
+    "Nearest codes for given scales, which are rounded to what the format can store"
+    scales, minima = _stored(scales, minima, format)
     codes, p = np.empty(w.shape, np.int8 if format.kind == "int8" else np.uint8), points(format, book)
     for at in row_blocks(w):
-        c = _codes(group_view(w[at], format.group), scales[at], None if minima is None else minima[at], p).flatten(1)[
-            :, : w.shape[1]
-        ]
+        low = None if minima is None else minima[at]
+        c = _codes(group_view(w[at], format.group), scales[at], low, p).flatten(1)[:, : w.shape[1]]
         codes[at] = (c - 127 if format.kind == "int8" else c).numpy()
     return Quantized(
         format,
@@ -122,22 +121,17 @@ def round_to_nearest(
     format: Format,
     book: np.ndarray = BOOK,
 ) -> Quantized:
-    "The plainest quantization: the ruler covers each group; raises `ParameterError`"
+    "Min-max quantization: the points cover each group; raises `ParameterError`"
     check_weights(w)
     if as_type("format", format, Format).kind == "float":
         return _as_floats(w, format)
-    rulers = [_fit(group_view(w[at], format.group), format, points(format, book)) for at in row_blocks(w)]
-    return quantize_with(
-        w,
-        format,
-        torch.cat([s for s, _ in rulers]),
-        torch.cat([m for _, m in rulers]) if format.kind == "asym" else None,
-        book,
-    )
+    fits = [_fit(group_view(w[at], format.group), format, points(format, book)) for at in row_blocks(w)]
+    minima = [m for _, m in fits if m is not None]
+    return quantize_with(w, format, torch.cat([s for s, _ in fits]), torch.cat(minima) if minima else None, book)
 
 
 def _as_floats(w: Tensor, format: Format) -> Quantized:
-    "The plainest of all: each number in fewer bits, or as many"
+    "Plain floats: each number in fewer bits, or as many"
     held = w.to(torch.float16 if format.bits == 16 else torch.float32)
     if not torch.isfinite(held).all():
         largest = float(w.abs().max())
@@ -174,13 +168,13 @@ def unheld_groups(
     low = torch.cat([v.amin(-1) for v in groups])
     high = torch.cat([v.amax(-1) for v in groups])
     largest = torch.maximum(-low, high)
-    span = high - low if asym else largest  # what the ruler must cover
-    scales, minima = _hold(span / steps, low if asym else None, format)
+    span = high - low if asym else largest  # what the points must cover
+    scales, minima = _stored(span / steps, low if asym else None, format)
     off = (scales * steps - span).abs() > span / 2
-    return off | ((minima - low).abs() > largest / 2) if asym else off
+    return off if minima is None else off | ((minima - low).abs() > largest / 2)
 
 # %% ../../nbs/05_quant/03_rounding.ipynb #5233c400
-# lengths of the ruler, relative to the one that just covers
+# scales to try, relative to the one with which the points just cover the group
 FACTORS = tuple(round(1 + 0.045 * k, 3) for k in range(-8, 4))
 POLISH = 2  # least-squares fits to the points chosen, each followed by a new choice
 # from one scale to the one beside it, which for one-byte scales is the very next
@@ -215,9 +209,9 @@ class Nearest:
         "The nearest points"
         return self.table[x.sub_(2 * self.low).clamp_(0, len(self.table) - 1).to(torch.int32)]
 
-
-class _Best:
-    "The best ruler of each group so far"
+# %% ../../nbs/05_quant/03_rounding.ipynb #e4fb137d
+class _BestScales:
+    "The best scale (and minimum) of each group so far"
 
     def __init__(self, v: Tensor, h: Tensor, format: Format, p: Tensor, base: float):
         self.v, self.h, self.format, self.base, self.nearest = v, h, format, base, Nearest(p)
@@ -229,36 +223,36 @@ class _Best:
         x = self.v if minima is None else self.v - minima[..., None]
         return self.nearest(x * (2 / torch.where(scales == 0, 1, scales))[..., None])
 
-    def offer(self, scales: Tensor, minima: Tensor | None) -> None:
-        "Keep a ruler where it beats the best"
-        scales, minima = _hold(scales, minima, self.format, self.base)
+    def update(self, scales: Tensor, minima: Tensor | None) -> None:
+        "Keep scales where they have less error than the best"
+        scales, minima = _stored(scales, minima, self.format, self.base)
         off = torch.addcmul(self.v, self.points(scales, minima), scales[..., None], value=-1)
         if minima is not None:
             off -= minima[..., None]
         error = off.square_().mul_(self.h).sum(-1)
         better = error < self.error
         self.error, self.scales = torch.where(better, error, self.error), torch.where(better, scales, self.scales)
-        if minima is not None:
+        if minima is not None and self.minima is not None:
             self.minima = torch.where(better, minima, self.minima)
 
     def refit(self, scales: Tensor, minima: Tensor | None) -> None:
-        "Offer the ruler that fits another one's points best"
-        self.offer(*_least_squares(self.v, self.points(scales, minima), self.h, minima is not None))
+        "Try the least-squares fit to the points that these scales choose"
+        self.update(*_least_squares(self.v, self.points(scales, minima), self.h, minima is not None))
 
     def polish(self) -> None:
-        "Offer the rulers that fit the best ones' points, and those beside them"
+        "Try the least-squares fits to the best scales' points, and the scales beside them"
         for _ in range(POLISH):
             self.refit(self.scales, self.minima)
         for step in (1 / NEXT[self.format.scale], NEXT[self.format.scale]):
-            self.offer(self.scales * step, self.minima)
+            self.update(self.scales * step, self.minima)
 
-
+# %% ../../nbs/05_quant/03_rounding.ipynb #3be8bb08
 def search_scales(
     w: Tensor,  # (rows, cols) float32
     format: Format,  # any but floats
     importance: Tensor | None = None,  # (cols,) mean square of each input channel; None is plain error
     book: np.ndarray = BOOK,
-    factors=FACTORS,  # lengths to try
+    factors=FACTORS,  # scales to try, relative to the one that covers
 ) -> Quantized:
     "Scales of least squared error, then nearest codes; raises `ParameterError`"
     check_weights(w)
@@ -266,26 +260,23 @@ def search_scales(
     if importance is not None and as_type("importance", importance, Tensor).shape != w.shape[1:]:
         have = tuple(importance.shape)
         raise ParameterError(f"importance must hold one number a column, {w.shape[1]}, not be of shape {have}")
-    p, h = (
-        points(format, book),
-        group_view(torch.ones(1, w.shape[1]) if importance is None else importance[None].float(), format.group),
-    )
-    base = max(float(_fit(group_view(w[at], format.group), format, p)[0].abs().max()) for at in row_blocks(w)) * max(
-        factors
-    )
+    p = points(format, book)
+    h = group_view(torch.ones(1, w.shape[1]) if importance is None else importance[None].float(), format.group)
+    covering = [_fit(group_view(w[at], format.group), format, p)[0].abs().max() for at in row_blocks(w)]
+    base = float(max(covering)) * max(factors)
     found = []
     for at in row_blocks(w):
-        best = _Best(group_view(w[at], format.group), h, format, p, base)
+        best = _BestScales(group_view(w[at], format.group), h, format, p, base)
         for factor in factors:
             for sign in (1, -1) if format.kind in ("book", "sym") else (1,):
-                ruler = _fit(best.v, format, p, factor, sign)
-                best.offer(*ruler)
+                start = _fit(best.v, format, p, factor, sign)
+                best.update(*start)
                 if format.kind == "asym":
-                    best.refit(*ruler)  # two numbers to choose: more starts are needed
+                    best.refit(*start)  # two numbers to choose: more starts are needed
         best.polish()
         found.append((best.scales, best.minima))
-    minima = torch.cat([m for _, m in found]) if format.kind == "asym" else None
-    return quantize_with(w, format, torch.cat([s for s, _ in found]), minima, book)
+    minima = [m for _, m in found if m is not None]
+    return quantize_with(w, format, torch.cat([s for s, _ in found]), torch.cat(minima) if minima else None, book)
 
 # %% ../../nbs/05_quant/03_rounding.ipynb #56b5c679
 def load_quantized(
