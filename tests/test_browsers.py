@@ -450,7 +450,7 @@ def test_the_real_model(real_site, browser):
 
 @pytest.mark.parametrize("browser", BROWSERS)
 def test_bench_page_answers_as_a_worker(site, tiny_q4, browser):
-    "The same questions, answers of the same form, the same tokens behind them; how large the figures are is nobody's business here"
+    "The same commands, results of the same form, the same tokens behind them; how large the figures are is not tested"
     need(browser)
     with engine.load(tiny_q4) as e:
         long = len(answer(e, SmolLMTokenizer.load(tiny_q4.parent), "Hello", max_tokens=20)["ids"])

@@ -57,7 +57,8 @@ def child(tmp_path, tiny_folder, tiny_q4, ggufs):
 # the jobs: how each thing is made in `folder`, and what tells its progress
 JOBS = """
 def halfway(tell): return lambda *stage_done_total: tell(stage_done_total[-2] > stage_done_total[-1]/2)
-def make_quantized(folder, tell): recipes.quantize(model, folder/"quantized", "minmax-g128-all", on_progress=halfway(tell))
+def make_quantized(folder, tell):
+    recipes.quantize(model, folder/"quantized", "minmax-g128-all", on_progress=halfway(tell))
 def make_cached(folder, tell): recipes.cached(model, "minmax-g128-all", halfway(tell))
 def make_bundle(folder, tell): bundle.export(q4, folder/"bundle", on_progress=lambda *_: tell(True))
 def make_imported(folder, tell): gguf_import.import_gguf(ggufs, folder/"imported", on_progress=halfway(tell))

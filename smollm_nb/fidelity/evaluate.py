@@ -17,7 +17,6 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -600,8 +599,8 @@ def _check_flip(reference, candidate, ids, flip) -> list[int]:  # the ids before
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #6627688e
 def blame(
-    reference: "TorchBackend",
-    candidate: "TorchBackend",  # of the same shape
+    reference,  # a `TorchBackend`, or what passes its calls on
+    candidate,  # the same, of the same shape
     ids,  # prompt and answer, as in `Divergence.ids`
     flip: int,  # a position in `ids` at which the first choices differ, as in `Divergence.position`
 ) -> Blame:

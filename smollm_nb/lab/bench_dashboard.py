@@ -18,7 +18,7 @@ import traitlets as T
 
 from ..bench.bench import losses
 from ..bench.bench import run as run_bench
-from ..bench.browser_worker import PageSubject
+from ..bench.browser_worker import BrowserSubject
 from ..bench.browsers import BROWSERS, installed
 from smollm_nb.bench.history import (
     about,
@@ -93,7 +93,7 @@ class Plan:
             )
         given = quantized_file(self.model)
         folder = given or fetch(self.model, quiet=True)
-        out: list[Subject | PageSubject] = []
+        out: list[Subject | BrowserSubject] = []
         files: list[Path] = []
         for choice in (c for c in self.chosen if c in CHOICES):
             backend, how = CHOICES[choice]

@@ -266,7 +266,7 @@ class _Measuring(_Bundle):
             self._say(f"measuring the native engine, run {next(runs)}")
 
         with tempfile.TemporaryDirectory() as d:
-            file = self._file or restore(self.bundle, Path(d) / "model.bin")
+            file = self._file or restore(self.bundle or "", Path(d) / "model.bin")
             self.box.native = native_speed(file, check)
         m = machine()
         self.box.machine = f"{m['cpu']}, {m['cores']} cores"

@@ -26,7 +26,7 @@ from ..plots.quant import weight_histogram
 from ..quant.budget import NATIVE, PROBE, Sensitivity
 from ..quant.formats import Format, Quantized, spread, unpack
 from ..quant.q4file import read_q4
-from ..quant.recipes import Recipe, formats_of, predict_bytes, quantize
+from ..quant.recipes import Recipe, formats_of, quantize
 from ..quant.rounding import load_quantized, points, round_to_nearest
 from ..text.tokenizer import SmolLMTokenizer
 

@@ -273,7 +273,8 @@ class _Recipe(View):
 
     def _peers(self) -> tuple:  # of `Point`
         "Others' files, where they are of this very model"
-        names = self.name, str(read_provenance(self.folder).get("source", ""))
+        origin = read_provenance(self.folder).get("source", "") if self.folder else ""
+        names = self.name, str(origin)
         return LLAMA_CPP if any("SmolLM2-135M-Instruct" in n for n in names) else ()
 
     def _predicted(self) -> float:  # nats, or NaN

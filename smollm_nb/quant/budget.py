@@ -11,7 +11,6 @@ __all__ = ['FREQUENT', 'TEXTS', 'SPAN', 'NATIVE', 'OPEN', 'PROBE', 'SAMPLE', 'MI
 # %% ../../nbs/05_quant/07_budget.ipynb #9f2e5bf4
 import hashlib
 import itertools
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace

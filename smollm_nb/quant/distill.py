@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..inference.llama import Llama, rope_table
-from .formats import Format, Quantized, spread
+from .formats import Quantized, spread
 from .rounding import BOOK, Nearest, points, quantize_with
 
 # %% ../../nbs/05_quant/05_distill.ipynb #e0ecd744

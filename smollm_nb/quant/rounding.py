@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core import ParameterError, as_int, as_text, as_type
 from ..inference.llama import DTYPES, Llama, TorchBackend, pick_device
-from .formats import Format, Quantized, round_scales, spread
+from .formats import Format, Quantized, round_scales
 from .q4file import read_q4
 
 # %% ../../nbs/05_quant/03_rounding.ipynb #32655e04
