@@ -43,7 +43,8 @@ SCRIPTS = ("smollm_nb/browser/runtime", "smollm_nb/lab/widgets", "smollm_nb/benc
 
 @pytest.mark.parametrize("folder", SCRIPTS)
 def test_lines_of_scripts_are_short(folder):
-    files = [p for s in ("*.js", "*.mjs", "*.ts", "*.css", "*.c", "*.h") for p in (ROOT / folder).rglob(s)]
+    kinds = ("*.js", "*.mjs", "*.ts", "*.css", "*.c", "*.h")
+    files = [p for s in kinds for p in (ROOT / folder).rglob(s) if not p.name.endswith(".d.ts")]  # those are made
     long = [
         f"{p.relative_to(ROOT)}:{i}"
         for p in files
