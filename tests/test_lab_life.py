@@ -79,7 +79,7 @@ def test_a_view_until_its_kernel_restarts(browser, server, tiny_folder, tiny_q4,
         press_here(page, "Generate")
     else:
         press(page, GO[kind])
-    expect(page.locator(".lab-busy")).to_have_count(1)
+        expect(page.locator(".lab-busy")).to_have_count(1)
     if kind == "panel":
         page.locator(".lab-token").nth(3).wait_for()
     lab.restart()
