@@ -180,6 +180,9 @@ class Evaluation:
     # "kl", "same", "logprob_reference", "logprob_candidate", "window"; each (tokens,)
     per_token: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
+    def __repr__(self) -> str:
+        return f"Evaluation(KL {self.kl_mean:.5f} nats, top-1 {100 * self.top1:.2f} %, {self.tokens} tokens)"
+
     def __str__(self) -> str:
         return "\n".join(f"{name:18}{value}" for name, value in self.rows())
 

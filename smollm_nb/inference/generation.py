@@ -507,6 +507,10 @@ class Generation(_Stepping):
             timings=self.timings.to_dict(),
         )
 
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= 40 else self.text[:39] + "…"
+        return f"Generation({text!r}, {len(self.ids)} tokens, {self.finish_reason or 'not finished'})"
+
     def __str__(self) -> str:
         "The text; an answer that nobody has begun to read is read to its end"
         return (self if self._start is not None else self.finish()).text
