@@ -89,4 +89,4 @@ def test_the_tour_needs_no_keyboard():
     cells = code_cells("index")
     for view in ("PromptPanel", "QuantExplorer", "BrowserRunner", "CompareView", "BenchDashboard"):
         assert any(c.splitlines()[-1].startswith(f"{view}(") for c in cells), view
-    assert any('export(file, "../dist/' in c for c in cells)
+    assert any('.export("../dist/' in c for c in cells)
