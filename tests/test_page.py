@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
 from test_browsers import PATIENCE, WEB, need
 
 from smollm_nb.bench.browsers import BROWSERS, ReportHandler, ReportServer, opened
@@ -17,14 +18,15 @@ from smollm_nb.browser.bundle import export
 from smollm_nb.browser.vendor import node
 from smollm_nb.engine import native as engine
 from smollm_nb.inference.generation import generate
-from smollm_nb.models.tiny import TINY, write_tiny
+from smollm_nb.models.checkpoint import write_provenance
+from smollm_nb.models.tiny import SPECIAL_TOKENS, TINY, write_tiny
 from smollm_nb.quant.recipes import quantize
 from smollm_nb.text.chat import encode_chat
 from smollm_nb.text.tokenizer import SmolLMTokenizer
 
 CONTEXT = 4096  # positions that this file's model knows: enough for many turns
-# so that its answers take long enough to be looked at while they grow, and do not end by themselves at once
-LAYERS = 16
+LAYERS = 16  # so that its answers take long enough to be looked at while they grow
+ENDLESS = 3000  # tokens: seconds, whatever the machine; every such answer is stopped
 SIZES = ("360x740", "360x400", "700x900", "1280x800")
 GEOMETRY = ("the last line is seen over four turns", "whoever scrolls up is left there", "the figures can be reached")
 TALK = (
@@ -35,11 +37,20 @@ TALK = (
 CHECKS = ["the model is loaded", *(f"{size}: {check}" for size in SIZES for check in GEOMETRY), *TALK]
 
 
+def never_ending(checkpoint: Path) -> None:
+    "Give the special tokens a score of 0, so that a greedy answer never ends by itself"
+    tensors = load_file(checkpoint / "model.safetensors")
+    tensors["model.embed_tokens.weight"][: len(SPECIAL_TOKENS)] = 0
+    save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    write_provenance(checkpoint, "random weights whose answers never end")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, four_bits, kernel_built):
     "A bundle of a tiny model with a long context; the test pages beside it"
     root = tmp_path_factory.mktemp("page")
     tiny = write_tiny(root / "tiny", replace(TINY, max_position_embeddings=CONTEXT, num_hidden_layers=LAYERS))
+    never_ending(tiny)
     export(quantize(tiny, root / "q4", four_bits)["path"], root / "bundle", "tiny")
     shutil.copytree(WEB, root / "tests")
     (root / "index.html").write_text("")
@@ -340,7 +351,7 @@ def test_a_keyboard_alone(browser, server):
         v.keyboard.press("Enter")
         v.locator("#gate").wait_for(state="hidden")
         assert v.focus() == "prompt"
-        v.settings(temperature=0, maxTokens=200)
+        v.settings(temperature=0, maxTokens=ENDLESS)
         v.fill("#prompt", "Hello")
         for _ in range(2):
             v.keyboard.press("Tab")  # past the choice of what to do
@@ -539,7 +550,7 @@ def test_a_reload_finds_everything_again(browser, server):
     "The conversation, an answer that was cut off, the draft and the settings; New forgets"
     with Visit(browser, f"{server.url}bundle/") as v:
         v.load()
-        v.settings(temperature=0, maxTokens=400, stopStrings="never\nat all")
+        v.settings(temperature=0, maxTokens=ENDLESS, stopStrings="never\nat all")
         v.ask("At length", wait=False)
         v.growing()
         v.fill("#prompt", "half a thou")
@@ -552,7 +563,7 @@ def test_a_reload_finds_everything_again(browser, server):
         assert v.input_value("#prompt") == "half a thou"
         assert v.focus() == "prompt"
         assert v.evaluate("document.activeElement.selectionStart") == 10
-        assert v.input_value("#maxTokens") == "400"
+        assert v.input_value("#maxTokens") == str(ENDLESS)
         assert v.input_value("#stopStrings") == "never\nat all"
         v.settings(maxTokens=3)
         v.ask("And now?")
@@ -721,7 +732,7 @@ def test_a_load_that_is_cancelled_gives_the_text_back(browser, server):
 def test_an_engine_that_dies_can_be_loaded_again(browser, server):
     with Visit(browser, f"{server.url}bundle/") as v:
         v.load()
-        v.settings(temperature=0, maxTokens=400)
+        v.settings(temperature=0, maxTokens=ENDLESS)
         v.ask("At length", wait=False)
         v.growing()
         worker = next(w for w in v.workers if w.url.endswith("worker.js"))

@@ -13,8 +13,11 @@ const SIZES = [
 const $ = (id) => document.getElementById(id);
 const answering = () => document.body.classList.contains('answering');
 const idle = () => until(() => !answering(), 'the end of the answer');
+/** Whether the answer that is being written is longer than so many characters. @param {number} length */
+const grown = (length) => () => document.querySelector('.busy .prose')?.textContent.length > length;
 const box = (e) => e.getBoundingClientRect();
 const NEAR = 40; // px from the end
+const ENDLESS = 3000; // tokens: seconds, whatever the machine; every such answer is stopped
 
 /** @param {Record<string, any>} values of fields, by id */
 function fill(values) {
@@ -99,11 +102,14 @@ async function geometry(width, height) {
     return `looks while they grew: ${looks}`;
   });
   await check(`${size}: whoever scrolls up is left there`, async () => {
-    fill({ maxTokens: 150 });
+    fill({ maxTokens: ENDLESS });
     send('Once more');
-    await until(() => document.querySelector('.busy .prose')?.textContent.length > 5, 'some text');
+    await until(grown(5), 'some text');
     $('log').scrollTop = 0;
     await until(() => !$('latest').hidden, 'the way back to the end');
+    await until(grown(document.querySelector('.busy .prose').textContent.length + 20), 'more text');
+    equal($('log').scrollTop, 0, 'the place while it grows');
+    $('stop').click();
     await idle();
     await sleep(100);
     equal($('log').scrollTop, 0, 'the place');
@@ -141,9 +147,9 @@ async function conversation() {
     send('Alone');
     await idle();
     const alone = promptTokens();
-    fill({ maxTokens: 400 });
+    fill({ maxTokens: ENDLESS });
     send('A question that is answered at length');
-    await until(() => document.querySelector('.busy .prose')?.textContent.length > 5, 'some text');
+    await until(grown(5), 'some text');
     $('clear').click();
     equal(turns(), 0, 'turns');
     ok(!answering(), 'the page still works');
@@ -161,9 +167,9 @@ async function conversation() {
     );
   });
   await check('what comes late of the one before is dropped', async () => {
-    fill({ maxTokens: 400 });
+    fill({ maxTokens: ENDLESS });
     send('At length');
-    await until(() => document.querySelector('.busy .prose')?.textContent.length > 5, 'some text');
+    await until(grown(5), 'some text');
     $('clear').click();
     const figures = () => ['rate', 'ttft', 'prefill', 'live', 'what', 'say'].map((id) => $(id).textContent);
     const before = figures();
