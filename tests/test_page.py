@@ -535,7 +535,8 @@ def test_markdown_that_grows(browser, server):
 
 def test_without_the_formatter_answers_are_text(browser, server):
     "A host without the library, or a browser without what it needs"
-    with Visit(browser, f"{server.url}bundle/", dict(conversation=TALKED[:1])) as v:
+    unkept = dict(service_workers="block")  # which may have kept the library from the first visit
+    with Visit(browser, f"{server.url}bundle/", dict(conversation=TALKED[:1]), **unkept) as v:
         v.context.route("**/vendor/marked.js", lambda route: route.fulfill(status=404, body=""))
         v.reload()
         v.locator(".plain").wait_for()
