@@ -299,6 +299,8 @@ WIDGETS = PACKAGE / "lab" / "widgets"
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";\n', re.M)
 
 
+# Not a bundler: ten files with one form of import, which an edit changes without a build, and no Node where one
+# installs
 def _pasted(
     name: str,  # of a file in `widgets/`
     known: set[str],  # files that are pasted already; grows
