@@ -63,9 +63,9 @@ def tailored(
     if group not in (0, *GROUPS):
         raise ParameterError(f"groups of {group} must be of {', '.join(map(str, GROUPS))} columns")
     four = _regrouped(base.linear if Format.parse(base.linear).bits == 4 else PROBE, group)
-    own, width = dict(base.mix), lambda b: _WIDER.get(b, four)
+    mix, width = dict(base.mix), lambda b: _WIDER.get(b, four)
     chosen = {
-        matrix_name(i, m): _regrouped(own.get(matrix_name(i, m), base.linear), group)
+        matrix_name(i, m): _regrouped(mix.get(matrix_name(i, m), base.linear), group)
         for i in range(config.num_hidden_layers)
         for m in MATRICES
     }
@@ -75,7 +75,7 @@ def tailored(
     new = replace(
         base,
         linear=linear,
-        mix=tuple((n, chosen[n]) for n in dict.fromkeys([*own, *chosen]) if chosen[n] != linear),
+        mix=tuple((n, chosen[n]) for n in dict.fromkeys([*mix, *chosen]) if chosen[n] != linear),
         embedding=_regrouped(base.embedding, group),
         frequent=_regrouped(base.frequent, group),
     )

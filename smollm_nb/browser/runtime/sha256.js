@@ -66,12 +66,12 @@ function block(state, w, view, at) {
 export function sha256Plain(bytes) {
   const state = Int32Array.from(START, (v) => v | 0);
   const w = new Int32Array(64);
-  const whole = bytes.length - (bytes.length % 64);
+  const full = bytes.length - (bytes.length % 64);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  for (let at = 0; at < whole; at += 64) block(state, w, view, at);
-  const rest = bytes.length - whole;
+  for (let at = 0; at < full; at += 64) block(state, w, view, at);
+  const rest = bytes.length - full;
   const tail = new Uint8Array(rest < 56 ? 64 : 128);
-  tail.set(bytes.subarray(whole));
+  tail.set(bytes.subarray(full));
   tail[rest] = 0x80;
   const end = new DataView(tail.buffer);
   end.setUint32(tail.length - 8, Math.floor(bytes.length / 2 ** 29));

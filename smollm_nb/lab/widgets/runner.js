@@ -155,11 +155,11 @@ class Session {
       const bytes = files ? `${mb(plan.total)} of files` : todo ? `${mb(todo)} to fetch` : "it is here already";
       this.say(`Generate loads the model: ${bytes}, about ${mb(plan.memory)} of memory`);
     } catch (e) {
-      this.fail(e);
+      this.showError(e);
     }
   }
 
-  fail(e) {
+  showError(e) {
     if (e.name === "AbortError") return this.say("stopped");
     this.error = e.message;
     this.say("");
@@ -173,7 +173,7 @@ class Session {
     try {
       await work();
     } catch (e) {
-      this.fail(e);
+      this.showError(e);
     }
     this.answer = null;
     this.busy = false;
@@ -232,9 +232,9 @@ class Session {
     const { signal } = this.control;
     this.say(""); // what the kernel says is shown
     try {
-      await new Promise((done, fail) => {
-        this.onMeasured = done;
-        signal.addEventListener("abort", () => fail(new DOMException("stopped", "AbortError")));
+      await new Promise((resolve, reject) => {
+        this.onMeasured = resolve;
+        signal.addEventListener("abort", () => reject(new DOMException("stopped", "AbortError")));
         this.send("measure");
       });
     } finally {
