@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import LlamaConfig, ParameterError, as_int, atomic_file, sha256_file
+from ..core import LlamaConfig, ParameterError, as_choice, as_int, atomic_file, sha256_file
 from ..fidelity.anatomy import MATRICES, matrix_errors, worst_group
 from ..fidelity.evaluate import WINDOW, builtin_text, evaluate, origin_note, text_ids
 from ..inference.llama import load, read_model
@@ -322,8 +322,7 @@ def look(
     "One matrix and one group of it; raises `ParameterError`"
     model = read_model(folder)
     layer = as_int("layer", layer, 0, model.config.num_hidden_layers - 1)
-    if matrix not in MATRICES:
-        raise ParameterError(f"matrix={matrix!r} must be one of {', '.join(MATRICES)}")
+    as_choice("matrix", matrix, MATRICES)
     row, group = (None if v is None else as_int(name, v) for name, v in (("row", row), ("group", group)))
     name = matrix_name(layer, matrix)
     matrix_weights = model.get_parameter(name).float()
