@@ -32,8 +32,7 @@ function readNumber(id) {
   const integer = Number(step) === 1;
   const inside = value >= Number(min) && value <= Number(max || Infinity); // NaN is not
   const range = max ? `from ${min} to ${max}` : `of at least ${min}`;
-  if (!inside || (integer && !Number.isInteger(value)))
-    throw wrong(id, `a ${integer ? 'whole ' : ''}number ${range}`);
+  if (!inside || (integer && !Number.isInteger(value))) throw wrong(id, `a ${integer ? 'whole ' : ''}number ${range}`);
   return value;
 }
 

@@ -322,10 +322,7 @@ function speeds(rows, width) {
   const high = 1.05 * Math.max(...rows.flatMap(([, rates]) => rates));
   const x = (v) => left + (v / high) * (x1 - left);
   const said = rows.map(([name, rates]) => `${name} ${short(median(rates))}`).join("; ");
-  const tick = (v) => [
-    svgLine(x(v), x(v), top, y1, "lab-grid"),
-    svgText(x(v), y1 + 13, null, "middle", short(v)),
-  ];
+  const tick = (v) => [svgLine(x(v), x(v), top, y1, "lab-grid"), svgText(x(v), y1 + 13, null, "middle", short(v))];
   const row = ([name, rates, kind], i) => {
     const y = top + line * i,
       [low, most] = [Math.min(...rates), Math.max(...rates)];
