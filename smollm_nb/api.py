@@ -13,8 +13,6 @@ import warnings
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from smollm_nb.core import (
     InvalidStateError,
     OnProgress,
@@ -22,6 +20,8 @@ from smollm_nb.core import (
     Result,
     TokenizerError,
     UnknownModelError,
+    as_choice,
+    as_flag,
     as_int,
     as_path,
     as_text,
@@ -120,24 +120,10 @@ SOURCES = ("auto", "hub", "bundled")
 DTYPES = ("float32", "bfloat16", "float16")  # the names of `model.DTYPES`; that module takes seconds to import
 
 
-def _one_of(name: str, value, names) -> str:
-    "`value` if it is one of the names, or `ParameterError`"
-    if as_text(name, value) not in names:
-        raise ParameterError(f"{name} {value!r} must be one of {', '.join(names)}")
-    return value
-
-
 def _device(value) -> str:
     "The name of a device, which may be a `torch.device`"
     torch = sys.modules.get("torch")  # who has such an object has imported it
     return str(value) if torch and isinstance(value, torch.device) else as_text("device", value)
-
-
-def _boolean(value) -> bool:
-    "The value of `verify`"
-    if not isinstance(value, (bool, np.bool_)):
-        raise ParameterError(f"verify={value!r} must be True or False")
-    return bool(value)
 
 
 # option → what gives its value or raises `ParameterError`; limits that depend on the model come later
@@ -146,9 +132,9 @@ _CHECKS = dict(
     context=lambda v: as_int("context", v, 1),
     tile=lambda v: as_int("tile", v, 1, 512),
     device=_device,
-    dtype=lambda v: _one_of("dtype", v, DTYPES),
+    dtype=lambda v: as_choice("dtype", v, DTYPES),
     variant=lambda v: as_text("variant", v),
-    verify=_boolean,
+    verify=lambda v: as_flag("verify", v),
 )
 
 
@@ -157,7 +143,7 @@ def check_options(
     options: dict,  # for its loader
 ) -> dict:  # those that are not None
     "The options of a backend, checked before anything is fetched or loaded; raises `ParameterError`"
-    known = OPTIONS[_one_of("backend", backend, BACKENDS)]
+    known = OPTIONS[as_choice("backend", backend, BACKENDS)]
     if odd := options.keys() - set(known):
         raise ParameterError(f"backend {backend} has no option {sorted(odd)[0]!r}; it takes {', '.join(known)}")
     return {k: _CHECKS[k](v) for k, v in options.items() if v is not None}
@@ -188,7 +174,7 @@ class _ModelByName:
         self.options = check_options(backend, {k: v for k, v in given.items() if v is not None})
         self._given = name if isinstance(name, str) and name else as_path("name", name)  # a path is no hub id
         self.name = str(self._given)
-        self.source, self.revision = _one_of("source", source, SOURCES), as_text("revision", revision)
+        self.source, self.revision = as_choice("source", source, SOURCES), as_text("revision", revision)
         self._loader = BACKENDS[backend]
         self.path: Any = None  # the checkpoint folder or the quantized file
         self.tokenizer: Any = None  # a `SmolLMTokenizer`

@@ -5,7 +5,7 @@ import { clearFigures, describeAnswer, drawGrowing } from './figures.js';
 import { changeContext, ensureModel, loadedContext, showPlan, unload } from './gate.js';
 import { isolate } from './isolate.js';
 import { follow, openPanel, watchLayout } from './layout.js';
-import { catchAll, fail, hideError } from './problems.js';
+import { catchAll, showError, hideError } from './problems.js';
 import { readSettings, restoreSettings, writtenSettings } from './settings.js';
 import { recall, remember } from './tab.js';
 import { fetchMarkdown, throttled, TurnView } from './turns.js';
@@ -216,7 +216,7 @@ async function ask(what, text, settings, removed) {
 
 /** @param {any} error of an answer */
 function trouble(error) {
-  fail(error, loadedContext());
+  showError(error, loadedContext());
   if (['EngineError', 'ScriptError'].includes(error.name)) unload('The engine stopped: load the model again.');
 }
 
@@ -227,7 +227,7 @@ function checkedSettings() {
     return readSettings();
   } catch (error) {
     openPanel(true);
-    fail(error);
+    showError(error);
     return null;
   }
 }
@@ -349,4 +349,4 @@ async function main() {
   fetchMarkdown();
 }
 
-main().catch(fail);
+main().catch(showError);

@@ -5,7 +5,7 @@
 import { overflowError, parameterError } from './errors.js';
 import { StopStrings, StreamDecoder } from './text.js';
 
-/** @type {Record<string, [number, number, boolean]>} low, high, whole */
+/** @type {Record<string, [number, number, boolean]>} low, high, whether an integer */
 const LIMITS = {
   temperature: [0, 100, false],
   topK: [0, 2 ** 31 - 1, true],
@@ -59,10 +59,10 @@ export function readOptions(options) {
   const odd = given.find(([k]) => !OWN.has(k));
   if (odd) throw parameterError(`unknown option ${odd[0]}; there are ${[...OWN].join(', ')}`);
   const o = /** @type {any} */ ({ ...DEFAULTS, ...Object.fromEntries(given) });
-  for (const [name, [low, high, whole]] of Object.entries(LIMITS)) {
+  for (const [name, [low, high, integer]] of Object.entries(LIMITS)) {
     const v = o[name];
-    const fits = typeof v === 'number' && v >= low && v <= high && (!whole || Number.isInteger(v));
-    if (!fits) throw parameterError(`${name}=${v} must be a ${whole ? 'whole ' : ''}number in ${low}..${high}`);
+    const fits = typeof v === 'number' && v >= low && v <= high && (!integer || Number.isInteger(v));
+    if (!fits) throw parameterError(`${name}=${v} must be a ${integer ? 'whole ' : ''}number in ${low}..${high}`);
   }
   if (!OVERFLOW.includes(o.overflow))
     throw parameterError(`overflow=${o.overflow} must be one of ${OVERFLOW.join(', ')}`);
@@ -220,11 +220,11 @@ async function read(backend, prompt, ids, t, shouldContinue) {
   }
   const shared = Math.min(sharedPrefix(backend.tokens, prompt), prompt.length - 1);
   const begin = performance.now();
-  const whole = await backend.prefill(prompt.slice(shared), shared, shouldContinue);
+  const completed = await backend.prefill(prompt.slice(shared), shared, shouldContinue);
   Object.assign(t, {
     prefill_s: (performance.now() - begin) / 1000,
     prompt_tokens: prompt.length,
     cached_tokens: shared,
   });
-  return whole;
+  return completed;
 }

@@ -120,8 +120,8 @@ function counter(stored, onBytes) {
     if (now !== reported) onBytes?.(now - reported);
     reported = now;
   };
-  let come = 0;
-  return { add: (n) => report((come += n)), all: () => report(stored), lost: () => report(0) };
+  let received = 0;
+  return { add: (n) => report((received += n)), all: () => report(stored), lost: () => report(0) };
 }
 
 /**
@@ -341,10 +341,10 @@ export class Store {
     const hit = await this.#cached(chunk, buffer);
     if (hit) onBytes?.(chunk.stored);
     else onMissing?.();
-    const { bytes: come, packed } = hit ? { bytes: hit, packed: false } : await this.#fetch(chunk, buffer, onBytes);
+    const { bytes: received, packed } = hit ? { bytes: hit, packed: false } : await this.#fetch(chunk, buffer, onBytes);
     const bytes = await destination();
-    if (packed) await inflate(come, bytes);
-    else bytes.set(come);
+    if (packed) await inflate(received, bytes);
+    else bytes.set(received);
     this.spare.push(buffer);
     return { bytes, cached: Boolean(hit) };
   }
@@ -478,9 +478,9 @@ export class Store {
     try {
       const cache = await this.#open();
       const last = await cache?.match(this.url(MANIFEST));
-      const whole = last !== undefined && (await last.text()) === this.manifestText;
+      const complete = last !== undefined && (await last.text()) === this.manifestText;
       const list = async () => (await cache?.keys()) ?? [];
-      const keys = !whole ? await list() : exact ? await Promise.race([list(), sleep(LIST_MS)]) : undefined;
+      const keys = !complete ? await list() : exact ? await Promise.race([list(), sleep(LIST_MS)]) : undefined;
       const urls = new Set(keys?.map((r) => r.url));
       this.believed = new Set(keys ? files.filter((p) => urls.has(this.url(p))) : files);
     } catch {

@@ -380,9 +380,9 @@ export class StopStrings {
     let ended = Infinity; // where stop strings may have begun, and where the first whole one did
     for (const stop of this.stops) {
       const [seen, at] = this.withSpecial.has(stop) ? [this.held, all] : [plain, visible];
-      const whole = seen.indexOf(stop);
+      const found = seen.indexOf(stop);
       const part = beginning(stop, seen);
-      if (whole >= 0) ended = Math.min(ended, at[whole]);
+      if (found >= 0) ended = Math.min(ended, at[found]);
       if (part) begun = Math.min(begun, at[seen.length - part]);
     }
     if (ended === Infinity) return this.#release(begun);
