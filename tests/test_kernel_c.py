@@ -115,7 +115,7 @@ def test_libraries_know_themselves(libraries):
     "Names, and the test that a loader runs"
     assert len(libraries) >= 3  # even without AVX2: sse2, and on anything of the last decade the rest
     for name, lib in libraries.items():
-        assert lib.sm_abi() == 1, name
+        assert lib.sm_abi() == 2, name
         assert lib.sm_self_test() == 0, name
         assert lib.sm_variant().decode() == dict(emulated="avx512vnni", debug="avx2").get(name, name)
 
