@@ -283,7 +283,7 @@ export class Kernel {
   /** Memory for the lens, which nobody pays for before. */
   #lensMemory() {
     if (this.lens) return this.lens;
-    const { buffer } = this.memory;
+    const base = this.memory.buffer.byteLength; // before it grows: where it is not shared, that detaches the buffer
     const pages = lensPages(this.config);
     try {
       this.memory.grow(pages);
@@ -293,7 +293,7 @@ export class Kernel {
           'close other tabs, or answer without it',
       );
     }
-    this.lens = lensLayout(this.config, buffer.byteLength);
+    this.lens = lensLayout(this.config, base);
     return this.lens;
   }
 

@@ -326,8 +326,9 @@ static int32_t check_tokens(const sm_model *m, const int32_t *ids, int32_t n, in
     return SM_OK;
 }
 
-static int32_t read_tokens(sm_model *m, const int32_t *ids, int32_t n, int32_t pos, int32_t want, float *logits,
-                           float *residual) { // NULL, or (layers + 1, n, hidden)
+SM_SMALL static int32_t read_tokens(sm_model *m, const int32_t *ids, int32_t n, int32_t pos, int32_t want,
+                                    float *logits,
+                                    float *residual) { // NULL, or (layers + 1, n, hidden)
     const size_t hidden = (size_t)m->shape.hidden;
     if (!sm_threads_ready(m)) return SM_E_THREADS;
     m->held = pos;
@@ -360,8 +361,8 @@ int32_t sm_decode(sm_model *m, int32_t id, int32_t pos, float *logits) {
 }
 
 // ---- looking inside ----
-int32_t sm_trace(sm_model *m, const int32_t *ids, int32_t n, int32_t pos, int32_t want, float *logits, float *residual,
-                 size_t residual_count) {
+SM_SMALL int32_t sm_trace(sm_model *m, const int32_t *ids, int32_t n, int32_t pos, int32_t want, float *logits,
+                          float *residual, size_t residual_count) {
     int32_t code = sm_enter(m);
     if (code) return code;
     if ((code = check_tokens(m, ids, n, pos, want, logits))) return leave(m, code);
@@ -371,12 +372,12 @@ int32_t sm_trace(sm_model *m, const int32_t *ids, int32_t n, int32_t pos, int32_
     return leave(m, read_tokens(m, ids, n, pos, want, logits, residual));
 }
 
-static int32_t check_rows(const float *in, int32_t n, const void *out) {
+SM_SMALL static int32_t check_rows(const float *in, int32_t n, const void *out) {
     if (!in || !out) return SM_E_NULL;
     return within(n, 1, 1 << 20) ? SM_OK : SM_E_SIZE;
 }
 
-static int32_t all_finite(const float *x, size_t n) { // n a multiple of 16
+SM_SMALL static int32_t all_finite(const float *x, size_t n) { // n a multiple of 16
     i32x16 good = sm_set1i(-1);
     for (size_t i = 0; i < n; i += 16) good &= sm_abs(sm_load(x + i)) <= FLT_MAX; // NaN is not
     for (int i = 0; i < 16; i++)
@@ -384,7 +385,7 @@ static int32_t all_finite(const float *x, size_t n) { // n a multiple of 16
     return 1;
 }
 
-int32_t sm_head(sm_model *m, const float *hidden, int32_t n, float *logits) {
+SM_SMALL int32_t sm_head(sm_model *m, const float *hidden, int32_t n, float *logits) {
     int32_t code = sm_enter(m);
     if (code) return code;
     if ((code = check_rows(hidden, n, logits))) return leave(m, code);
@@ -401,7 +402,7 @@ int32_t sm_head(sm_model *m, const float *hidden, int32_t n, float *logits) {
     return leave(m, SM_OK);
 }
 
-int32_t sm_likeliest(sm_model *m, const float *logits, int32_t n, int32_t k, int32_t *ids, float *probs) {
+SM_SMALL int32_t sm_likeliest(sm_model *m, const float *logits, int32_t n, int32_t k, int32_t *ids, float *probs) {
     int32_t code = sm_enter(m);
     if (code) return code;
     if ((code = check_rows(logits, n, ids))) return leave(m, code);

@@ -167,7 +167,7 @@ static void embed(const sm_task *v) {
 }
 
 // The residual stream as it is now, for the caller; it changes next behind a barrier
-static void record(const sm_task *v, int32_t layer) {
+SM_SMALL static void record(const sm_task *v, int32_t layer) {
     if (!v->job.residual) return;
     const size_t hidden = (size_t)v->m->shape.hidden, begin = (size_t)range_begin(v, v->n) * hidden,
                  end = (size_t)range_end(v, v->n) * hidden;
@@ -183,7 +183,7 @@ static void keep_wanted(sm_task *v) {
     v->x += (size_t)v->at * (size_t)v->m->shape.hidden;
 }
 
-static void head(const sm_task *v, const float *x) { // x (n, hidden)
+__attribute__((noinline)) static void head(const sm_task *v, const float *x) { // x (n, hidden)
     sm_model *m = v->m;
     const sm_act *act = quantize_inputs(v, x, (size_t)m->shape.hidden, m->norm);
     matmul(v, m->head, act, v->job.logits, (size_t)m->shape.vocab, 0);
@@ -213,7 +213,7 @@ static void forward(sm_task v) {
         sm_barrier(m, v.thread); // until every thread has handed out its share
 }
 
-static void likeliest(const sm_task *v) {
+SM_SMALL static void likeliest(const sm_task *v) {
     const sm_job *j = &v->job;
     const int32_t vocab = v->m->shape.vocab;
     for (int32_t t = v->thread; t < v->n; t += v->threads) {

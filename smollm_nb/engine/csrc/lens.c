@@ -28,7 +28,7 @@ double sm_exp_sum(const float *x, int32_t n, float top) {
 }
 
 // Whether there is a distribution: every logit a number or -infinity, not all of them -infinity
-static int32_t distribution(const float *x, int32_t n) {
+SM_SMALL static int32_t distribution(const float *x, int32_t n) {
     const int32_t whole = n / 16 * 16;
     i32x16 good = sm_set1i(-1), some = sm_set1i(0);
     for (int32_t i = 0; i < whole; i += 16) {
@@ -42,7 +42,7 @@ static int32_t distribution(const float *x, int32_t n) {
 }
 
 // x[id] into the k best so far, `have` of them, which stand in falling order; returns how many there are now
-static int32_t insert(const float *x, int32_t id, int32_t have, int32_t k, int32_t *ids) {
+SM_SMALL static int32_t insert(const float *x, int32_t id, int32_t have, int32_t k, int32_t *ids) {
     if (have == k && !(x[id] > x[ids[k - 1]])) return have;
     int32_t at = have < k ? have : k - 1;
     for (; at && x[id] > x[ids[at - 1]]; at--) ids[at] = ids[at - 1]; // equal ones stay before it
@@ -58,7 +58,7 @@ SM_INLINE int32_t any_above(const float *x, f32x16 least) { // x (SCAN)
     return any;
 }
 
-void sm_rank(const float *logits, int32_t n, int32_t k, int32_t *ids, float *probs) {
+SM_SMALL void sm_rank(const float *logits, int32_t n, int32_t k, int32_t *ids, float *probs) {
     for (int32_t i = 0; i < k; i++) ids[i] = -1, probs[i] = 0;
     if (!distribution(logits, n)) return;
     int32_t have = 0, i = 0;
