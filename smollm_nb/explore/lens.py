@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..core import ParameterError, as_int, as_type, markdown_table
-from .trace import Trace
+from .trace import Trace, need_torch
 from ..inference.llama import TorchBackend
 from ..text.tokenizer import SmolLMTokenizer
 
@@ -80,8 +80,7 @@ def logit_lens(
 
 def _same_model(backend, t) -> None:
     "Raise `ParameterError` where a trace cannot be of this model"
-    if not isinstance(backend, TorchBackend):
-        raise ParameterError("looking inside needs PyTorch: load the model with backend='torch'")
+    need_torch(backend)
     c, width = backend.config, as_type("t", t, Trace)["residual"].shape[-1]
     if width != c.hidden_size or max(t.layers) >= c.num_hidden_layers:
         raise ParameterError("the trace is of another model: trace the prompt with this one")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'ALIASES', 'LIMIT', 'Kinds', 'PATTERN_TILE', 'shape_of', 'predict_bytes', 'as_kinds', 'Trace',
-           'attention_pattern', 'Recorder', 'trace', 'as_layers']
+           'attention_pattern', 'Recorder', 'trace', 'need_torch', 'as_layers']
 
 # %% ../../nbs/08_explore/01_trace.ipynb #e7ace003
 import json
@@ -247,7 +247,7 @@ def trace(
     limit: int = LIMIT,  # bytes: more are refused before anything runs
 ) -> Trace:
     "Read a prompt once and keep what it computes; raises `ParameterError` or `TokenizerError`"
-    _in_torch(backend)
+    need_torch(backend)
     as_type("tokenizer", tokenizer, SmolLMTokenizer)
     ids, kinds, config = as_prompt(tokenizer, prompt, special), as_kinds(what), backend.config
     rows = as_layers(layers, config.num_hidden_layers)
@@ -268,7 +268,7 @@ def trace(
     return Trace(ids, tokenizer.pieces(ids), rows, arrays)
 
 
-def _in_torch(backend) -> None:
+def need_torch(backend) -> None:
     "Raise `ParameterError` for another backend than PyTorch's"
     if not isinstance(backend, TorchBackend):
         raise ParameterError("looking inside needs PyTorch: load the model with backend='torch'")
@@ -288,11 +288,12 @@ def _fits(
 def as_layers(
     given: int | Iterable[int] | None,  # as for `trace`
     count: int,  # layers of the model
+    name: str = "layers",  # of the parameter, for the message
 ) -> tuple[int, ...]:
     "Layers in rising order; raises `ParameterError`"
     if given is None:
         return tuple(range(count))
     rows = list(given) if isinstance(given, Iterable) and not isinstance(given, (str, bytes)) else [given]
     if not rows:
-        raise ParameterError("layers is empty: name some, or leave it out for all")
-    return tuple(sorted({as_int("layers", i, 0, count - 1) for i in rows}))
+        raise ParameterError(f"{name} is empty: name some, or leave it out")
+    return tuple(sorted({as_int(name, i, 0, count - 1) for i in rows}))
