@@ -333,35 +333,35 @@ def test_look_inside(browser, server, artefacts, screen):
         panel()
         v.idle()
         rows = v.locator("#lens tbody tr")
-        head, last = v.locator("#lens thead th:not(:first-child)"), rows.first.locator("td")
+        head, last = v.locator("#lens thead th:not(:first-child)"), rows.last.locator("td")
         columns = last.count()
         layers = rows.locator("th").all_inner_texts()
-        assert layers == [str(n) for n in range(LAYERS, -1, -2)]
+        assert layers == [str(n) for n in range(0, LAYERS + 1, 2)]
         assert 10 < columns <= 30
         assert head.all_inner_texts() == last.all_inner_texts(), "greedy: the last layer's token is the answer's"
-        assert rows.first.locator(".same").count() == columns
+        assert rows.last.locator(".same").count() == columns
         assert v.evaluate(IN_VIEW)
         assert v.locator("#lensTop li").count() == 5
         assert v.inner_text("#lensCell").startswith(f"After layer {LAYERS}, in place of")
         v.evaluate("document.getElementById('inside').scrollIntoView()")
         v.screenshot(path=str(artefacts / f"page_{screen}_inside.png"))
-        rows.nth(2).locator("td").last.hover()
+        rows.nth(-3).locator("td").last.hover()
         assert v.inner_text("#lensCell").startswith(f"After layer {LAYERS - 4}, in place of")
         v.locator("#prompt").hover()
         last.last.focus()
         bottom = len(layers) - 1
         for key, want in (
-            ("ArrowDown", [1, columns]),
-            ("ArrowLeft", [1, columns - 1]),
-            ("PageDown", [bottom, columns - 1]),
-            ("Home", [bottom, 1]),
-            ("ArrowLeft", [bottom, 1]),
-            ("PageUp", [0, 1]),
-            ("End", [0, columns]),
+            ("ArrowUp", [bottom - 1, columns]),
+            ("ArrowLeft", [bottom - 1, columns - 1]),
+            ("PageUp", [0, columns - 1]),
+            ("Home", [0, 1]),
+            ("ArrowLeft", [0, 1]),
+            ("PageDown", [bottom, 1]),
+            ("End", [bottom, columns]),
         ):
             v.keyboard.press(key)
             assert v.evaluate(CELL) == want, key
-        v.keyboard.press("PageDown")
+        v.keyboard.press("PageUp")
         assert v.inner_text("#lensCell").startswith("Before the first layer")
         assert v.locator("#lens td[tabindex='0']").count() == 1
         assert v.locator("#lens td:focus").get_attribute("aria-label").startswith("Layer 0, for ")

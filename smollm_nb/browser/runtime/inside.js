@@ -47,7 +47,7 @@ export const percent = (p, digits = 0) => {
 
 const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 
-/** The table's body rows, the last layer first. @returns {any[]} */
+/** The table's body rows, the first layer on top. @returns {any[]} */
 const rows = () => [...$('lens').querySelectorAll('tbody tr')];
 
 /** @type {number[]} rising */
@@ -87,9 +87,7 @@ export function add(token) {
 function build() {
   listen();
   const head = make('tr', {}, make('th', { scope: 'col', textContent: 'Layer' }));
-  const body = [...layers]
-    .reverse()
-    .map((layer) => make('tr', {}, make('th', { scope: 'row', textContent: String(layer) })));
+  const body = layers.map((layer) => make('tr', {}, make('th', { scope: 'row', textContent: String(layer) })));
   const parts = [make('thead', {}, head), make('tbody', {}, ...body)];
   $('lens').replaceChildren(make('table', { role: 'grid', 'aria-label': 'Likeliest token after each layer' }, ...parts));
   stale = false;
@@ -123,13 +121,13 @@ export function draw() {
     const lens = /** @type {Lens} */ (token.lens);
     columns.push({ token, lens });
     head.append(make('th', { scope: 'col', textContent: visible(lens.text), title: visible(lens.text) }));
-    body.forEach((row, i) => row.append(cell(token, lens, lens.layers.length - 1 - i)));
+    body.forEach((row, i) => row.append(cell(token, lens, i)));
   }
   while (columns.length > COLUMNS) {
     columns.shift();
     for (const row of [head, ...body]) row.cells[1].remove();
   }
-  if (!focused()) reach(body[0].lastElementChild);
+  if (!focused()) reach(body[body.length - 1].lastElementChild);
   follow();
 }
 
@@ -166,9 +164,9 @@ function reach(to) {
 function point(td) {
   for (const e of $('lens').querySelectorAll('.pointed')) e.classList.remove('pointed');
   td?.classList.add('pointed');
-  const row = td ? rows().indexOf(td.parentElement) : 0;
+  const row = td ? rows().indexOf(td.parentElement) : layers.length - 1;
   const column = columns[td ? td.cellIndex - 1 : columns.length - 1];
-  const { layer, texts, probabilities } = column.lens.layers[column.lens.layers.length - 1 - row];
+  const { layer, texts, probabilities } = column.lens.layers[row];
   const where = layer ? `After layer ${layer}` : 'Before the first layer';
   $('lensCell').textContent = `${where}, in place of “${visible(column.lens.text)}”`;
   const items = texts.map((text, i) => {
