@@ -237,7 +237,7 @@ export class Store {
     return [this.note, this.trouble].filter(Boolean);
   }
 
-  /** @param {any} e what the cache threw */
+  /** @param {Error} e what the cache threw */
   #refused(e) {
     if (e.name === 'QuotaExceededError')
       this.trouble = 'the browser has no room for the model: it will be fetched again next time';
@@ -314,7 +314,12 @@ export class Store {
       const count = counter(file.stored, onBytes);
       checkStatus(file.path, response);
       try {
-        const bytes = await readInto(/** @type {any} */ (response.body), buffer, sizes, count.add);
+        const bytes = await readInto(
+          /** @type {ReadableStream<Uint8Array>} */ (response.body),
+          buffer,
+          sizes,
+          count.add,
+        );
         const digest = await sha256(bytes);
         if (digest !== file.sha256 && digest !== file.raw_sha256)
           throw bundleError('its bytes do not match their SHA-256: copy the bundle to the server again');
@@ -409,7 +414,7 @@ export class Store {
   async #freshText() {
     const response = await this.#ask(MANIFEST, 'no-cache');
     checkStatus(MANIFEST, response);
-    const text = await readText(/** @type {any} */ (response.body), MANIFEST_BYTES);
+    const text = await readText(/** @type {ReadableStream<Uint8Array>} */ (response.body), MANIFEST_BYTES);
     if (isPage(response) && !text.trimStart().startsWith('{'))
       throw bundleError(`${MANIFEST}: is no JSON: ${pageInstead().message}`);
     readManifest(text);
