@@ -256,8 +256,11 @@ def trace(
     if max(ids) >= config.vocab_size:
         raise ParameterError(f"the prompt holds token id {max(ids)}, and this model knows 0..{config.vocab_size - 1}")
     _fits(predict_bytes(config, len(ids), kinds, len(rows)), limit)
-    run = _run_engine if isinstance(backend, Engine) else _run_torch
-    return Trace(ids, tokenizer.pieces(ids), rows, run(backend, ids, kinds, rows))
+    if isinstance(backend, Engine):
+        arrays = _run_engine(backend, ids, kinds, rows)
+    else:
+        arrays = _run_torch(backend, ids, kinds, rows)
+    return Trace(ids, tokenizer.pieces(ids), rows, arrays)
 
 # %% ../../nbs/08_explore/01_trace.ipynb #e7ace01d
 def _run_engine(engine: Engine, ids: list[int], kinds: tuple[str, ...], rows: tuple[int, ...]) -> dict[str, np.ndarray]:
