@@ -281,7 +281,7 @@ def _fill_logits(
     for i in range(0, len(x), PATTERN_TILE):
         out[i : i + PATTERN_TILE].copy_(model.head(x[i : i + PATTERN_TILE]))
 
-
+# %% ../../nbs/08_explore/01_trace.ipynb #e7ace01d
 def need_torch(backend) -> None:
     "Raise `ParameterError` for another backend than PyTorch's"
     if not isinstance(backend, TorchBackend):
