@@ -169,7 +169,10 @@ class Lab:
         self.page.locator(".lm-Menu-itemLabel", has_text=item).first.click()
 
     def run(self, i: int, ends: bool = True) -> None:
-        "Run a cell to its end, or until it began; the key is pressed again where the page has no kernel yet"
+        """
+        Run a cell to its end, or until it began; the key is pressed again where the page has no kernel yet, or where
+        JupyterLab was not ready for the messages of a widget and waits for them without end
+        """
         cell = self.page.locator(".jp-Notebook .jp-Cell").nth(i)
 
         def prompt():
@@ -184,11 +187,23 @@ class Lab:
                 if self.page.locator(".jp-Dialog").count():
                     self.page.locator(".jp-Dialog .jp-mod-accept").click()
                 if prompt() not in (before, "[ ]:"):
-                    if ends:
-                        expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[\d+\]:"))
-                    return
+                    if not ends:
+                        return
+                    expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[\d+\]:"))
+                    if self.widgets_arrive(cell):
+                        return
+                    before = prompt()
+                    break
                 self.page.wait_for_timeout(100)
         raise AssertionError(f"cell {i} did not begin")
+
+    def widgets_arrive(self, cell) -> bool:
+        "Whether the widgets that a cell shows come within half a minute"
+        try:
+            expect(cell.get_by_text("Loading widget...")).to_have_count(0, timeout=30_000)
+        except AssertionError:
+            return False
+        return True
 
     def restart(self) -> None:
         "Restart the kernel, from the menu"

@@ -113,3 +113,18 @@ def test_a_project_of_vite_and_typescript(tools, tiny_q4, tmp_path):
 if __name__ == "__main__":  # make types
     with tempfile.TemporaryDirectory() as d:
         (RUNTIME / "smollm.d.ts").write_text(declarations(install(Path(d)), Path(d)), encoding="utf-8")
+
+
+def imported(module: str, seen: set[str]) -> set[str]:
+    "The modules of the runtime that a module imports when it starts, and those that they import"
+    for name in re.findall(r"^(?:import|export)\b[^;]*?from '\./([^']+)'", (RUNTIME / module).read_text(), re.M):
+        if name not in seen:
+            seen.add(name)
+            imported(name, seen)
+    return seen
+
+
+def test_the_page_asks_for_all_of_its_modules_at_once():
+    "One round trip to a distant host, not one for each level of imports"
+    page = (RUNTIME / "index.html").read_text()
+    assert set(re.findall(r'rel="modulepreload" href="([^"]+)"', page)) == imported("app.js", set())

@@ -73,7 +73,7 @@ def test_the_command_that_measures(planted, tiny_q4, tmp_path):
     assert json.loads(out.stdout)["results"], out.stderr
 
 
-def test_what_the_laboratory_asks_for(planted, tiny_folder):
+def test_a_model_for_a_view(planted, tiny_folder):
     assert lab.prepared(tiny_folder, "int8").name == "model_q8.bin"
 
 

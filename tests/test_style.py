@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_bundler import install
+
+from smollm_nb.browser.vendor import run_node
 
 ROOT = Path(__file__).parent.parent
 OURS = ("nbs", "tests", "setup.py", ".ci", "smollm_nb/__init__.py")  # what people write; the rest is exported
@@ -53,6 +56,14 @@ def test_lines_of_scripts_are_short(folder):
     ]
     assert files
     assert not long
+
+
+def test_scripts_are_formatted(tmp_path):
+    "By prettier, with `.prettierrc.json`; `--write` in place of `--check` formats"
+    files = [p for folder in SCRIPTS for p in (ROOT / folder).rglob("*") if p.suffix in (".js", ".mjs", ".css")]
+    assert files
+    prettier = install(tmp_path) / "prettier" / "bin" / "prettier.cjs"
+    run_node(prettier, "--check", "--log-level=warn", *map(str, sorted(files)), cwd=ROOT)
 
 
 def test_cells_are_short():

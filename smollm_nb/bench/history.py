@@ -55,18 +55,20 @@ def rows(
     "All figures of a run, as they are read"
     results = record["results"]
     runners = list(dict.fromkeys(f["runner"] for f in sorted(results, key=lambda f: f["peer"])))
-    own, best = (
+    ours, best = (
         list(dict.fromkeys(r["runner"] for r in record["ratios"])),
         {(r["case"], r["threads"], r["runner"]): r for r in record["ratios"] if r["best"]},
     )
     failed = {(x["runner"], x["threads"]): record["rounds"] for x in record.get("lost", ())}
-    out = [["case", "threads", "unit", *runners, *[f"{r if len(own) > 1 else 'ours'} × the better peer" for r in own]]]
+    out = [
+        ["case", "threads", "unit", *runners, *[f"{r if len(ours) > 1 else 'ours'} × the better peer" for r in ours]]
+    ]
     for threads, case, unit in sorted(
         dict.fromkeys((f["threads"], f["case"], f["unit"]) for f in results), key=lambda r: r[0]
     ):
         have = {f["runner"]: f for f in results if (f["threads"], f["case"]) == (threads, case)}
         cells = [_cell(have.get(r), failed.get((r, threads), 0)) for r in runners]
-        out.append([case, str(threads), unit, *cells, *(_cell(best.get((case, threads, r))) for r in own)])
+        out.append([case, str(threads), unit, *cells, *(_cell(best.get((case, threads, r))) for r in ours)])
     return out
 
 

@@ -148,20 +148,20 @@ _DEFAULT_SPIN = dict(GOMP_SPINCOUNT="300000")
 
 
 def llama_subjects(
-    own: list[Subject],
+    ours: list[Subject],
     gguf=None,  # a GGUF file of the same model; default: the bundled one
     on_progress: OnProgress = lambda stage, done, total: None,
     wheels: Wheels = LLAMA_CPP,
 ) -> list[Subject]:
     "llama.cpp with the same contexts and threads as ours; builds it where that was not done; raises `PeerError`"
-    folder = own[0].tokenizer
+    folder = ours[0].tokenizer
     gguf = same_model(folder, gguf or bundled_gguf())
     code = "from smollm_nb.bench.llama_cpp import try_llama_cpp; try_llama_cpp(*sys.argv[1:])"
     package = install(wheels, on_progress, lambda made: code_command(code, made, gguf, folder))
-    how = dict(package=str(package), path=str(gguf), config=folder, context=own[0].options["context"])
+    how = dict(package=str(package), path=str(gguf), config=folder, context=ours[0].options["context"])
 
     def subject(x, flash):
         name, load = f"llama.cpp{', flash attention' * flash}", "smollm_nb.bench.llama_cpp:load_llama_cpp"
         return Subject(name, load, how | dict(flash=flash), x.threads, folder, True, _DEFAULT_SPIN)
 
-    return [subject(x, flash) for x in own for flash in (False, True)]
+    return [subject(x, flash) for x in ours for flash in (False, True)]

@@ -43,7 +43,7 @@ MAX_BROWSER_THREADS = 8  # the most that the browser's runtime uses
 
 
 def browser_subjects(
-    own: list[Subject],  # ours natively
+    ours: list[Subject],  # as of `own_subjects`
     bundle,  # the same model, as a folder for browsers
     browsers,  # names of `browsers.BROWSERS`
 ) -> list[BrowserSubject]:
@@ -54,7 +54,7 @@ def browser_subjects(
     def how(x):
         return dict(context=x.options["context"])
 
-    counts = {min(x.threads, MAX_BROWSER_THREADS): x for x in own}
+    counts = {min(x.threads, MAX_BROWSER_THREADS): x for x in ours}
     return [
         BrowserSubject(f"wasm, {name}", name, str(bundle), "bench.html?remote", how(x), n)
         for n, x in counts.items()

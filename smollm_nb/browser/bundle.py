@@ -444,7 +444,7 @@ def _paths(manifest: dict) -> set[str]:
     return {e["path"] for e in manifest["weights"] + manifest["files"]} | {MANIFEST}
 
 # %% ../../nbs/07_browser/03_bundle.ipynb #b94e2500
-# what the laboratory saves into a bundle; a new export takes it away
+# what the view `BrowserRunner` saves into a bundle; a new export takes it away
 PAGES = {"runner.html", "runner.js", "runner.css"}
 
 

@@ -207,6 +207,8 @@ def host_name(
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
+# Not the library's `SimpleHTTPRequestHandler`: it has no ranges and no ETag, follows links out of its folder, and lists
+# folders
 class _Answering(BaseHTTPRequestHandler):
     "Status, headers and the body of an answer"
 

@@ -516,9 +516,16 @@ def diverge(
         if len(steps) == max_tokens or token in ends:
             break
         r, c = reference.decode(token, pos), candidate.decode(token, pos)
-    own, other, p, q, kl = map(list, zip(*steps))
+    answers, choices, p, q, kl = map(list, zip(*steps))
     return Divergence(
-        ids, own, other, tokenizer.pieces(own), tokenizer.pieces(other), np.array(p), np.array(q), np.array(kl)
+        ids,
+        answers,
+        choices,
+        tokenizer.pieces(answers),
+        tokenizer.pieces(choices),
+        np.array(p),
+        np.array(q),
+        np.array(kl),
     )
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #b0ef407e

@@ -24,6 +24,7 @@ from smollm_nb.core import (
     ParameterError,
     Timings,
     TokenizerError,
+    as_choice,
     as_ids,
     as_int,
     checked_names,
@@ -198,8 +199,7 @@ def fit_context(
     overflow: str,  # one of `OVERFLOW`
 ) -> tuple[list[int], int, bool]:  # prompt, tokens to make, whether anything was cut
     "Make prompt and answer fit the context, or raise `ContextOverflowError`"
-    if not isinstance(overflow, str) or overflow not in OVERFLOW:
-        raise ParameterError(f"overflow={overflow!r} must be one of {', '.join(OVERFLOW)}")
+    as_choice("overflow", overflow, OVERFLOW)
     max_tokens, context = as_int("max_tokens", max_tokens), as_int("context", context, 1)
     total = len(ids) + max_tokens
     if total <= context:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core import LlamaConfig, ParameterError, SharedBackend, as_int, as_path
+from ..core import LlamaConfig, ParameterError, SharedBackend, as_choice, as_int, as_path
 from ..models.checkpoint import read_provenance, unused_tensors, validate, weight_files
 
 # %% ../../nbs/03_inference/01_llama.ipynb #0c924124
@@ -388,8 +388,7 @@ def load(
     "Load a checkpoint, checked first; raises `CheckpointError`, `ConfigError` or `ParameterError`"
     start = time.perf_counter()
     folder = as_path("folder", folder)
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ParameterError(f"dtype {dtype!r} must be one of {', '.join(DTYPES)}")
+    as_choice("dtype", dtype, DTYPES)
     validate(folder, changed_only=True)
     model = read_model(folder, pick_device(device), DTYPES[dtype])
     files = read_provenance(folder).get("files", {})

@@ -235,11 +235,11 @@ class _Settings(View):
     def _make_buttons(self) -> None:
         "Run, Stop, and which runs are looked at"
         none = dict(options=[("none", -1)], value=-1)
-        self.go = button("Run", "Measure what is ticked", self.measure, main=True)
-        self.halt = button("Stop", "Stop now and keep what was measured", self.stop)
+        self.run_button = button("Run", "Measure what is ticked", self.measure, main=True)
+        self.stop_button = button("Stop", "Stop now and keep what was measured", self.stop)
         self.seen = control(W.Dropdown, "run that is shown", "Its pictures and tables are below", **none)
         self.before = control(W.Dropdown, "compared with", "An earlier run to compare it with", **none)
-        self._idle, self._working = (self.go, self.seen, self.before), (self.halt,)
+        self._idle, self._working = (self.run_button, self.seen, self.before), (self.stop_button,)
         self.seen.observe(lambda _: self.look(), "value")
         self.before.observe(lambda _: self._draw_later(), "value")
         self.controls["model"].observe(self._offer, "value")
@@ -467,7 +467,7 @@ class BenchDashboard(_Results):
         c = self.controls
         settings = grid([c[k] for k in ("model", "threads", "quick", "rounds", "only", "history")], 220)
         ticks, runs = grid([c[k] for k in WAYS], 94), grid([self.seen, self.before], 440)
-        parts = [settings, ticks, row([self.go, self.halt]), runs]
+        parts = [settings, ticks, row([self.run_button, self.stop_button]), runs]
         super().__init__(BenchBox(), parts)
         self._offer()
         self.read_history()

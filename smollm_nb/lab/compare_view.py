@@ -64,7 +64,7 @@ class Comparison:
     divergence: Divergence
     seconds: np.ndarray  # (2, steps): of each prediction, reference and candidate; the first reads the prompt
     likeliest: list  # [reference, candidate] → steps → (piece, probability), the likeliest first
-    own: list[str]  # the candidate's own answer, in pieces
+    candidate_pieces: list[str]  # the candidate's own answer, in pieces
 
     def rows(self) -> list[list]:
         "A line a step, as `CompareBox.rows`: both choices, KL, ms of both, the likeliest of both"
@@ -100,16 +100,18 @@ def compare(
     "Both along the reference's greedy answer, then the candidate's own; raises as `evaluate.diverge`"
     pair = TimedBackend(reference, check), TimedBackend(candidate, check)
     d = diverge(*pair, tokenizer, prompt, max_tokens)
-    own = d.answer_ids
+    candidate_ids = d.answer_ids
     if d.flip is not None:
-        own = (
+        candidate_ids = (
             generate(TimedBackend(candidate, check), tokenizer, d.prompt_ids, max_tokens=len(d.answer_ids)).finish().ids
         )
 
     def named(steps):
         return [[(tokenizer.pieces([i])[0], p) for i, p in step] for step in steps]
 
-    return Comparison(d, np.array([w.seconds for w in pair]), [named(w.likeliest) for w in pair], tokenizer.pieces(own))
+    return Comparison(
+        d, np.array([w.seconds for w in pair]), [named(w.likeliest) for w in pair], tokenizer.pieces(candidate_ids)
+    )
 
 # %% ../../nbs/14_lab/04_compare_view.ipynb #b25f47c3
 def as_torch(
@@ -161,7 +163,7 @@ class CompareBox(Box):
     names = T.List(["reference", "candidate"]).tag(sync=True)
     figures: T.List[Any] = T.List().tag(sync=True)  # as of `Comparison.figures`
     rows: T.List[Any] = T.List().tag(sync=True)  # as of `Comparison.rows`
-    own: T.List[Any] = T.List().tag(sync=True)  # the candidate's own answer, in pieces
+    candidate_pieces: T.List[Any] = T.List().tag(sync=True)  # the candidate's own answer, in pieces
     selected = T.Int(-1).tag(sync=True)  # a step, set by a click
     blame = T.Dict().tag(sync=True)  # as of `blame_record`
     limits = T.List([8, 30]).tag(sync=True)  # ms
@@ -203,7 +205,11 @@ class _Comparing(View):
         found = compare(r.backend, c.backend, r.tokenizer, self.prompt.value, self.tokens.value, job.check)
         self.comparison, self._pair = found, (names[0], names[1])
         self.box.selected, self.box.blame, self.box.names = -1, {}, names
-        self.box.figures, self.box.own, self.box.rows = found.figures(names), found.own, found.rows()
+        self.box.figures, self.box.candidate_pieces, self.box.rows = (
+            found.figures(names),
+            found.candidate_pieces,
+            found.rows(),
+        )
         self._say(self._summary())
 
     def _explain(self, job: Job, step: int) -> None:
@@ -247,7 +253,7 @@ class _Results(_Comparing):
     def _parts(self) -> dict:
         "What a saved notebook shows"
         found, (r, c) = self._compared(), self._pair
-        texts = [(r, "".join(found.divergence.answer_pieces)), (c, "".join(found.own))]
+        texts = [(r, "".join(found.divergence.answer_pieces)), (c, "".join(found.candidate_pieces))]
         note = f"{self.name}; {self._summary()}"
         return dict(note=note, texts=texts, pictures=[self.figure()], lines=self.table())
 
@@ -275,11 +281,11 @@ class CompareView(_Results):
         length = dict(value=as_int("max_tokens", max_tokens, 1, 256), min=1, max=256)
         self.tokens = control(W.IntSlider, "answer, tokens", "The longest answer", continuous_update=False, **length)
         self.prompt = control(W.Textarea, "prompt", "What both read first", value=as_text("prompt", prompt), rows=2)
-        self.go = button("Compare", "Generate with both and compare", self.start, main=True)
-        self.halt = button("Stop", "Stop with the next token", self.stop)
-        self._idle, self._working = (self.go,), (self.halt,)
+        self.run_button = button("Compare", "Generate with both and compare", self.start, main=True)
+        self.stop_button = button("Stop", "Stop with the next token", self.stop)
+        self._idle, self._working = (self.run_button,), (self.stop_button,)
         top = grid([self.reference, self.candidate, self.tokens])
-        super().__init__(CompareBox(), [top, self.prompt, row([self.go, self.halt])])
+        super().__init__(CompareBox(), [top, self.prompt, row([self.run_button, self.stop_button])])
         self.box.observe(lambda c: self.look(c.new), "selected")
         self._busy(False)
         self._say("Compare loads both models, the first time, and compares their answers")

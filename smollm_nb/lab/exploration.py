@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import LlamaConfig, ParameterError, as_int, atomic_file, sha256_file
+from ..core import LlamaConfig, ParameterError, as_choice, as_int, atomic_file, sha256_file
 from ..fidelity.anatomy import MATRICES, matrix_errors, worst_group
 from ..fidelity.evaluate import WINDOW, builtin_text, evaluate, origin_note, text_ids
 from ..inference.llama import load, read_model
@@ -63,9 +63,9 @@ def tailored(
     if group not in (0, *GROUPS):
         raise ParameterError(f"groups of {group} must be of {', '.join(map(str, GROUPS))} columns")
     four = _regrouped(base.linear if Format.parse(base.linear).bits == 4 else PROBE, group)
-    own, width = dict(base.mix), lambda b: _WIDER.get(b, four)
+    mix, width = dict(base.mix), lambda b: _WIDER.get(b, four)
     chosen = {
-        matrix_name(i, m): _regrouped(own.get(matrix_name(i, m), base.linear), group)
+        matrix_name(i, m): _regrouped(mix.get(matrix_name(i, m), base.linear), group)
         for i in range(config.num_hidden_layers)
         for m in MATRICES
     }
@@ -75,7 +75,7 @@ def tailored(
     new = replace(
         base,
         linear=linear,
-        mix=tuple((n, chosen[n]) for n in dict.fromkeys([*own, *chosen]) if chosen[n] != linear),
+        mix=tuple((n, chosen[n]) for n in dict.fromkeys([*mix, *chosen]) if chosen[n] != linear),
         embedding=_regrouped(base.embedding, group),
         frequent=_regrouped(base.frequent, group),
     )
@@ -322,8 +322,7 @@ def look(
     "One matrix and one group of it; raises `ParameterError`"
     model = read_model(folder)
     layer = as_int("layer", layer, 0, model.config.num_hidden_layers - 1)
-    if matrix not in MATRICES:
-        raise ParameterError(f"matrix={matrix!r} must be one of {', '.join(MATRICES)}")
+    as_choice("matrix", matrix, MATRICES)
     row, group = (None if v is None else as_int(name, v) for name, v in (("row", row), ("group", group)))
     name = matrix_name(layer, matrix)
     matrix_weights = model.get_parameter(name).float()

@@ -21,7 +21,7 @@ from typing import Any
 
 from IPython import get_ipython
 
-from ..core import PACKAGE, Cancelled, InvalidStateError, ParameterError, SmolLMError, code_command, exit_reason
+from ..core import PACKAGE, Cancelled, InvalidStateError, SmolLMError, as_choice, code_command, exit_reason
 from ..models.hub import fetch
 
 # %% ../../nbs/14_lab/01_jobs.ipynb #eeedcf33
@@ -281,9 +281,7 @@ def open_model(
     "Load a model with one of `CHOICES`; raises `ParameterError` and whatever loading raises"
     from smollm_nb.api import Model, quantized_file
 
-    if choice not in CHOICES:
-        raise ParameterError(f"backend {choice!r} must be one of {', '.join(CHOICES)}")
-    backend, how = CHOICES[choice]
+    backend, how = CHOICES[as_choice("backend", choice, CHOICES)]
     if backend == "torch":
         return Model(name, backend="torch", dtype=how).load()
     path = quantized_file(name)
@@ -299,6 +297,8 @@ WIDGETS = PACKAGE / "lab" / "widgets"
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";\n', re.M)
 
 
+# Not a bundler: ten files with one form of import, which an edit changes without a build, and no Node where one
+# installs
 def _pasted(
     name: str,  # of a file in `widgets/`
     known: set[str],  # files that are pasted already; grows

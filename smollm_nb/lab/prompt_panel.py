@@ -281,10 +281,10 @@ class _PanelControls(View):
         self.controls = sampling_controls()
         drawn = "Draw a seed before each answer"
         self.fresh = control(W.Checkbox, "new seed each time", drawn, value=False, indent=False)
-        self.go = button("Generate", "Answer the prompt", self.generate, main=True)
-        self.halt = button("Stop", "Stop with the next token", self.stop)
+        self.run_button = button("Generate", "Answer the prompt", self.generate, main=True)
+        self.stop_button = button("Stop", "Stop with the next token", self.stop)
         self.again = button("Replay", "Repeat the last answer, with its seed, to where it ended", self.replay)
-        self._idle, self._working = (self.go,), (self.halt,)
+        self._idle, self._working = (self.run_button,), (self.stop_button,)
 
     def _set(self, **settings) -> None:
         "Set some of the sampling controls; None leaves one as it is"
@@ -514,7 +514,9 @@ class PromptPanel(_Results):
         for name, value in settings.items():
             set_control(name, self.controls[name], value)
         top, sampling = grid([self.model, self.backend, self.mode], 220), grid([*self.controls.values(), self.fresh])
-        super().__init__(AnswerView(), [top, self.prompt, sampling, row([self.go, self.halt, self.again])])
+        super().__init__(
+            AnswerView(), [top, self.prompt, sampling, row([self.run_button, self.stop_button, self.again])]
+        )
         for c in (self.model, self.backend, self.mode, self.prompt, *self.controls.values()):
             c.observe(self._update, "value")
         self.backend.observe(lambda _: self.stop(), "value")

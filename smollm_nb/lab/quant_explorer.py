@@ -242,15 +242,17 @@ class _Recipe(View):
         self.native = control(W.Checkbox, "only what every engine runs", tip, value=True, indent=False)
         tip = "Where the file is written; where it holds another model, into a new folder beside it"
         self.output = control(W.Text, "folder", tip, value=output, continuous_update=False)
-        self.foresee = button(
+        self.predict_button = button(
             "Predict", "Measure how sensitive each part of the model is; kept for the next time", self.predict
         )
-        self.buy = button(
+        self.spend_button = button(
             "Spend the budget", "Choose the formats with the least predicted error within the budget", self.spend
         )
-        self.go = button("Measure", "Quantize by this recipe and compare with the original", self.measure, main=True)
-        self.keep = button("Write this file", "Into the folder above", self.write)
-        self.halt = button("Stop", "Stop at the next step", self.stop)
+        self.run_button = button(
+            "Measure", "Quantize by this recipe and compare with the original", self.measure, main=True
+        )
+        self.write_button = button("Write this file", "Into the folder above", self.write)
+        self.stop_button = button("Stop", "Stop at the next step", self.stop)
 
     @property
     def recipe(self) -> Recipe:
@@ -478,7 +480,7 @@ class QuantExplorer(_Results):
         self._make_controls(as_number("budget_mb", budget_mb, 0.001, 1e6), as_name("output", output))
         self.outcomes = {}
         self._home = tempfile.TemporaryDirectory(prefix="smollm-explorer-")
-        buttons = [self.foresee, self.buy, self.go, self.keep, self.halt]
+        buttons = [self.predict_button, self.spend_button, self.run_button, self.write_button, self.stop_button]
         self._idle, self._working = buttons[:-1], buttons[-1:]
         first, *changes = self.controls.values()
         whole = grid([first, self.budget, self.output, self.native], 180)

@@ -27,6 +27,7 @@ from smollm_nb.core import (
     ParameterError,
     Result,
     as_callback,
+    as_choice,
     as_path,
     as_text,
     as_type,
@@ -100,10 +101,7 @@ def get_recipe(
     name: str,  # one of `RECIPES`, or a former name of one
 ) -> Recipe:
     "A recipe by its name; raises `ParameterError`"
-    current = FORMER_NAMES.get(as_text("recipe", name), name)
-    if current not in RECIPES:
-        raise ParameterError(f"recipe {name!r} must be one of {', '.join(RECIPES)}")
-    return RECIPES[current]
+    return RECIPES[as_choice("recipe", FORMER_NAMES.get(as_text("recipe", name), name), RECIPES)]
 
 
 def formats_of(

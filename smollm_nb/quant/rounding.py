@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import ParameterError, as_int, as_text, as_type
+from ..core import ParameterError, as_choice, as_int, as_type
 from ..inference.llama import DTYPES, Llama, TorchBackend, pick_device
 from .formats import Format, Quantized, round_scales
 from .q4file import read_q4
@@ -287,8 +287,7 @@ def load_quantized(
 ):
     "A `TorchBackend` of a quantized file, dequantized; raises `QuantFileError` or `ParameterError`"
     start = time.perf_counter()
-    if as_text("dtype", dtype) not in DTYPES:
-        raise ParameterError(f"dtype {dtype!r} must be one of {', '.join(DTYPES)}")
+    as_choice("dtype", dtype, DTYPES)
     if context is not None:
         as_int("context", context, 1)
     where = pick_device(device)

@@ -34,7 +34,7 @@ async function helper() {
  * @param {number} version
  * @param {string} only a file that this version alone has
  */
-async function whole(version, only) {
+async function checkVersion(version, only) {
   const later = await import('./later.js');
   const lone = await import(`./${only}.js`);
   equal(
@@ -86,7 +86,7 @@ async function first() {
 }
 
 async function open() {
-  await check('the first version, from what is kept', () => whole(1, 'lost'));
+  await check('the first version, from what is kept', () => checkVersion(1, 'lost'));
   await tell('2');
   const before = await current();
   const frame = document.createElement('iframe');
@@ -100,13 +100,13 @@ async function open() {
     ok((await current()) !== before, 'the new version has not taken over');
     equal((await sound()).length, 2, 'versions kept');
   });
-  await check('a page that is open keeps its own', () => whole(1, 'lost'));
+  await check('a page that is open keeps its own', () => checkVersion(1, 'lost'));
   frame.remove();
   await next('updated');
 }
 
 async function updated() {
-  await check('the new version after a reload', () => whole(2, 'gained'));
+  await check('the new version after a reload', () => checkVersion(2, 'gained'));
   await tell('login');
   await next('login');
 }
@@ -119,7 +119,7 @@ async function updated() {
  */
 async function wrong(how, then, name) {
   await check(`${how}, beside a version that is kept`, async () => {
-    await whole(2, 'gained');
+    await checkVersion(2, 'gained');
     await until(async () => (await sound()).length === 1, 'the old version to go, and no other to come');
   });
   await tell(then);
@@ -143,7 +143,7 @@ async function last() {
 async function offline() {
   const said = { ok: false, detail: '' };
   try {
-    await whole(2, 'gained');
+    await checkVersion(2, 'gained');
     await sound();
     const model = await new WasmModelLoader().load_quantized_model('.');
     said.detail = (await model.generate('Once upon a time', { maxTokens: 8 }).result).text;
@@ -155,7 +155,7 @@ async function offline() {
 }
 
 if (framed) {
-  const error = await whole(2, 'gained').then(
+  const error = await checkVersion(2, 'gained').then(
     () => null,
     (e) => e.message,
   );

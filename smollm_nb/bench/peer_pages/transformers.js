@@ -13,7 +13,8 @@ let options = {}; // what it was loaded with
 
 /** Seconds to a model that is ready: from the network, or from what the browser has kept. */
 async function load() {
-  const begin = now(), here = new URL('.', location.href).href;
+  const begin = now(),
+    here = new URL('.', location.href).href;
   const runtime = `${here}onnxruntime-web/dist/ort-wasm-simd-threaded`;
   library = await import('./transformers/dist/transformers.min.js');
   Object.assign(library.env, { allowLocalModels: false, remoteHost: here, remotePathTemplate: '{model}' });
@@ -35,14 +36,17 @@ const tensor = (ids) => new library.Tensor('int64', BigInt64Array.from(ids, BigI
  * `text` is a second streamer, which gets the same tokens.
  */
 async function write(inputs, n, text) {
-  const stamps = [], begin = now();
+  const stamps = [],
+    begin = now();
   const streamer = {
     put(ids) {
       stamps.push(now());
       last = ids[0].at(-1);
       text?.put(ids);
     },
-    end() { text?.end(); },
+    end() {
+      text?.end();
+    },
   };
   const settings = { do_sample: false, max_new_tokens: n, return_dict_in_generate: true, streamer };
   cache = (await model.generate({ ...inputs, ...settings })).past_key_values;
@@ -61,8 +65,11 @@ function cut(n) {
 export const verbs = {
   async load(how) {
     options = how;
-    const ready_s = await load(), threads = library.env.backends.onnx.wasm.numThreads;
-    const variant = `${how.version}, 8 bits`, why = 'its library chose so', vocab = model.config.vocab_size;
+    const ready_s = await load(),
+      threads = library.env.backends.onnx.wasm.numThreads;
+    const variant = `${how.version}, 8 bits`,
+      why = 'its library chose so',
+      vocab = model.config.vocab_size;
     // its cache grows, so its size is not known
     return { backend: 'transformers.js', variant, threads, why, context: how.context, vocab, kv: null, ready_s };
   },
@@ -72,7 +79,7 @@ export const verbs = {
   },
   async prefill({ ids, repeats = 1 }) {
     const seconds = [];
-    for (let i = 0; i < repeats; i++) seconds.push(...await write({ inputs: tensor(ids) }, 1));
+    for (let i = 0; i < repeats; i++) seconds.push(...(await write({ inputs: tensor(ids) }, 1)));
     return { seconds };
   },
   async decode({ pos, n }) {
@@ -82,8 +89,12 @@ export const verbs = {
   },
   async generate({ prompt, max_tokens }) {
     let text = '';
-    const begin = now(), inputs = tokenizer(prompt), prepared = now() - begin;
-    const collect = (more) => { text += more; };
+    const begin = now(),
+      inputs = tokenizer(prompt),
+      prepared = now() - begin;
+    const collect = (more) => {
+      text += more;
+    };
     const streamer = new library.TextStreamer(tokenizer, { skip_prompt: true, callback_function: collect });
     const [first, ...itl] = await write(inputs, max_tokens, streamer);
     return { seconds: now() - begin, tokens: 1 + itl.length, ttft: prepared + first, itl, text };

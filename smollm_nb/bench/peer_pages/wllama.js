@@ -15,7 +15,8 @@ let options = {}; // what it was loaded with
 
 /** Seconds to a model that is ready: from the network, or from what the browser has kept. */
 async function load() {
-  const begin = now(), { Wllama } = await import('./wllama/esm/index.js');
+  const begin = now(),
+    { Wllama } = await import('./wllama/esm/index.js');
   wllama = new Wllama(BINARIES, { suppressNativeLog: true });
   const url = new URL('model.gguf', location.href).href;
   await wllama.loadModelFromUrl(url, { n_ctx: options.context, n_threads: options.threads });
@@ -36,9 +37,11 @@ const engine = {
 export const verbs = {
   async load(how) {
     options = how;
-    const ready_s = await load(), { n_vocab, n_ctx } = wllama.getLoadedContextInfo();
+    const ready_s = await load(),
+      { n_vocab, n_ctx } = wllama.getLoadedContextInfo();
     const variant = `${how.version}, ${wllama.isMultithread() ? 'multi-thread' : 'single-thread'}`;
-    const threads = wllama.getNumThreads(), why = 'its library chose so';
+    const threads = wllama.getNumThreads(),
+      why = 'its library chose so';
     return { backend: 'wllama', variant, threads, why, context: n_ctx, vocab: n_vocab, kv: null, ready_s };
   },
   async reload() {
@@ -55,11 +58,14 @@ export const verbs = {
    * A token that ends an answer is counted, as it is for ours.
    */
   async generate({ prompt, max_tokens }) {
-    const stamps = [], begin = now();
+    const stamps = [],
+      begin = now();
     const text = await wllama.createCompletion(prompt, {
       nPredict: max_tokens,
       sampling: GREEDY,
-      onNewToken: () => { stamps.push(now()); },
+      onNewToken: () => {
+        stamps.push(now());
+      },
     });
     if (stamps.length < max_tokens) stamps.push(now());
     const itl = stamps.slice(1).map((t, i) => t - stamps[i]);

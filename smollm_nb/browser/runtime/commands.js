@@ -1,12 +1,15 @@
 /** A page that a measuring server drives: commands come from the server, results go back to it. */
 
+/** @typedef {Record<string, (options: any) => Promise<object | void>>} Verbs commands by name */
+
+/** @param {object | void} record */
 const post = (record) => fetch('report', { method: 'POST', body: JSON.stringify(record) });
 
 /**
  * Run one command.
- * @param {Record<string, (options: any) => Promise<any>>} verbs by name
+ * @param {Verbs} verbs
  * @param {{what: string}} command what to do, and its options
- * @returns {Promise<any>} the result, or what went wrong
+ * @returns {Promise<object | void>} the result, or what went wrong
  */
 async function run(verbs, { what, ...options }) {
   try {
@@ -23,7 +26,7 @@ export const now = () => performance.now() / 1000;
 /**
  * Seconds from an empty cache to the token after `ids`, `repeats` times: the loop of `timed_prefill` in worker.py,
  * for every engine that reads tokens when it is told to.
- * @param {{reset: () => Promise<any>, next: (ids: number[], pos?: number) => Promise<number>}} engine
+ * @param {{reset: () => Promise<unknown>, next: (ids: number[], pos?: number) => Promise<number>}} engine
  * @param {{ids: number[], repeats?: number}} how
  */
 export async function timedPrefill(engine, { ids, repeats = 1 }) {
@@ -54,7 +57,7 @@ export async function timedDecode(engine, { last, pos, n }) {
 
 /**
  * Run one command after the other, until the server is gone.
- * @param {Record<string, (options: any) => Promise<any>>} verbs by name
+ * @param {Verbs} verbs
  */
 export async function serveCommands(verbs) {
   await post({ here: navigator.userAgent });

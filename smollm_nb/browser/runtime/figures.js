@@ -33,10 +33,15 @@ export function describeKept({ kept, trouble }) {
   $('kept').textContent = kept ? 'yes: the next visit fetches nothing' : `no: ${trouble}`;
 }
 
+/**
+ * As in Chromium.
+ * @typedef {Performance & {measureUserAgentSpecificMemory: () => Promise<{bytes: number}>}} Measuring
+ */
+
 /** What the browser itself counts, where it tells. @param {number} reserved bytes */
 async function measureMemory(reserved) {
   try {
-    const { bytes } = await /** @type {any} */ (performance).measureUserAgentSpecificMemory();
+    const { bytes } = await /** @type {Measuring} */ (performance).measureUserAgentSpecificMemory();
     const engine = `${megabytes(reserved)} of it reserved for the engine`;
     if (bytes) $('memory').textContent = `${megabytes(bytes)} measured; ${engine}`;
   } catch {

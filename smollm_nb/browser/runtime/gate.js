@@ -2,7 +2,7 @@
 import { WasmModelLoader } from './smollm.js';
 import { $, announce, defaultFocus, hideMovingFocus, megabytes, show } from './dom.js';
 import { describeKept, describeModel, describePlan, note } from './figures.js';
-import { fail, hideError } from './problems.js';
+import { showError, hideError } from './problems.js';
 import { chosenContext, offerContexts } from './settings.js';
 import { recall, remember, remembers } from './tab.js';
 
@@ -64,7 +64,7 @@ export async function showPlan() {
     if (plan.cached === plan.total) await ensureModel();
   } catch (error) {
     offerAgain('The model cannot be loaded.');
-    fail(error);
+    showError(error);
   }
 }
 
@@ -99,7 +99,7 @@ async function load() {
     ready(model);
   } catch (error) {
     offerAgain(error.name === 'AbortError' ? 'Cancelled. What has arrived is kept.' : 'The model is not loaded.');
-    fail(error);
+    showError(error);
   }
   show('bar', false);
   $('context').disabled = false;

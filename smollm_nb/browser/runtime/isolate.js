@@ -14,7 +14,7 @@ function serviceWorkers() {
 
 /**
  * @param {ServiceWorkerContainer} workers
- * @param {Promise<any>} registered
+ * @param {Promise<ServiceWorkerRegistration>} registered
  * @returns {Promise<boolean>} whether the service worker has taken over in time
  */
 function controlled(workers, registered) {

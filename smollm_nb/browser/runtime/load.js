@@ -113,15 +113,15 @@ class Session {
 
   /**
    * Keep what came from the network, one file at a time, between tokens.
-   * @param {boolean} whole whether all is here, so that the version before may go
+   * @param {boolean} complete whether all is here, so that the version before may go
    * @returns {Promise<{kept: boolean, trouble: string}>}
    */
-  async keep(whole) {
+  async keep(complete) {
     for (const { path, bytes } of this.unkept) {
       if (!(await this.store.keep(path, bytes()))) return { kept: false, trouble: this.store.trouble };
       await tick();
     }
-    if (whole) {
+    if (complete) {
       await this.#keepKernels();
       await this.store.settle(this.manifest);
     }
@@ -301,6 +301,7 @@ function describe(kernel, manifest, { variant, threads, why }, session, begin) {
     isolated: Boolean(globalThis.crossOriginIsolated),
     context,
     vocab: kernel.config.vocab,
+    layers: kernel.config.layers,
     memory: { total: memory.buffer.byteLength, weights: weightBytes, arena: arenaBytes, kv: kvBytes },
     bytes_per_token: kernel.bytesPerToken,
     load_s: (now() - begin) / 1000,

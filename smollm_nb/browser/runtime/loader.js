@@ -77,7 +77,7 @@ async function loadChunks({ base, files, chunks }, port) {
   const store = new Store(new URL(base), files);
   const destination = destinationsOf(port);
   const lane = async () => {
-    for (let chunk; (chunk = chunks.shift());) await loadChunk(store, chunk, destination, begin, port);
+    for (let chunk; (chunk = chunks.shift()); ) await loadChunk(store, chunk, destination, begin, port);
   };
   try {
     await Promise.all(Array.from({ length: LANES }, lane));

@@ -38,7 +38,7 @@ export function explain(error, context) {
  * @param {any} error
  * @param {number} [context]
  */
-export function fail(error, context) {
+export function showError(error, context) {
   if (error?.name === 'AbortError') return;
   $('what').textContent = explain(error, context);
   show('trouble', true);
@@ -49,7 +49,7 @@ export const hideError = () => show('trouble', false);
 
 /** Whatever nobody caught is shown. A worker's error comes here without its object: smollm.js tells of those. */
 export function catchAll() {
-  window.addEventListener('error', ({ error }) => error != null && fail(error));
-  window.addEventListener('unhandledrejection', (e) => fail(e.reason));
+  window.addEventListener('error', ({ error }) => error != null && showError(error));
+  window.addEventListener('unhandledrejection', (e) => showError(e.reason));
   $('dismiss').onclick = hideError;
 }

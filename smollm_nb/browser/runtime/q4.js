@@ -68,7 +68,8 @@ export function readConfig(c) {
 }
 
 /**
- * @param {any[]} tensors the table of the header
+ * @typedef {{rows: [number, number], format: string, offset: number, bytes: number}} StoredPart
+ * @param {{name: string, parts: StoredPart[]}[]} tensors the table of the header
  * @returns {Part[]}
  */
 function readParts(tensors) {

@@ -29,10 +29,10 @@ function readNumber(id) {
   const field = $(id);
   const { min, max, step } = field;
   const value = field.valueAsNumber;
-  const whole = Number(step) === 1;
+  const integer = Number(step) === 1;
   const inside = value >= Number(min) && value <= Number(max || Infinity); // NaN is not
   const range = max ? `from ${min} to ${max}` : `of at least ${min}`;
-  if (!inside || (whole && !Number.isInteger(value))) throw wrong(id, `a ${whole ? 'whole ' : ''}number ${range}`);
+  if (!inside || (integer && !Number.isInteger(value))) throw wrong(id, `a ${integer ? 'whole ' : ''}number ${range}`);
   return value;
 }
 

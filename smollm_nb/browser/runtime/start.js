@@ -89,7 +89,7 @@ function open(file, url, locate, n) {
   }
 }
 
-/** Why a request for a script failed. @param {any} error */
+/** Why a request for a script failed. @param {Error} error */
 const unreachableReason = (error) =>
   (['TimeoutError', 'AbortError'].includes(error.name)
     ? `no answer within ${LOOK_MS / 1000} s`
@@ -137,7 +137,7 @@ async function examine(url, root, seen = new Set()) {
 
 /**
  * What an error event of a worker says.
- * @param {any} event
+ * @param {ErrorEvent | null} event
  * @returns {string} "" where a script could not be read
  */
 export const eventWords = (event) => event?.message ?? '';
@@ -148,8 +148,8 @@ export const eventWords = (event) => event?.message ?? '';
  * @param {URL} url
  * @param {boolean} last whether this is the last try: a busy machine is waited for
  * @param {AbortSignal} signal
- * @returns {Promise<any>} null when it runs; else the event or the words that tell why not, "" where it only says
- *   nothing
+ * @returns {Promise<ErrorEvent | string | null>} null when it runs; else the event or the words that tell why not, ""
+ *   where it only says nothing
  */
 function waitUntilRunning(worker, url, last, signal) {
   return new Promise((resolve) => {
@@ -171,7 +171,7 @@ function waitUntilRunning(worker, url, last, signal) {
 /**
  * @param {string} file
  * @param {URL} url
- * @param {any} wrong as from `waitUntilRunning`
+ * @param {ErrorEvent | string | null} wrong as from `waitUntilRunning`
  */
 async function reason(file, url, wrong) {
   if (typeof wrong !== 'string' && foreign(url)) return refusal(file, url);

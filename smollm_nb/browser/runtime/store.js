@@ -120,8 +120,8 @@ function counter(stored, onBytes) {
     if (now !== reported) onBytes?.(now - reported);
     reported = now;
   };
-  let come = 0;
-  return { add: (n) => report((come += n)), all: () => report(stored), lost: () => report(0) };
+  let received = 0;
+  return { add: (n) => report((received += n)), all: () => report(stored), lost: () => report(0) };
 }
 
 /**
@@ -237,7 +237,7 @@ export class Store {
     return [this.note, this.trouble].filter(Boolean);
   }
 
-  /** @param {any} e what the cache threw */
+  /** @param {Error} e what the cache threw */
   #refused(e) {
     if (e.name === 'QuotaExceededError')
       this.trouble = 'the browser has no room for the model: it will be fetched again next time';
@@ -314,7 +314,12 @@ export class Store {
       const count = counter(file.stored, onBytes);
       checkStatus(file.path, response);
       try {
-        const bytes = await readInto(/** @type {any} */ (response.body), buffer, sizes, count.add);
+        const bytes = await readInto(
+          /** @type {ReadableStream<Uint8Array>} */ (response.body),
+          buffer,
+          sizes,
+          count.add,
+        );
         const digest = await sha256(bytes);
         if (digest !== file.sha256 && digest !== file.raw_sha256)
           throw bundleError('its bytes do not match their SHA-256: copy the bundle to the server again');
@@ -341,10 +346,10 @@ export class Store {
     const hit = await this.#cached(chunk, buffer);
     if (hit) onBytes?.(chunk.stored);
     else onMissing?.();
-    const { bytes: come, packed } = hit ? { bytes: hit, packed: false } : await this.#fetch(chunk, buffer, onBytes);
+    const { bytes: received, packed } = hit ? { bytes: hit, packed: false } : await this.#fetch(chunk, buffer, onBytes);
     const bytes = await destination();
-    if (packed) await inflate(come, bytes);
-    else bytes.set(come);
+    if (packed) await inflate(received, bytes);
+    else bytes.set(received);
     this.spare.push(buffer);
     return { bytes, cached: Boolean(hit) };
   }
@@ -409,7 +414,7 @@ export class Store {
   async #freshText() {
     const response = await this.#ask(MANIFEST, 'no-cache');
     checkStatus(MANIFEST, response);
-    const text = await readText(/** @type {any} */ (response.body), MANIFEST_BYTES);
+    const text = await readText(/** @type {ReadableStream<Uint8Array>} */ (response.body), MANIFEST_BYTES);
     if (isPage(response) && !text.trimStart().startsWith('{'))
       throw bundleError(`${MANIFEST}: is no JSON: ${pageInstead().message}`);
     readManifest(text);
@@ -478,9 +483,9 @@ export class Store {
     try {
       const cache = await this.#open();
       const last = await cache?.match(this.url(MANIFEST));
-      const whole = last !== undefined && (await last.text()) === this.manifestText;
+      const complete = last !== undefined && (await last.text()) === this.manifestText;
       const list = async () => (await cache?.keys()) ?? [];
-      const keys = !whole ? await list() : exact ? await Promise.race([list(), sleep(LIST_MS)]) : undefined;
+      const keys = !complete ? await list() : exact ? await Promise.race([list(), sleep(LIST_MS)]) : undefined;
       const urls = new Set(keys?.map((r) => r.url));
       this.believed = new Set(keys ? files.filter((p) => urls.has(this.url(p))) : files);
     } catch {

@@ -105,7 +105,7 @@ async function ask(path, most) {
  * @param {Response} response
  * @param {ArrayBuffer} bytes
  */
-function whole({ headers: given, status }, bytes) {
+function withBody({ headers: given, status }, bytes) {
   const headers = new Headers(given);
   for (const name of ['Content-Encoding', 'Content-Length', 'Transfer-Encoding']) headers.delete(name);
   return new Response(bytes, { status, headers });
@@ -148,10 +148,10 @@ async function fill({ version, files, response, bytes }) {
       if (same) return shell.put(url(path), same);
       const got = await ask(path, stored);
       if ((await digest(got.bytes)) !== sha256) throw new Error(`${path}: other bytes than the manifest says`);
-      await shell.put(url(path), whole(got.response, got.bytes));
+      await shell.put(url(path), withBody(got.response, got.bytes));
     }),
   );
-  await shell.put(url(MANIFEST), whole(response, bytes));
+  await shell.put(url(MANIFEST), withBody(response, bytes));
 }
 
 /** Take a newer version where the server has one, whole, or leave all as it is. */

@@ -18,7 +18,7 @@ export function recall(name) {
 
 /**
  * @param {string} name
- * @param {any} value null forgets it
+ * @param {unknown} value null forgets it
  * @returns {boolean} whether it is remembered
  */
 export function remember(name, value) {

@@ -257,6 +257,14 @@ export class Tokenizer {
     return new TextDecoder().decode(Uint8Array.from(ids.flatMap((id) => [...this.bytes(id)])));
   }
 
+  /**
+   * @param {number} id
+   * @returns {string} one token alone: U+FFFD where it is a part of a character, "" where no token has the id
+   */
+  tokenText(id) {
+    return this.specialTexts.get(id) ?? (this.library.id_to_token(id) === undefined ? '' : this.#text([id]));
+  }
+
   /** @returns {number[]} the token that ends a text, where the tokenizer names one */
   ends() {
     if (!this.eos) return [];
@@ -380,9 +388,9 @@ export class StopStrings {
     let ended = Infinity; // where stop strings may have begun, and where the first whole one did
     for (const stop of this.stops) {
       const [seen, at] = this.withSpecial.has(stop) ? [this.held, all] : [plain, visible];
-      const whole = seen.indexOf(stop);
+      const found = seen.indexOf(stop);
       const part = beginning(stop, seen);
-      if (whole >= 0) ended = Math.min(ended, at[whole]);
+      if (found >= 0) ended = Math.min(ended, at[found]);
       if (part) begun = Math.min(begun, at[seen.length - part]);
     }
     if (ended === Infinity) return this.#release(begun);

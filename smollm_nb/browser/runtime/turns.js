@@ -112,8 +112,8 @@ export class TurnView {
   /** @param {any} button */
   async #copy(button) {
     const { turn } = this;
-    const whole = turn.kind === 'chat' ? turn.answer : turn.text + turn.answer;
-    const done = await copy(whole);
+    const text = turn.kind === 'chat' ? turn.answer : turn.text + turn.answer;
+    const done = await copy(text);
     button.textContent = done ? 'Copied' : 'Not allowed';
     announce(done ? 'Copied' : 'The browser does not allow copying');
     setTimeout(() => {

@@ -30,7 +30,7 @@ function whyNotShared() {
   return globalThis.SharedArrayBuffer ? '' : 'this browser shares no memory between threads';
 }
 
-const whole = (name, v, high) => {
+const asCount = (name, v, high) => {
   if (!Number.isInteger(v) || v < 1 || v > high)
     throw parameterError(`${name}=${v} must be a whole number in 1..${high}`);
   return v;
@@ -51,7 +51,7 @@ const RELAXED = new Uint8Array([
  * @returns {Choice[]}
  */
 export function choices(manifest, threads, hindrance = whyNotShared(), relaxed = WebAssembly.validate(RELAXED)) {
-  const n = threads === undefined ? cores() : whole('threads', threads, MAX_THREADS);
+  const n = threads === undefined ? cores() : asCount('threads', threads, MAX_THREADS);
   const usable = manifest.engine.variants.filter((v) => relaxed || !v.relaxed);
   const many = usable.filter((v) => v.threads);
   const single = usable.filter((v) => !v.threads);
@@ -73,7 +73,7 @@ export function choices(manifest, threads, hindrance = whyNotShared(), relaxed =
  */
 export function pickContext(config, context) {
   const limit = Math.min(config.positions, MAX_CONTEXT);
-  return context === undefined ? Math.min(limit, CONTEXT) : whole('context', context, limit);
+  return context === undefined ? Math.min(limit, CONTEXT) : asCount('context', context, limit);
 }
 
 /**

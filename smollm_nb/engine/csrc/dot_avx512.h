@@ -1,5 +1,5 @@
 // AVX-512 VNNI: vpdpbusd adds four products of u8 × s8 in one instruction, vpdpwssd two of 16 × 16 bits. With
-// SMOLLM_EMULATE the three instructions are plain C, so that this path is tested on machines without them.
+// SMOLLM_EMULATE the instructions are plain C, so that this path is tested on machines without them.
 #define SM_VARIANT  "avx512vnni"
 #define SM_QUADS    1
 #define SM_BIAS     128
@@ -8,29 +8,11 @@
 #define SM_PREFETCH 0
 
 #ifdef SMOLLM_EMULATE
-SM_INLINE u8x64 sm_lookup(u8x64 table, u8x64 index) {
-    u8x64 out;
-    for (int i = 0; i < 64; i++) out[i] = table[index[i] & 15];
-    return out;
-}
-
-SM_INLINE f32x16 sm_lookup_float(const float *table, i32x16 j) {
-    f32x16 out;
-    for (int i = 0; i < 16; i++) out[i] = table[j[i]];
-    return out;
-}
+#include "dot_emulated.h"
 
 SM_INLINE i32x16 sm_quads(i32x16 acc, u8x64 w, int32_t quad) {
     for (int i = 0; i < 64; i++)
         acc[i / 4] = (int32_t)((uint32_t)acc[i / 4] + (uint32_t)(w[i] * (int8_t)((uint32_t)quad >> 8 * (i % 4))));
-    return acc;
-}
-
-SM_INLINE i32x16 sm_pairs(i32x16 acc, i16x32 w, i32x16 pair) {
-    for (int i = 0; i < 16; i++) {
-        const int32_t low = (int16_t)(pair[i] & 0xffff), high = pair[i] >> 16;
-        acc[i] = (int32_t)((uint32_t)acc[i] + (uint32_t)(w[2 * i] * low) + (uint32_t)(w[2 * i + 1] * high));
-    }
     return acc;
 }
 #else

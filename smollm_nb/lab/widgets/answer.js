@@ -12,7 +12,7 @@ const PAINT_MS = 200; // between two drawings of figures and charts: they take t
 function makeStore(model) {
   const store = { run: model.get("run"), tokens: [], memory: [], stats: {}, views: new Set() };
   const notify = (fresh) => store.views.forEach((v) => v(fresh));
-  const whole = () => {
+  const replaceAll = () => {
     const run = model.get("run"),
       tokens = [...model.get("tokens")];
     const fresh = run !== store.run || tokens.length < store.tokens.length; // tokens never change: what is drawn stays
@@ -34,8 +34,8 @@ function makeStore(model) {
     store.stats = b.stats;
     notify(fresh);
   };
-  whole();
-  model.on("change:tokens", whole);
+  replaceAll();
+  model.on("change:tokens", replaceAll);
   model.on("change:batch", batch);
   return store;
 }
@@ -141,12 +141,12 @@ function tokenList(store) {
   return { node: h("div", { class: "lab-answer-box" }, list, box, said), update };
 }
 
-/** The prompt and the answer's room within the context. */
+/** The prompt and the tokens reserved for the answer, within the context. */
 function budgetBar() {
   const used = h("span", { class: "lab-used" });
-  const room = h("span", { class: "lab-room" });
+  const reserved = h("span", { class: "lab-reserved" });
   const text = h("span", { class: "lab-budget-text" });
-  const bar = h("div", { class: "lab-budget-bar", role: "img" }, used, room);
+  const bar = h("div", { class: "lab-budget-bar", role: "img" }, used, reserved);
   const node = h("div", { class: "lab-budget" }, bar, text);
   const written = (n) => n.toLocaleString("en");
   const update = ({ prompt, answer, context }) => {
@@ -155,7 +155,7 @@ function budgetBar() {
     const over = prompt + answer > context,
       share = Math.min(100, (100 * prompt) / context);
     used.style.width = `${share}%`;
-    room.style.width = `${Math.min(100 - share, (100 * answer) / context)}%`;
+    reserved.style.width = `${Math.min(100 - share, (100 * answer) / context)}%`;
     bar.classList.toggle("lab-over", over);
     const sum = `${written(prompt)} prompt + ${written(answer)} answer of ${written(context)} tokens`;
     text.textContent = over ? `${sum}: too many` : sum;

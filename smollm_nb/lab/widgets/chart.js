@@ -94,9 +94,9 @@ export function chart({
     svgLine(left, x1, y(v), y(v), "lab-grid"),
     svgText(left - 5, y(v) + 4, "lab-tick", "end", short(v)),
   ]);
-  const whole = (v) => kind !== "dots" || Number.isInteger(v);
+  const isLabelled = (v) => kind !== "dots" || Number.isInteger(v);
   const marks = ticks(xMin, last, 4)
-    .filter(whole)
+    .filter(isLabelled)
     .map((v) => svgText(x(v), y1 + 13, "lab-tick", "middle", short(v)));
   const dots = (list) =>
     list

@@ -149,7 +149,7 @@ function render({ model, el }) {
       ),
     );
     const kind = (i) => (i === flip ? "lab-flip" : i > flip && flip >= 0 ? "lab-after" : null);
-    other.replaceChildren(...model.get("own").map((x, i) => h("span", { class: kind(i) }, x)));
+    other.replaceChildren(...model.get("candidate_pieces").map((x, i) => h("span", { class: kind(i) }, x)));
     if (rows.length && kl.clientWidth) plot(rows, a, b);
     look();
   };
@@ -170,7 +170,7 @@ function render({ model, el }) {
   };
   const watch = {
     "change:rows": draw,
-    "change:own": draw,
+    "change:candidate_pieces": draw,
     "change:figures": draw,
     "change:selected": look,
     "change:blame": look,

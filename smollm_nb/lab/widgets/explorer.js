@@ -17,10 +17,7 @@ function shares(map) {
 
 /** Horizontal lines with their values. */
 const levels = (values, y, x0, x1) =>
-  values.map((v) => [
-    svgLine(x0, x1, y(v), y(v), "lab-grid"),
-    svgText(x0 - 5, y(v) + 4, "lab-tick", "end", short(v)),
-  ]);
+  values.map((v) => [svgLine(x0, x1, y(v), y(v), "lab-grid"), svgText(x0 - 5, y(v) + 4, "lab-tick", "end", short(v))]);
 
 /** The histogram of a matrix: bars in %, the code points as lines. */
 function histogram({ counts, edges, points }, width) {

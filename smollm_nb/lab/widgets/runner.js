@@ -155,11 +155,11 @@ class Session {
       const bytes = files ? `${mb(plan.total)} of files` : todo ? `${mb(todo)} to fetch` : "it is here already";
       this.say(`Generate loads the model: ${bytes}, about ${mb(plan.memory)} of memory`);
     } catch (e) {
-      this.fail(e);
+      this.showError(e);
     }
   }
 
-  fail(e) {
+  showError(e) {
     if (e.name === "AbortError") return this.say("stopped");
     this.error = e.message;
     this.say("");
@@ -173,7 +173,7 @@ class Session {
     try {
       await work();
     } catch (e) {
-      this.fail(e);
+      this.showError(e);
     }
     this.answer = null;
     this.busy = false;
@@ -232,9 +232,9 @@ class Session {
     const { signal } = this.control;
     this.say(""); // what the kernel says is shown
     try {
-      await new Promise((done, fail) => {
-        this.onMeasured = done;
-        signal.addEventListener("abort", () => fail(new DOMException("stopped", "AbortError")));
+      await new Promise((resolve, reject) => {
+        this.onMeasured = resolve;
+        signal.addEventListener("abort", () => reject(new DOMException("stopped", "AbortError")));
         this.send("measure");
       });
     } finally {
@@ -322,10 +322,7 @@ function speeds(rows, width) {
   const high = 1.05 * Math.max(...rows.flatMap(([, rates]) => rates));
   const x = (v) => left + (v / high) * (x1 - left);
   const said = rows.map(([name, rates]) => `${name} ${short(median(rates))}`).join("; ");
-  const tick = (v) => [
-    svgLine(x(v), x(v), top, y1, "lab-grid"),
-    svgText(x(v), y1 + 13, null, "middle", short(v)),
-  ];
+  const tick = (v) => [svgLine(x(v), x(v), top, y1, "lab-grid"), svgText(x(v), y1 + 13, null, "middle", short(v))];
   const row = ([name, rates, kind], i) => {
     const y = top + line * i,
       [low, most] = [Math.min(...rates), Math.max(...rates)];
