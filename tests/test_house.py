@@ -41,7 +41,7 @@ def test_versions_are_pinned():
 
 # a room imports only rooms before it; within a room, modules import modules whose notebooks come before theirs
 ROOMS = (
-    "core models text inference fidelity quant engine browser api explore tune bench scale plots lab serving cli"
+    "core models text inference fidelity quant engine browser explore tune api bench scale plots lab serving cli"
 ).split()
 PACKAGE = ROOT / "smollm_nb"
 
