@@ -105,6 +105,9 @@ def open_library(path) -> C.CDLL:
     ]
     lib.sm_prefill.argtypes = [C.c_void_p, C.c_void_p, C.c_int32, C.c_int32, C.c_int32, C.c_void_p]
     lib.sm_decode.argtypes = [C.c_void_p, C.c_int32, C.c_int32, C.c_void_p]
+    lib.sm_trace.argtypes = [*lib.sm_prefill.argtypes, C.c_void_p, C.c_size_t]
+    lib.sm_head.argtypes = [C.c_void_p, C.c_void_p, C.c_int32, C.c_void_p]
+    lib.sm_likeliest.argtypes = [C.c_void_p, C.c_void_p, C.c_int32, C.c_int32, C.c_void_p, C.c_void_p]
     lib.sm_log_probability.argtypes, lib.sm_log_probability.restype = [C.c_void_p, C.c_void_p, C.c_int32], C.c_double
     lib.sm_sample.argtypes = [C.c_void_p, C.c_void_p, C.c_void_p, C.c_void_p, C.c_void_p, C.c_int32]
     lib.sm_rng_seed.argtypes = [C.c_void_p, C.c_uint64, C.c_uint64]
@@ -200,6 +203,27 @@ class Kernel:
         out = np.empty(self.config.vocab_size, np.float32)
         self._ok(self.lib.sm_decode(self.model, id, pos, out.ctypes.data))
         return out
+
+    def trace(self, ids, pos=0, want=1):
+        "Logits, residual stream"
+        ids = np.ascontiguousarray(ids, np.int32)
+        out = np.empty((len(ids) if want == 2 else 1, self.config.vocab_size), np.float32)
+        x = np.full((self.config.num_hidden_layers + 1, len(ids), self.config.hidden_size), np.nan, np.float32)
+        call = (self.model, ids.ctypes.data, len(ids), pos, want, out.ctypes.data, x.ctypes.data, x.size)
+        self._ok(self.lib.sm_trace(*call))
+        return out if want == 2 else out[0], x
+
+    def head(self, hidden):
+        out = np.empty((len(hidden), self.config.vocab_size), np.float32)
+        x = np.ascontiguousarray(hidden, np.float32)
+        self._ok(self.lib.sm_head(self.model, x.ctypes.data, len(x), out.ctypes.data))
+        return out
+
+    def likeliest(self, logits, k):
+        x, shape = np.ascontiguousarray(logits, np.float32), (len(logits), k)
+        ids, probs = np.empty(shape, np.int32), np.empty(shape, np.float32)
+        self._ok(self.lib.sm_likeliest(self.model, x.ctypes.data, len(x), k, ids.ctypes.data, probs.ctypes.data))
+        return ids, probs
 
     def sample(self, logits, params, rng: Rng, history=()):
         how, h = (

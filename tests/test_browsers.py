@@ -62,6 +62,8 @@ PARITY = [
     "same seed, same text",
     "token ids",
     "chat ids",
+    "the lens is the native one, 1 threads",
+    "the lens is the native one, 3 threads",
     "streamed text is the result",
     "a stop string never leaks",
     "turns share their beginning",
@@ -219,6 +221,23 @@ def greedy(e, tok, prompt_ids: list[int], prompt: str) -> dict:
     )
 
 
+def lens(e, tok, prompt_ids: list[int], count: int, top: int, layers: list[int] | None = None) -> dict:
+    "The native engine's lens of the tokens of its likeliest answer, as the runtime describes them"
+    every = list(range(e.config.num_hidden_layers + 1)) if layers is None else layers
+    ids, out = list(prompt_ids), []
+    for _ in range(count):
+        inside = e.residuals(ids)[:, -1]
+        id = int(e.head(inside[-1]).argmax())
+        best, likely = e.lens(inside[every], top)
+        rows = [
+            dict(layer=n, ids=b.tolist(), texts=[tok.decode([i]) for i in b], probabilities=p.tolist())
+            for n, b, p in zip(every, best, likely)
+        ]
+        out.append(dict(id=id, text=tok.decode([id]), layers=rows))
+        ids.append(id)
+    return dict(prompt_ids=prompt_ids, layers=layers, top=top, tokens=out)
+
+
 def expectations(q4: Path) -> dict:
     "What Python and the native engine say of the tiny model"
     tok = SmolLMTokenizer.load(q4.parent)
@@ -253,7 +272,15 @@ def expectations(q4: Path) -> dict:
             for s in ([free[5:8]], [free[12:13], "never"], ["\x00never"])
         ]
         arena = {n: e.wasm_arena_bytes(n) for n in (1, 2, 3)}
+        inside = [
+            lens(e, tok, cases[0]["prompt_ids"], 6, 3),
+            lens(e, tok, long, 2, 64, [0, 2]),
+            lens(e, tok, [7], 1, 1),
+        ]
+        layers = e.config.num_hidden_layers
     return dict(
+        lens=inside,
+        layers=layers,
         greedy=cases,
         sampled=sampled,
         stops=stops,
@@ -305,6 +332,7 @@ def real_site(real_q4, tmp_path_factory):
     with engine.load(real_q4, verify=False) as e:
         cases = [greedy(e, tok, tok.encode("The capital of France is"), "Paris")]
         sampled = [answer(e, tok, "Once upon a time", max_tokens=30, temperature=0.8, top_p=0.95, seed=3)]
+        inside = [lens(e, tok, cases[0]["prompt_ids"], 3, 5)]
     shutil.copytree(WEB, root / "tests")
     golden = json.loads((Path(__file__).parent / "data" / "token_ids.json").read_text(encoding="utf-8"))["cases"]
     (root / "tests" / "expected.json").write_text(
@@ -312,6 +340,7 @@ def real_site(real_q4, tmp_path_factory):
             dict(
                 greedy=cases,
                 sampled=sampled,
+                lens=inside,
                 texts=golden,
                 chats=[dict(messages=m, ids=encode_chat(tok, m)) for m in CHATS],
             )

@@ -35,7 +35,13 @@ def logits_by_all_ways(path, **kw) -> str:
         assert e.prefill(IDS).tobytes() == at_once[-1].tobytes()
         e.reset()
         assert b"".join(e.decode(t, i).tobytes() for i, t in enumerate(IDS)) == at_once.tobytes()
-    return hashlib.sha256(at_once.tobytes()).hexdigest()
+        inside = e.residuals(IDS)
+        assert e.head(inside[-1]).tobytes() == at_once.tobytes()
+        e.reset()
+        for i, t in enumerate(IDS):
+            assert e.residuals([t], i).tobytes() == inside[:, i : i + 1].tobytes()
+        everything = (at_once, inside, *e.lens(inside[:, ::9], 3))
+    return hashlib.sha256(b"".join(x.tobytes() for x in everything)).hexdigest()
 
 
 def runnable() -> list[str]:
@@ -171,6 +177,8 @@ def test_refuses_what_torch_refuses(tiny_q4):
             lambda b: b.decode(1, -1),
             lambda b: b.prefill([1] * 300),
             lambda b: b.logits([]),
+            lambda b: b.residuals([]) if b is e else b.logits([]),
+            lambda b: b.residuals([1, 512], 3) if b is e else b.prefill([1, 512], 3),
         ):
             said = []
             for b in (e, reference):

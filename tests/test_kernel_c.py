@@ -115,7 +115,7 @@ def test_libraries_know_themselves(libraries):
     "Names, and the test that a loader runs"
     assert len(libraries) >= 3  # even without AVX2: sse2, and on anything of the last decade the rest
     for name, lib in libraries.items():
-        assert lib.sm_abi() == 1, name
+        assert lib.sm_abi() == 2, name
         assert lib.sm_self_test() == 0, name
         assert lib.sm_variant().decode() == dict(emulated="avx512vnni", debug="avx2").get(name, name)
 
@@ -144,7 +144,11 @@ def test_same_bits_everywhere(libraries, files, kind):
         if name == "debug" and threads > 1:
             continue  # slow, and the same code
         k = Kernel(lib, files[kind], threads=threads, tile=tile)
-        seen.add(hashlib.sha256(k.logits(IDS[:70]).tobytes()).hexdigest())
+        logits = k.logits(IDS[:70])
+        same, inside = k.trace(IDS[:70], want=2)
+        assert same.tobytes() == logits.tobytes()
+        lens = k.likeliest(k.head(inside[:, -1]), 7)
+        seen.add(hashlib.sha256(b"".join(x.tobytes() for x in (logits, inside, *lens))).hexdigest())
         k.close()
         ways += 1
     assert len(seen) == 1
@@ -165,6 +169,44 @@ def test_decode_is_prefill(lib, files):
     assert np.array_equal(k.prefill(IDS[20:60], 20), want[59])
     assert lib.sm_held(k.model) == 60
     whole.close(), k.close()
+
+
+def test_trace_is_prefill_and_decode(lib, files):
+    "The residual stream of a prompt, of pieces of it and of single tokens; the head of its last layer"
+    whole = Kernel(lib, files["odd"], threads=2)
+    want, inside = whole.trace(IDS[:90], want=2)
+    assert np.array_equal(whole.logits(IDS[:90]), want)
+    assert np.array_equal(whole.head(inside[-1]), want)
+    assert np.isfinite(inside).all()
+    k = Kernel(lib, files["odd"], threads=2, tile=5)
+    for begin, end, logits in ((0, 7, 0), (7, 8, 1), (8, 9, 0), (9, 10, 2), (10, 31, 1), (31, 90, 2)):
+        got, x = k.trace(IDS[begin:end], begin, logits)
+        assert np.array_equal(x, inside[:, begin:end]), (begin, end)
+        if logits:
+            assert np.array_equal(got, want[begin:end] if logits == 2 else want[end - 1]), (begin, end)
+    assert np.array_equal(k.decode(5, 90), whole.decode(5, 90)), "what was traced is in the cache"
+    whole.close(), k.close()
+
+
+def test_likeliest_by_numpy(lib, files):
+    "Equal logits, many of them, -infinity; every number of tokens"
+    k, r = Kernel(lib, files["odd"], threads=3), np.random.default_rng(4)
+    x = (4 * r.standard_normal((9, 523))).astype(np.float32)
+    x[1], x[2], x[3, 5:], x[4, 100] = x[1].round(), 0, -np.inf, 500
+    for n in (1, 2, 5, 64):
+        ids, probs = k.likeliest(x, n)
+        order = np.argsort(-x, axis=1, kind="stable")[:, :n]
+        assert np.array_equal(ids, order)
+        p = np.exp(x.astype(np.float64) - x.max(1, keepdims=True))
+        assert np.allclose(probs, np.take_along_axis(p / p.sum(1, keepdims=True), order, 1), rtol=1e-6, atol=1e-30)
+    for bad in (np.nan, np.inf):
+        y = x.copy()
+        y[6, 522] = bad
+        with pytest.raises(ValueError, match="-15"):
+            k.likeliest(y, 3)
+    with pytest.raises(ValueError, match="-15"):
+        k.likeliest(np.full((1, 523), -np.inf), 3)
+    k.close()
 
 
 def test_sampler_follows_the_rule(lib, files):
@@ -224,6 +266,51 @@ def test_door(lib, files):
         assert lib.sm_sample(k.model, None, C.byref(bad), C.byref(Rng()), None, 0) == -11
     assert lib.sm_sample(k.model, None, C.byref(how), C.byref(Rng()), np.array([512], np.int32).ctypes.data, 1) == -8
     assert all(lib.sm_error(c) for c in range(-20, 3))
+    k.close()
+
+
+def test_door_of_the_lens(lib, files):
+    "What may not come in where the residual stream goes out"
+    k = Kernel(lib, files["fast"], context=40)
+    ids, x, logits = np.zeros(50, np.int32), np.zeros((5, 40, 192), np.float32), np.zeros((50, 512), np.float32)
+
+    def trace(n=3, pos=0, want=1, ids=ids, out=x, room=x.size):
+        address = None if out is None else out.ctypes.data
+        return lib.sm_trace(k.model, ids.ctypes.data, n, pos, want, logits.ctypes.data, address, room)
+
+    layers = k.config.num_hidden_layers
+    assert trace() == 0
+    assert trace(room=(layers + 1) * 3 * 192) == 0
+    assert trace(room=(layers + 1) * 3 * 192 - 1) == -10
+    assert trace(room=0) == -10
+    assert trace(out=None) == -1
+    assert trace(n=41) == -10
+    assert trace(n=0) == -10
+    assert trace(want=3) == -10
+    assert trace(pos=5) == -9
+    assert trace(ids=np.full(3, 512, np.int32)) == -8
+    assert lib.sm_trace(None, ids.ctypes.data, 3, 0, 1, None, x.ctypes.data, x.size) == -1
+    assert lib.sm_held(k.model) == 3
+
+    def head(n=2, x=x[0], out=logits, model=k.model):
+        return lib.sm_head(model, *(None if x is None else x.ctypes.data, n, None if out is None else out.ctypes.data))
+
+    assert head() == 0
+    assert head(0) == head(-1) == head((1 << 20) + 1) == -10
+    assert head(x=None) == head(out=None) == head(model=None) == -1
+    for bad in (np.nan, np.inf, -np.inf):
+        y = np.zeros((2, 192), np.float32)
+        y[1, 191] = bad
+        assert head(x=y) == -16
+    best, probs = np.zeros((50, 64), np.int32), np.zeros((50, 64), np.float32)
+
+    def likeliest(n=2, top=5, x=logits, ids=best, probs=probs, model=k.model):
+        at = [None if a is None else a.ctypes.data for a in (x, ids, probs)]
+        return lib.sm_likeliest(model, at[0], n, top, at[1], at[2])
+
+    assert likeliest() == 0
+    assert likeliest(0) == likeliest(top=0) == likeliest(top=65) == likeliest(1 << 21) == -10
+    assert likeliest(x=None) == likeliest(ids=None) == likeliest(probs=None) == likeliest(model=None) == -1
     k.close()
 
 

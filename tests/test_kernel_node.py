@@ -26,22 +26,25 @@ def node() -> str:
     return str(Path(spec.origin).parent / ("node.exe" if os.name == "nt" else "bin/node"))
 
 
-def native(path, ids: list[int]) -> str:
-    "The hash that all have to give"
+def native(path, ids: list[int]) -> tuple[str, str]:
+    "The hashes that all have to give: of logits, of the residual stream"
     with engine.load(path, threads=1, context=128) as e:
-        return hashlib.sha256(e.logits(ids).tobytes()).hexdigest()
+        logits, residual = (hashlib.sha256(x.tobytes()).hexdigest() for x in (e.logits(ids), e.residuals(ids)))
+        return logits, residual
 
 
 def under_node(path, ids: list[int], variant: kernel.Variant, threads: int, folder: Path) -> dict:
     "What logits.mjs prints"
     with engine.load(path, threads=threads, context=128, verify=False) as e:
         parts, shape, vocab = engine._table(e._file), e._shape(), e.config.vocab_size
+        residual = 4 * (e.config.num_hidden_layers + 1) * len(ids) * e.config.hidden_size
         job = dict(
             wasm=str(kernel.NATIVE / kernel.library(variant, "wasm32")),
             file=str(path),
             threads=threads,
             ids=ids,
             vocab=vocab,
+            residual=residual,
             count=len(parts),
             shape=base64.b64encode(bytes(shape)).decode(),
             parts=base64.b64encode(bytes(parts)).decode(),
@@ -58,11 +61,11 @@ def check(path, n: int, counts, folder: Path) -> None:
     with engine.load(path, verify=False) as e:
         vocab = e.config.vocab_size
     ids = np.random.default_rng(0).integers(0, vocab, n).tolist()
-    want = native(path, ids)
+    want, inside = native(path, ids)
     for variant in THREADED:
         for threads in counts:
             assert under_node(path, ids, variant, threads, folder) == dict(
-                prefill=want, decode=want, codes=[0] * (threads - 1)
+                prefill=want, decode=want, residual=inside, codes=[0] * (threads - 1)
             ), (variant.name, threads)
 
 

@@ -304,6 +304,88 @@ def test_nothing_sticks_out_on_any_screen(browser, server, artefacts, screen):
         assert not v.said
 
 
+LENS_SCREENS = {n: SCREENS[n] for n in ("phone", "phone_dark", "half", "wide", "wide_dark")}
+IN_VIEW = """() => {
+    const [lens, cell] = [document.getElementById('lens'), document.querySelector('#lens tbody tr').lastElementChild];
+    return cell.getBoundingClientRect().right <= lens.getBoundingClientRect().right + 1;
+}"""
+CELL = """() => {
+    const td = document.activeElement.closest('td');
+    const rows = [...document.querySelectorAll('#lens tbody tr')];
+    return td && [rows.indexOf(td.parentElement), td.cellIndex];
+}"""
+
+
+@pytest.mark.parametrize("screen", LENS_SCREENS)
+def test_look_inside(browser, server, artefacts, screen):
+    "Off at first; then a column a token, the last layer's row the answer itself; by pointer, by keys, on any screen"
+    width, height, scheme = LENS_SCREENS[screen]
+    with Visit(browser, f"{server.url}bundle/", viewport=dict(width=width, height=height), color_scheme=scheme) as v:
+        v.locator("#load:enabled").wait_for()
+        narrow = v.locator("#more").is_visible()
+
+        def panel() -> None:
+            if narrow:
+                v.locator("#more").click()
+
+        v.load()
+        panel()
+        v.settings(temperature=0, maxTokens=30, repetitionPenalty=1)
+        v.evaluate("document.getElementById('sampling').open = false")
+        v.ask("Hello")
+        assert v.locator("#lens td").count() == 0
+        assert v.evaluate("performance.getEntriesByName(new URL('inside.js', location.href).href).length") == 0
+        without = v.locator(".prose").last.inner_text()
+        panel()
+        v.locator("#inside summary").click()
+        v.locator("#clear").click()
+        v.ask("Hello", wait=False)
+        v.locator("#lens td").first.wait_for(state="attached")
+        panel()
+        v.idle()
+        rows = v.locator("#lens tbody tr")
+        head, last = v.locator("#lens thead th:not(:first-child)"), rows.last.locator("td")
+        columns = last.count()
+        layers = rows.locator("th").all_inner_texts()
+        assert layers == [str(n) for n in range(0, LAYERS + 1, 2)]
+        assert 10 < columns <= 30
+        assert head.all_inner_texts() == last.all_inner_texts(), "greedy: the last layer's token is the answer's"
+        assert rows.last.locator(".same").count() == columns
+        assert v.evaluate(IN_VIEW)
+        assert v.locator("#lensTop li").count() == 5
+        assert v.inner_text("#lensCell").startswith(f"After layer {LAYERS}, in place of")
+        v.evaluate("document.getElementById('inside').scrollIntoView()")
+        v.screenshot(path=str(artefacts / f"page_{screen}_inside.png"))
+        rows.nth(-3).locator("td").last.hover()
+        assert v.inner_text("#lensCell").startswith(f"After layer {LAYERS - 4}, in place of")
+        v.locator("#prompt").hover()
+        last.last.focus()
+        bottom = len(layers) - 1
+        for key, want in (
+            ("ArrowUp", [bottom - 1, columns]),
+            ("ArrowLeft", [bottom - 1, columns - 1]),
+            ("PageUp", [0, columns - 1]),
+            ("Home", [0, 1]),
+            ("ArrowLeft", [0, 1]),
+            ("PageDown", [bottom, 1]),
+            ("End", [bottom, columns]),
+        ):
+            v.keyboard.press(key)
+            assert v.evaluate(CELL) == want, key
+        v.keyboard.press("PageUp")
+        assert v.inner_text("#lensCell").startswith("Before the first layer")
+        assert v.locator("#lens td[tabindex='0']").count() == 1
+        assert v.locator("#lens td:focus").get_attribute("aria-label").startswith("Layer 0, for ")
+        assert v.locator("#panel").evaluate("e => e.scrollWidth <= e.clientWidth")
+        assert v.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        v.locator("#inside summary").click()
+        panel()
+        assert v.locator(".prose").last.inner_text() == without, "the answer is the same"
+        v.ask("And then?")
+        assert last.count() == columns, "closed: nothing is computed"
+        assert not v.said
+
+
 COVER = """() => {
     for (const [name, value] of [['height', 420], ['offsetTop', 30]]) {
         Object.defineProperty(visualViewport, name, { value, configurable: true });

@@ -26,7 +26,7 @@ from typing import Any
 # %% ../../nbs/06_engine/01_build.ipynb #79c2aea6
 HERE = Path(globals().get("__file__", "../../smollm_nb/engine/build.py")).resolve().parent
 CSRC, NATIVE = HERE / "csrc", HERE / "_native"  # the sources; the builds
-ABI = 1  # SM_ABI of smollm.h: the surface that Python speaks to
+ABI = 2  # SM_ABI of smollm.h: the surface that Python speaks to
 
 
 class KernelError(Exception):

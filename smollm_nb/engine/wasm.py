@@ -20,6 +20,7 @@ from ..core import SmolLMError, as_int, as_path, as_text
 from .build import NATIVE, Choice, KernelError, library, variants
 from smollm_nb.engine.native import (
     MAX_CONTEXT,
+    MAX_LIKELIEST,
     TILE,
     Engine,
     EngineError,
@@ -128,7 +129,10 @@ class _WasmLoaded(Engine):
             model=4,
             ids=4 * self.tile,
             seen=4 * self.context,
-            logits=4 * c.vocab_size * self.tile,
+            logits=4 * max(c.vocab_size, (c.num_hidden_layers + 1) * c.hidden_size) * self.tile,  # or residual stream
+            hidden=4 * c.hidden_size * self.tile,
+            best=4 * MAX_LIKELIEST * self.tile,
+            probs=4 * MAX_LIKELIEST * self.tile,
             arena=arena,
         )
         end = host.base
@@ -159,8 +163,12 @@ class _WasmLoaded(Engine):
         return self._lib.text(self._lib.sm_error(code))
 
 # %% ../../nbs/06_engine/03_wasm.ipynb #eec0540d
-class WasmEngine(_WasmLoaded):
-    "A quantized Llama in the kernel's WebAssembly build; a `core.Backend`"
+class _WasmReading(_WasmLoaded):
+    "Tokens in, logits out, tokens chosen"
+
+    def _fetch(self, what: str, count: int, kind=np.float32) -> np.ndarray:  # (count,)
+        "Numbers of the kernel's memory"
+        return self._lib.bytes[self._at[what] :][: 4 * count].view(kind)
 
     def _prefill(self, ids, pos, want, out) -> int:
         code = self._lib.sm_prefill(
@@ -168,9 +176,8 @@ class WasmEngine(_WasmLoaded):
         )
         if out is not None and not code:
             rows = len(ids) if want == 2 else 1
-            out.reshape(-1)[: rows * self.config.vocab_size] = self._lib.bytes[self._at["logits"] :][
-                : 4 * rows * self.config.vocab_size
-            ].view(np.float32)
+            size = rows * self.config.vocab_size
+            out.reshape(-1)[:size] = self._fetch("logits", size)
         return code
 
     def _sample(self, x, how, r, seen) -> int:
@@ -194,6 +201,40 @@ class WasmEngine(_WasmLoaded):
     def _release(self) -> None:
         super()._release()
         self._lib = None
+
+# %% ../../nbs/06_engine/03_wasm.ipynb #1ead1002
+class WasmEngine(_WasmReading):
+    "A quantized Llama in the kernel's WebAssembly build; a `core.Backend`"
+
+    def _trace(self, ids, pos, out) -> int:
+        at, layers, hidden = self._at, len(out), out.shape[2]
+        for i in range(0, len(ids), self.tile):
+            part = ids[i : i + self.tile]
+            n, size = len(part), layers * len(part) * hidden
+            where = self._lib.write(at["ids"], part)
+            if code := self._lib.sm_trace(self._model, where, n, pos + i, 0, 0, at["logits"], size):
+                return code
+            out[:, i : i + n] = self._fetch("logits", size).reshape(layers, n, hidden)
+        return 0
+
+    def _head(self, rows, out) -> int:
+        at, flat = self._at, out.reshape(-1, self.config.vocab_size)
+        for i in range(0, len(rows), self.tile):
+            part = rows[i : i + self.tile]
+            where = self._lib.write(at["hidden"], np.ascontiguousarray(part))
+            if code := self._lib.sm_head(self._model, where, len(part), at["logits"]):
+                return code
+            target = flat[i : i + len(part)]
+            target[:] = self._fetch("logits", target.size).reshape(target.shape)
+        return 0
+
+    def _likeliest(self, logits, ids, probs) -> int:
+        at, (n, k) = self._at, ids.shape
+        where = self._lib.write(at["logits"], logits)
+        code = self._lib.sm_likeliest(self._model, where, n, k, at["best"], at["probs"])
+        ids[:] = self._fetch("best", n * k, np.int32).reshape(n, k)
+        probs[:] = self._fetch("probs", n * k).reshape(n, k)
+        return code
 
 # %% ../../nbs/06_engine/03_wasm.ipynb #332ffa4e
 def load(

@@ -1,6 +1,6 @@
 // Runs a build of the kernel on shared memory, one worker a thread: node logits.mjs JOB, a JSON file that
 // test_kernel_node.py writes.
-// Prints the SHA-256 of a prompt's logits, read at once and token by token.
+// Prints the SHA-256 of a prompt's logits, read at once and token by token, and that of its residual stream.
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
@@ -68,6 +68,7 @@ async function main(job) {
     model: 4,
     ids: 4 * ids.length,
     logits: each * ids.length,
+    residual: job.residual,
     arena,
   });
   const pages = Math.ceil(end / PAGE);
@@ -81,9 +82,9 @@ async function main(job) {
   run(kernel.sm_create(at.shape, at.parts, job.count, at.weights, weights.length, at.arena, arena, at.model));
   const model = new Int32Array(memory.buffer, at.model, 1)[0];
   const workers = await startWorkers(module, memory, kernel, model, job, base);
-  const hash = () =>
+  const hash = (from = at.logits, size = each * ids.length) =>
     createHash('sha256')
-      .update(bytes.slice(at.logits, at.logits + each * ids.length))
+      .update(bytes.slice(from, from + size))
       .digest('hex');
   run(kernel.sm_prefill(model, at.ids, ids.length, 0, 2, at.logits));
   const prefill = hash();
@@ -91,10 +92,13 @@ async function main(job) {
   run(kernel.sm_forget(model, 0));
   ids.forEach((id, i) => run(kernel.sm_decode(model, id, i, at.logits + each * i)));
   const decode = hash();
+  const n = ids.length;
+  run(kernel.sm_trace(model, at.ids, n, 0, 0, 0, at.residual, job.residual / 4));
+  const residual = hash(at.residual, job.residual);
   const ended = workers.map((w) => new Promise((done) => w.on('exit', done)));
   run(kernel.sm_close(model));
   const codes = await Promise.all(ended);
-  console.log(JSON.stringify({ prefill, decode, codes }));
+  console.log(JSON.stringify({ prefill, decode, residual, codes }));
 }
 
 async function heapBase(module) {

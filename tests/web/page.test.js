@@ -8,6 +8,7 @@ const { bundled, scaleTop } = await load('chart.js');
 const { Conversation } = await load('conversation.js');
 const { aborted, fromPlain, overflowError, parameterError } = await load('errors.js');
 const { explain } = await load('problems.js');
+const { chosenLayers, percent, visible } = await load('inside.js');
 const { readStops } = await load('settings.js');
 const { offeredContexts, plan, predictMemory } = await load('variants.js');
 
@@ -50,6 +51,19 @@ test('a conversation is the same after a reload, and an answer that was cut off 
   for (const odd of [null, 5, 'x', {}, [null, { kind: 'chat' }, { kind: 'x', text: '', answer: '', note: '' }]]) {
     assert.deepEqual(new Conversation(odd).turns, []);
   }
+});
+
+test('layers to look at: at most eleven, at even steps, the last among them', () => {
+  assert.deepEqual(chosenLayers(30), [0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30]);
+  assert.deepEqual(chosenLayers(32), [0, 4, 8, 12, 16, 20, 24, 28, 32]);
+  assert.deepEqual(chosenLayers(4), [0, 1, 2, 3, 4]);
+  assert.deepEqual(chosenLayers(11), [1, 3, 5, 7, 9, 11]);
+  assert.equal(visible(' a\n\t'), '·a⏎⇥');
+  assert.deepEqual(
+    [0, 0.004, 0.5, 0.9999].map((p) => percent(p)),
+    ['< 1 %', '< 1 %', '50 %', '100 %'],
+  );
+  assert.equal(percent(0.0123, 1), '1.2 %');
 });
 
 test('stop strings: one a line, a line break written as in code', () => {

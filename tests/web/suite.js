@@ -22,6 +22,40 @@ async function ids(model) {
   });
 }
 
+/** The lens of an answer's tokens. */
+async function lenses(model, { prompt_ids, layers, top, tokens }) {
+  await model.reset();
+  const got = [];
+  const options = { maxTokens: tokens.length, lens: { ...(layers && { layers }), top } };
+  for await (const { id, lens } of model.generate(prompt_ids, options))
+    got.push({ id, text: lens.text, layers: lens.layers });
+  return got;
+}
+
+/** What happens inside, as the native engine says it. */
+async function lens() {
+  for (const threads of [1, 3]) {
+    await check(`the lens is the native one, ${threads} threads`, () =>
+      using('bundle', { threads }, async (model) => {
+        const before = expected.greedy[0];
+        equal((await model.generate(before.prompt_ids, { maxTokens: 8 }).result).ids, before.ids.slice(0, 8), 'before');
+        for (const c of expected.lens) {
+          const got = await lenses(model, c);
+          got.forEach((token, i) => {
+            equal(token, c.tokens[i], `token ${i} after ${c.prompt_ids.length} ids`);
+          });
+          equal(got.length, c.tokens.length, 'tokens');
+        }
+        equal(model.info.layers, expected.layers, 'layers');
+        equal(await hash(await model.logits(before.prompt_ids)), before.logits_sha256, 'logits afterwards');
+        equal((await model.generate(before.prompt_ids, { maxTokens: 8 }).result).ids, before.ids.slice(0, 8), 'after');
+        for (const bad of [{ layers: [model.info.layers + 1] }, { top: 65 }, 7, { layers: [2, 1] }])
+          await fails(model.generate('a', { lens: bad }).result, 'ParameterError', /^lens/);
+      }),
+    );
+  }
+}
+
 async function parity() {
   for (const threads of [1, 2, 3]) {
     await check(`logits, ${threads} threads`, () =>
@@ -52,6 +86,7 @@ async function parity() {
     }
   });
   await ids(model);
+  await lens();
   await check('streamed text is the result', async () => {
     const [c] = expected.sampled;
     const pieces = [];
@@ -482,6 +517,7 @@ async function real() {
         equal((await model.generate(prompt_ids, { maxTokens: want.length }).result).ids, want, 'ids');
         for (const c of expected.sampled)
           equal((await model.generate(c.prompt, c.options).result).text, c.text, 'text');
+        for (const c of expected.lens) equal(await lenses(model, c), c.tokens, 'lens');
         if (threads === 1) await ids(model);
         const rate = model.timings.tokens_per_s.toFixed(1);
         return `${model.info.variant}: ${rate} tokens/s, loaded in ${model.info.load_s.toFixed(2)} s`;

@@ -11,6 +11,7 @@ const load = (name) => import(new URL(name, web));
 const { fromPlain, parameterError, toPlain } = await load('errors.js');
 const { median, niceStep } = await load('chart.js');
 const { fitContext, generate, readOptions, sharedPrefix } = await load('generate.js');
+const { describeLens, fitLens, readLens } = await load('lens.js');
 const { readConfig, readHead } = await load('q4.js');
 const { sha256, sha256Plain } = await load('sha256.js');
 const { readManifest } = await load('manifest.js');
@@ -407,6 +408,60 @@ test('options and the context', () => {
   assert.deepEqual(fitContext([1, 2, 3], 4, 5, 'stop'), { prompt: [1, 2, 3], budget: 2, cut: 'answer' });
   assert.throws(() => fitContext([1, 2, 3], 4, 5, 'error'), { name: 'ContextOverflowError' });
   assert.throws(() => fitContext([1, 2, 3], 5, 5, 'drop_oldest'), { name: 'ContextOverflowError' });
+});
+
+test('the lens of an answer: options', () => {
+  assert.deepEqual([readLens(false), readLens(true)], [null, { top: 5 }]);
+  assert.deepEqual(readLens({ layers: [0, 3], top: 2 }), { layers: [0, 3], top: 2 });
+  const config = { layers: 3, vocab: 4 };
+  assert.deepEqual(fitLens({ top: 5 }, config), { layers: [0, 1, 2, 3], top: 4 });
+  assert.throws(() => fitLens({ layers: [4], top: 1 }, config), { name: 'ParameterError', message: /4 is not in 0..3/ });
+  for (const bad of [
+    5,
+    'yes',
+    [],
+    { top: 0 },
+    { top: 65 },
+    { top: 1.5 },
+    { layers: [] },
+    { layers: [1, 1] },
+    { layers: [2, 1] },
+    { layers: [-1] },
+    { layers: 3 },
+    { layer: [1] },
+  ])
+    assert.throws(() => readOptions({ lens: bad }), { name: 'ParameterError' }, JSON.stringify(bad));
+});
+
+test('the lens of an answer: what each token comes with, and a prompt whose last token is read alone', async () => {
+  const read = [];
+  const backend = counter('hi', {
+    config: { eos: [2], bos: 1, layers: 2, vocab: 300 },
+    look(id, pos, { layers, top }) {
+      this.decode(id, pos);
+      read.push([id, pos]);
+      return {
+        ids: Int32Array.from({ length: layers.length * top }, (_, i) => bytes('xyz!')[i]),
+        probabilities: Float32Array.from({ length: layers.length * top }, (_, i) => 0.5 / (i + 1)),
+      };
+    },
+  });
+  const { ids, tokens, timings } = await run(backend, [20, 21, 22], { maxTokens: 2, lens: { layers: [0, 2], top: 2 } });
+  assert.deepEqual(read, [
+    [22, 2],
+    [ids[0], 3],
+  ]);
+  assert.equal(timings.prompt_tokens, 3);
+  assert.deepEqual(tokens[1].lens, {
+    text: 'i',
+    layers: [
+      { layer: 0, ids: bytes('xy'), texts: ['x', 'y'], probabilities: [0.5, 0.25] },
+      { layer: 2, ids: bytes('z!'), texts: ['z', '!'], probabilities: [Math.fround(0.5 / 3), 0.125] },
+    ],
+  });
+  assert.ok(!('lens' in (await run(counter('hi'), [20], { maxTokens: 1 })).tokens[0]), 'off by default');
+  const seen = { ids: Int32Array.of(1, 0xc3 + 10, 999), probabilities: Float32Array.of(1, 0, 0) };
+  assert.deepEqual(describeLens(tokenizer, 1, [0], seen).layers[0].texts, ['<s>', '\ufffd', '']);
 });
 
 test('the head of a file', () => {

@@ -37,6 +37,8 @@ let ended = Promise.resolve();
 let settled = Promise.resolve();
 /** @type {Turn | null} that is written again */
 let edited = null;
+/** @type {Promise<typeof import('./inside.js') | null> | null} what shows the inside, once somebody wants to see it */
+let inside = null;
 
 /** @returns {import('./conversation.js').Kind} */
 const kind = () => ($('modeText').checked ? 'text' : 'chat');
@@ -124,24 +126,38 @@ function restoreAll() {
  * Put tokens into a turn; show and save them now and then.
  * @param {Turn} turn
  * @param {TurnView} view
+ * @param {typeof import('./inside.js') | null} panel that shows the inside, where it is open
  */
-function collector(turn, view) {
+function collector(turn, view, panel) {
   const times = [];
   const begin = performance.now();
   let saved = begin;
   const painting = throttled(() => {
     view.grow();
+    panel?.draw();
     drawGrowing(times, times[0] - begin);
     if (performance.now() < saved + SAVE_MS) return;
     saveAll();
     saved = performance.now();
   });
-  const push = ({ text, elapsed_s }) => {
-    times.push(begin + elapsed_s * 1000);
-    turn.answer += text;
+  const push = (token) => {
+    times.push(begin + token.elapsed_s * 1000);
+    turn.answer += token.text;
+    panel?.add(token);
     painting.soon();
   };
   return { push, stop: painting.stop };
+}
+
+/** @returns {Promise<typeof import('./inside.js') | null>} null where it is closed, or cannot be had */
+async function openInside() {
+  if (!$('inside').open) return null;
+  inside ??= import('./inside.js').catch((e) => {
+    inside = null;
+    fail(e);
+    return null;
+  });
+  return inside;
 }
 
 /**
@@ -159,10 +175,13 @@ async function answer(turn, view, settings, current) {
   const model = await ensureModel();
   if (!model || !current()) return false;
   fetchMarkdown();
-  const tokens = collector(turn, view);
+  const panel = await openInside();
+  if (!current()) return false;
+  const tokens = collector(turn, view, panel);
   const prompt = conversation.prompt(turn);
   const onToken = (token) => current() && tokens.push(token);
-  const generation = model.generate(prompt, { ...settings, overflow: 'stop', onToken });
+  const lens = panel ? panel.begin(model.info.layers) : false;
+  const generation = model.generate(prompt, { ...settings, lens, overflow: 'stop', onToken });
   growing = generation;
   ended = generation.result.then(
     () => {},
@@ -171,6 +190,7 @@ async function answer(turn, view, settings, current) {
   canStop();
   const r = await generation.result.finally(tokens.stop);
   if (!current()) return false;
+  panel?.draw();
   Object.assign(turn, { answer: r.text, note: ENDS[r.finish_reason](r), done: true });
   view.finish();
   describeAnswer(/** @type {Required<import('./smollm.js').Timings>} */ (r.timings));
@@ -287,6 +307,8 @@ function newConversation() {
   working(false);
   hideError();
   clearFigures();
+  show('lensArea', false);
+  show('insideHint', true);
   save();
   openPanel(false);
   $('prompt').focus();
@@ -334,6 +356,7 @@ function listen() {
   $('clear').onclick = newConversation;
   $('keep').onclick = cancelEdit;
   $('context').onchange = anotherContext;
+  $('inside').ontoggle = openInside;
   window.addEventListener('pagehide', saveAll);
   document.addEventListener('visibilitychange', () => document.hidden && saveAll());
 }

@@ -3,6 +3,7 @@
  * a backend and a tokenizer, no thread and no page.
  */
 import { overflowError, parameterError } from './errors.js';
+import { describeLens, fitLens, readLens } from './lens.js';
 import { StopStrings, StreamDecoder } from './text.js';
 
 /** @type {Record<string, [number, number, boolean]>} low, high, whole */
@@ -25,6 +26,7 @@ const DEFAULTS = {
   stop: [],
   overflow: 'error',
   special: false,
+  lens: false,
 };
 const OVERFLOW = ['error', 'stop', 'drop_oldest'];
 const OWN = new Set([...Object.keys(DEFAULTS), 'signal', 'onToken']);
@@ -66,7 +68,7 @@ export function readOptions(options) {
   }
   if (!OVERFLOW.includes(o.overflow))
     throw parameterError(`overflow=${o.overflow} must be one of ${OVERFLOW.join(', ')}`);
-  return { ...o, seed: readSeed(o.seed), stop: new StopStrings(o.stop).stops };
+  return { ...o, lens: readLens(o.lens), seed: readSeed(o.seed), stop: new StopStrings(o.stop).stops };
 }
 
 /**
@@ -131,15 +133,18 @@ class Writing {
   }
 }
 
+/** @typedef {{ids: Int32Array, probabilities: Float32Array}} Seen the likeliest tokens of layers, (layers, top) each */
+
 /**
  * What the loop needs of a backend; `./model.js` is the one that there is.
  * @typedef {object} Backend
  * @property {number[]} tokens ids in its KV cache
  * @property {number} context positions of the KV cache
- * @property {{bos?: number | null, eos: number[]}} config
+ * @property {{bos?: number | null, eos: number[], layers: number, vocab: number}} config
  * @property {(options: any) => void} startSampling
  * @property {(history: number[]) => number} sample the next token id
  * @property {(id: number, pos: number) => void} decode
+ * @property {(id: number, pos: number, lens: {layers: number[], top: number}) => Seen} look `decode`, and the lens
  * @property {(ids: number[], pos: number, shouldContinue: () => Promise<boolean>) => Promise<boolean>} prefill awaits
  *   `shouldContinue` between tiles; false when that said no
  */
@@ -158,6 +163,7 @@ export async function* generate(backend, tokenizer, ids, options, shouldContinue
   const o = readOptions(options);
   const promptIds = ids.length ? ids : startToken(backend);
   const { prompt, budget, cut } = fitContext(promptIds, o.maxTokens, backend.context, o.overflow);
+  const lens = o.lens && fitLens(o.lens, backend.config);
   const writing = new Writing(tokenizer, o.stop, backend.config.eos);
   const t = {
     prompt_tokens: 0,
@@ -177,7 +183,8 @@ export async function* generate(backend, tokenizer, ids, options, shouldContinue
   const history = () => (o.repetitionPenalty === 1 ? [] : [...prompt, ...out.ids]);
   let last = start;
   while (!out.finish_reason) {
-    if (!(await read(backend, prompt, out.ids, t, shouldContinue))) {
+    const seen = await read(backend, prompt, out.ids, lens, t, shouldContinue);
+    if (!seen) {
       out.finish_reason = 'cancelled';
       out.text += writing.flush();
       break;
@@ -194,7 +201,8 @@ export async function* generate(backend, tokenizer, ids, options, shouldContinue
     if (t.new_tokens++) t.itl_s.push((now - last) / 1000);
     else t.ttft_s = (now - start) / 1000;
     last = now;
-    yield { index: t.new_tokens - 1, id, text: certain, elapsed_s: (now - start) / 1000 };
+    const token = { index: t.new_tokens - 1, id, text: certain, elapsed_s: (now - start) / 1000 };
+    yield lens ? { ...token, lens: describeLens(tokenizer, id, lens.layers, /** @type {Seen} */ (seen)) } : token;
   }
   return /** @type {Result} */ ({ ...out, timings: t });
 }
@@ -210,21 +218,29 @@ function startToken(backend) {
 
 /**
  * Scores for the next token: the prompt's rest first, then one token at a time.
- * @returns {Promise<boolean>} false when cancelled
+ * @param {Backend} backend
+ * @param {number[]} prompt
+ * @param {number[]} ids that were chosen
+ * @param {{layers: number[], top: number} | null} lens
+ * @param {any} t timings to be filled in
+ * @param {() => Promise<boolean>} shouldContinue
+ * @returns {Promise<boolean | Seen>} the lens where it is on; false when cancelled
  */
-async function read(backend, prompt, ids, t, shouldContinue) {
+async function read(backend, prompt, ids, lens, t, shouldContinue) {
   if (!(await shouldContinue())) return false;
-  if (ids.length) {
-    backend.decode(ids.at(-1), prompt.length + ids.length - 1);
-    return true;
-  }
-  const shared = Math.min(sharedPrefix(backend.tokens, prompt), prompt.length - 1);
+  const one = (id, pos) => (lens ? backend.look(id, pos, lens) : (backend.decode(id, pos), true));
+  if (ids.length) return one(ids.at(-1), prompt.length + ids.length - 1);
+  const last = prompt.length - 1;
+  const shared = Math.min(sharedPrefix(backend.tokens, prompt), last);
   const begin = performance.now();
-  const whole = await backend.prefill(prompt.slice(shared), shared, shouldContinue);
+  // the lens looks at a single token: the last of the prompt comes after the others
+  const many = prompt.slice(shared, lens ? last : undefined);
+  let seen = /** @type {boolean | Seen} */ (!many.length || (await backend.prefill(many, shared, shouldContinue)));
+  if (seen && lens) seen = one(prompt[last], last);
   Object.assign(t, {
     prefill_s: (performance.now() - begin) / 1000,
     prompt_tokens: prompt.length,
     cached_tokens: shared,
   });
-  return whole;
+  return seen;
 }

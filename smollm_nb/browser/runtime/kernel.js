@@ -13,7 +13,8 @@ const SIZEOF = { shape: 52, part: 40, sampling: 40, rng: 16 };
 export const TILE = 64; // tokens that a prefill reads between two chances to stop
 const NO_LOGITS = 0;
 const LAST_LOGITS = 1;
-const NO_SCORES = -15; // SM_E_SCORES
+const NOT_FINITE = [-15, -16]; // SM_E_SCORES, SM_E_HIDDEN
+const MOST_LIKELIEST = 64; // SM_MAX_LIKELIEST
 const STREAM = 54n; // of PCG32, as smollm_nb/inference/sampling.py has it
 
 const align = (n, to = ALIGN) => Math.ceil(n / to) * to;
@@ -50,11 +51,12 @@ export async function compile(bytes) {
  * @param {WebAssembly.Module} module
  * @param {number} pages
  * @param {boolean} shared
+ * @param {number} [more] pages that it may grow by
  */
-async function instantiate(module, pages, shared) {
+async function instantiate(module, pages, shared, more = 0) {
   let memory;
   try {
-    memory = new WebAssembly.Memory({ initial: pages, maximum: pages, ...(shared && { shared }) });
+    memory = new WebAssembly.Memory({ initial: pages, maximum: pages + more, ...(shared && { shared }) });
   } catch {
     throw engineError(
       `the browser gives no ${Math.ceil((pages * PAGE) / 1e6)} MB of memory: ` +
@@ -132,6 +134,22 @@ function layout(base, threads, weights, config, context, arena) {
   return at;
 }
 
+/**
+ * What the lens of one token takes: the residual stream, then logits and likeliest tokens of up to all layers.
+ * @param {Config} config
+ * @param {number} base
+ */
+function lensLayout({ layers, hidden, vocab }, base) {
+  const rows = layers + 1;
+  const residual = align(base);
+  const logits = residual + align(4 * rows * hidden);
+  const ids = logits + align(4 * rows * vocab);
+  const probabilities = ids + align(4 * rows * MOST_LIKELIEST);
+  return { residual, logits, ids, probabilities, end: probabilities + align(4 * rows * MOST_LIKELIEST) };
+}
+
+const lensPages = (config) => Math.ceil(lensLayout(config, 0).end / PAGE);
+
 export class Kernel {
   config = /** @type {Config} */ (/** @type {any} */ (null));
   module = /** @type {WebAssembly.Module} */ (/** @type {any} */ (null));
@@ -145,6 +163,7 @@ export class Kernel {
   kvBytes = 0;
   bytesPerToken = 0;
   model = 0; // where the kernel has it
+  lens = /** @type {ReturnType<typeof lensLayout> | null} */ (null); // once it was wanted
 
   /**
    * Make the memory that weights can stream into.
@@ -160,7 +179,7 @@ export class Kernel {
     const kernel = new Kernel();
     if (arena < 0) throw engineError(kernel.#words(arena, probe));
     const at = layout(base, o.threads, o.weightBytes, o.config, o.context, arena);
-    const { memory, exports } = await instantiate(module, Math.ceil(at.end / PAGE), shared);
+    const { memory, exports } = await instantiate(module, Math.ceil(at.end / PAGE), shared, lensPages(o.config));
     return Object.assign(kernel, {
       module,
       memory,
@@ -261,6 +280,54 @@ export class Kernel {
     this.#check(this.exports.sm_decode(this.model, id, pos, 0));
   }
 
+  /** Memory for the lens, which nobody pays for before. */
+  #lensMemory() {
+    if (this.lens) return this.lens;
+    const base = this.memory.buffer.byteLength; // before it grows: where it is not shared, that detaches the buffer
+    const pages = lensPages(this.config);
+    try {
+      this.memory.grow(pages);
+    } catch {
+      throw engineError(
+        `the browser gives no ${Math.ceil((pages * PAGE) / 1e6)} MB of memory for what happens inside: ` +
+          'close other tabs, or answer without it',
+      );
+    }
+    this.lens = lensLayout(this.config, base);
+    return this.lens;
+  }
+
+  /**
+   * Read one token as `decode` does, and see what the model would say after it if it ended after some of its layers.
+   * @param {number} id
+   * @param {number} pos
+   * @param {number[]} layers of 0..config.layers, rising
+   * @param {number} top likeliest tokens of each
+   * @returns {{ids: Int32Array, probabilities: Float32Array}} (layers, top) each
+   */
+  look(id, pos, layers, top) {
+    this.#checkIds([id]);
+    const { config, exports, model } = this;
+    const at = this.#lensMemory();
+    const { buffer } = this.memory;
+    const count = (config.layers + 1) * config.hidden;
+    new Int32Array(buffer, this.at.ids, 1)[0] = id;
+    this.#check(exports.sm_trace(model, this.at.ids, 1, pos, NO_LOGITS, 0, at.residual, count));
+    const rows = layers.at(-1) === config.layers ? layers : [...layers, config.layers]; // the last gives the scores
+    const residual = new Float32Array(buffer, at.residual, count);
+    rows.forEach((layer, i) =>
+      residual.copyWithin(i * config.hidden, layer * config.hidden, (layer + 1) * config.hidden),
+    );
+    this.#check(exports.sm_head(model, at.residual, rows.length, at.logits));
+    this.#scores.set(new Float32Array(buffer, at.logits + 4 * config.vocab * (rows.length - 1), config.vocab));
+    this.#check(exports.sm_likeliest(model, at.logits, layers.length, top, at.ids, at.probabilities));
+    const size = layers.length * top;
+    return {
+      ids: new Int32Array(buffer, at.ids, size).slice(),
+      probabilities: new Float32Array(buffer, at.probabilities, size).slice(),
+    };
+  }
+
   /** @returns {Float32Array} (vocab,) a copy of the scores after the last call that wanted them */
   logits() {
     return this.#scores.slice();
@@ -318,7 +385,7 @@ export class Kernel {
    * @returns {number}
    */
   #check(code) {
-    if (code === NO_SCORES) {
+    if (NOT_FINITE.includes(code)) {
       throw nonFiniteError(
         "the model's scores hold NaN or infinity, so no token can be chosen: load the model again, or another one",
       );

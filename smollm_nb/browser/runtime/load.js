@@ -301,6 +301,7 @@ function describe(kernel, manifest, { variant, threads, why }, session, begin) {
     isolated: Boolean(globalThis.crossOriginIsolated),
     context,
     vocab: kernel.config.vocab,
+    layers: kernel.config.layers,
     memory: { total: memory.buffer.byteLength, weights: weightBytes, arena: arenaBytes, kv: kvBytes },
     bytes_per_token: kernel.bytesPerToken,
     load_s: (now() - begin) / 1000,

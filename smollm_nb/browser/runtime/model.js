@@ -95,6 +95,19 @@ export class Model {
     this.tokens.push(id);
   }
 
+  /**
+   * Read one token, and see what some layers would say after it.
+   * @param {number} id
+   * @param {number} pos
+   * @param {{layers: number[], top: number}} lens
+   */
+  look(id, pos, { layers, top }) {
+    this.#keep(pos);
+    const seen = this.kernel.look(id, pos, layers, top);
+    this.tokens.push(id);
+    return seen;
+  }
+
   startSampling(options) {
     this.kernel.startSampling(options);
   }

@@ -144,6 +144,51 @@ export type SamplingOptions = {
      * Read special tokens that stand in a text as tokens.
      */
     special?: boolean;
+    /**
+     * Show what each layer would have said in each token's place; slows the answer.
+     */
+    lens?: boolean | LensOptions;
+};
+export type LensOptions = {
+    /**
+     * Rising, of 0 (what enters the first layer) to `info.layers`; default: all of them.
+     */
+    layers?: number[];
+    /**
+     * Likeliest tokens of each, 1..64; default: 5.
+     */
+    top?: number;
+};
+/**
+ * What the model would have said in a token's place if it ended after a layer: the logit lens.
+ */
+export type Lens = {
+    /**
+     * The token itself, alone.
+     */
+    text: string;
+    /**
+     * In rising order.
+     */
+    layers: LensLayer[];
+};
+export type LensLayer = {
+    /**
+     * Layers that were run.
+     */
+    layer: number;
+    /**
+     * The likeliest first.
+     */
+    ids: number[];
+    /**
+     * Each token alone: U+FFFD where it is a part of a character.
+     */
+    texts: string[];
+    /**
+     * Of all tokens, before temperature and the like.
+     */
+    probabilities: number[];
 };
 export type CallOptions = {
     /**
@@ -173,6 +218,10 @@ export type Token = {
      * Seconds since the call.
      */
     elapsed_s: number;
+    /**
+     * Where the option is on.
+     */
+    lens?: Lens;
 };
 /**
  * A whole answer.
@@ -363,6 +412,7 @@ export type ModelInfo = {
      * Tokens.
      */
     vocab: number;
+    layers: number;
     /**
      * Bytes.
      */

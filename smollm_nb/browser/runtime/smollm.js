@@ -33,6 +33,27 @@ import { plan } from './variants.js';
  * @property {string | string[]} [stop] Texts at which the answer ends; they may hold special tokens.
  * @property {'error' | 'stop' | 'drop_oldest'} [overflow] What to do where prompt and answer do not fit the context.
  * @property {boolean} [special] Read special tokens that stand in a text as tokens.
+ * @property {boolean | LensOptions} [lens] Show what each layer would have said in each token's place; slows the answer.
+ */
+
+/**
+ * @typedef {object} LensOptions
+ * @property {number[]} [layers] Rising, of 0 (what enters the first layer) to `info.layers`; default: all of them.
+ * @property {number} [top] Likeliest tokens of each, 1..64; default: 5.
+ */
+
+/**
+ * @typedef {object} Lens What the model would have said in a token's place if it ended after a layer: the logit lens.
+ * @property {string} text The token itself, alone.
+ * @property {LensLayer[]} layers In rising order.
+ */
+
+/**
+ * @typedef {object} LensLayer
+ * @property {number} layer Layers that were run.
+ * @property {number[]} ids The likeliest first.
+ * @property {string[]} texts Each token alone: U+FFFD where it is a part of a character.
+ * @property {number[]} probabilities Of all tokens, before temperature and the like.
  */
 
 /**
@@ -49,6 +70,7 @@ import { plan } from './variants.js';
  * @property {number} id
  * @property {string} text What became certain with it; may be empty.
  * @property {number} elapsed_s Seconds since the call.
+ * @property {Lens} [lens] Where the option is on.
  */
 
 /**
@@ -131,6 +153,7 @@ import { plan } from './variants.js';
  * @property {boolean} isolated Whether the page is cross-origin isolated.
  * @property {number} context Positions of the KV cache.
  * @property {number} vocab Tokens.
+ * @property {number} layers
  * @property {{total: number, weights: number, arena: number, kv: number}} memory Bytes.
  * @property {number} bytes_per_token
  * @property {number} load_s

@@ -257,6 +257,14 @@ export class Tokenizer {
     return new TextDecoder().decode(Uint8Array.from(ids.flatMap((id) => [...this.bytes(id)])));
   }
 
+  /**
+   * @param {number} id
+   * @returns {string} one token alone: U+FFFD where it is a part of a character, "" where no token has the id
+   */
+  tokenText(id) {
+    return this.specialTexts.get(id) ?? (this.library.id_to_token(id) === undefined ? '' : this.#text([id]));
+  }
+
   /** @returns {number[]} the token that ends a text, where the tokenizer names one */
   ends() {
     if (!this.eos) return [];

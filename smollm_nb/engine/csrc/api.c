@@ -1,4 +1,6 @@
 // The entry points: every argument is checked here, and the arena is laid out here.
+#include <float.h>
+
 #include "model.h"
 #include "dot.h"
 #include "fixedmath.h"
@@ -126,7 +128,7 @@ ptrdiff_t sm_arena_bytes(const sm_shape *s) {
 
 // Structs in WebAssembly, bytes: whoever makes a folder for the browser says how much memory the kernel will take there
 enum {
-    WASM_MODEL = 4608,
+    WASM_MODEL = 4672,
     WASM_MATRIX = 4928,
     WASM_LAYER = 34560,
     WASM_CACHE = 16,
@@ -324,24 +326,94 @@ static int32_t check_tokens(const sm_model *m, const int32_t *ids, int32_t n, in
     return SM_OK;
 }
 
-int32_t sm_prefill(sm_model *m, const int32_t *ids, int32_t n, int32_t pos, int32_t want, float *logits) {
-    int32_t code = sm_enter(m);
-    if (code) return code;
-    if ((code = check_tokens(m, ids, n, pos, want, logits))) return leave(m, code);
-    if (!sm_threads_ready(m)) return leave(m, SM_E_THREADS);
+SM_SMALL static int32_t read_tokens(sm_model *m, const int32_t *ids, int32_t n, int32_t pos, int32_t want,
+                                    float *logits,
+                                    float *residual) { // NULL, or (layers + 1, n, hidden)
+    const size_t hidden = (size_t)m->shape.hidden;
+    if (!sm_threads_ready(m)) return SM_E_THREADS;
     m->held = pos;
     for (int32_t i = 0; i < n; i += m->shape.tile) {
         const int32_t count = sm_min(n - i, m->shape.tile), end = i + count == n;
         float *out = want == SM_ALL_LOGITS ? logits + (size_t)i * (size_t)m->shape.vocab : logits ? logits : m->logits;
-        m->job = (sm_job){ids + i, count, pos + i, want == SM_LAST_LOGITS && !end ? SM_NO_LOGITS : want, out};
+        m->job = (sm_job){.kind = SM_JOB_FORWARD,
+                          .ids = ids + i,
+                          .n = count,
+                          .pos = pos + i,
+                          .want = want == SM_LAST_LOGITS && !end ? SM_NO_LOGITS : want,
+                          .logits = out,
+                          .residual = residual ? residual + (size_t)i * hidden : NULL,
+                          .plane = (size_t)n * hidden};
         sm_threads_run(m);
         m->held = pos + i + count;
     }
-    return leave(m, SM_OK);
+    return SM_OK;
+}
+
+int32_t sm_prefill(sm_model *m, const int32_t *ids, int32_t n, int32_t pos, int32_t want, float *logits) {
+    int32_t code = sm_enter(m);
+    if (code) return code;
+    code = check_tokens(m, ids, n, pos, want, logits);
+    return leave(m, code ? code : read_tokens(m, ids, n, pos, want, logits, NULL));
 }
 
 int32_t sm_decode(sm_model *m, int32_t id, int32_t pos, float *logits) {
     return sm_prefill(m, &id, 1, pos, SM_LAST_LOGITS, logits);
+}
+
+// ---- looking inside ----
+SM_SMALL int32_t sm_trace(sm_model *m, const int32_t *ids, int32_t n, int32_t pos, int32_t want, float *logits,
+                          float *residual, size_t residual_count) {
+    int32_t code = sm_enter(m);
+    if (code) return code;
+    if ((code = check_tokens(m, ids, n, pos, want, logits))) return leave(m, code);
+    if (!residual) return leave(m, SM_E_NULL);
+    if (residual_count / (size_t)m->shape.hidden / (size_t)(m->shape.layers + 1) < (size_t)n)
+        return leave(m, SM_E_SIZE);
+    return leave(m, read_tokens(m, ids, n, pos, want, logits, residual));
+}
+
+SM_SMALL static int32_t check_rows(const float *in, int32_t n, const void *out) {
+    if (!in || !out) return SM_E_NULL;
+    return within(n, 1, 1 << 20) ? SM_OK : SM_E_SIZE;
+}
+
+SM_SMALL static int32_t all_finite(const float *x, size_t n) { // n a multiple of 16
+    i32x16 good = sm_set1i(-1);
+    for (size_t i = 0; i < n; i += 16) good &= sm_abs(sm_load(x + i)) <= FLT_MAX; // NaN is not
+    for (int i = 0; i < 16; i++)
+        if (!good[i]) return 0;
+    return 1;
+}
+
+SM_SMALL int32_t sm_head(sm_model *m, const float *hidden, int32_t n, float *logits) {
+    int32_t code = sm_enter(m);
+    if (code) return code;
+    if ((code = check_rows(hidden, n, logits))) return leave(m, code);
+    const size_t width = (size_t)m->shape.hidden;
+    if (!all_finite(hidden, (size_t)n * width)) return leave(m, SM_E_HIDDEN);
+    if (!sm_threads_ready(m)) return leave(m, SM_E_THREADS);
+    for (int32_t i = 0; i < n; i += m->shape.tile) {
+        m->job = (sm_job){.kind = SM_JOB_HEAD,
+                          .n = sm_min(n - i, m->shape.tile),
+                          .rows = hidden + (size_t)i * width,
+                          .logits = logits + (size_t)i * (size_t)m->shape.vocab};
+        sm_threads_run(m);
+    }
+    return leave(m, SM_OK);
+}
+
+SM_SMALL int32_t sm_likeliest(sm_model *m, const float *logits, int32_t n, int32_t k, int32_t *ids, float *probs) {
+    int32_t code = sm_enter(m);
+    if (code) return code;
+    if ((code = check_rows(logits, n, ids))) return leave(m, code);
+    if (!probs) return leave(m, SM_E_NULL);
+    if (!within(k, 1, sm_min(SM_MAX_LIKELIEST, m->shape.vocab))) return leave(m, SM_E_SIZE);
+    if (!sm_threads_ready(m)) return leave(m, SM_E_THREADS);
+    m->job = (sm_job){.kind = SM_JOB_LIKELIEST, .n = n, .rows = logits, .k = k, .best = ids, .probs = probs};
+    sm_threads_run(m);
+    for (int32_t i = 0; i < n; i++)
+        if (ids[(size_t)i * (size_t)k] < 0) code = SM_E_SCORES;
+    return leave(m, code);
 }
 
 float *sm_logits(sm_model *m) {

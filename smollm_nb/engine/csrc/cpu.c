@@ -71,7 +71,8 @@ const char *sm_error(int32_t code) {
                                        "another call is running on this model",
                                        "the process forked after the model was made",
                                        "this build computes wrong results on this machine",
-                                       "the scores hold NaN or infinity"};
+                                       "the scores hold NaN or infinity",
+                                       "a hidden vector holds NaN or infinity"};
     const int32_t n = sizeof line / sizeof *line;
     return code <= 0 && -code < n ? line[-code] : "an unknown error";
 }

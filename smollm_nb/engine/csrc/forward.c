@@ -166,34 +166,76 @@ static void embed(const sm_task *v) {
     sm_barrier(m, v->thread);
 }
 
-// In the last layer, once keys and values are stored, only tokens whose logits are wanted go on
+// The residual stream as it is now, for the caller; it changes next behind a barrier
+SM_SMALL static void record(const sm_task *v, int32_t layer) {
+    if (!v->job.residual) return;
+    const size_t hidden = (size_t)v->m->shape.hidden, begin = (size_t)range_begin(v, v->n) * hidden,
+                 end = (size_t)range_end(v, v->n) * hidden;
+    float *out = v->job.residual + (size_t)layer * v->job.plane;
+    for (size_t i = begin; i < end; i += 16) sm_store(out + i, sm_load(v->x + i));
+}
+
+// In the last layer, once keys and values are stored, only tokens whose logits are wanted go on; with a residual stream
+// to hand out, behind it
 static void keep_wanted(sm_task *v) {
     if (v->job.want == SM_ALL_LOGITS) return;
     v->at = v->n - 1, v->n = v->job.want == SM_LAST_LOGITS;
     v->x += (size_t)v->at * (size_t)v->m->shape.hidden;
 }
 
-static void head(const sm_task *v) {
+__attribute__((noinline)) static void head(const sm_task *v, const float *x) { // x (n, hidden)
     sm_model *m = v->m;
-    const sm_act *act = quantize_inputs(v, v->x, (size_t)m->shape.hidden, m->norm);
+    const sm_act *act = quantize_inputs(v, x, (size_t)m->shape.hidden, m->norm);
     matmul(v, m->head, act, v->job.logits, (size_t)m->shape.vocab, 0);
     sm_barrier(m, v->thread);
 }
 
-void sm_forward(sm_model *m, int32_t thread) {
-    sm_task v = {m, &m->scratch[thread], thread, m->shape.threads, m->job, 0, m->job.n, m->x};
-    const sm_fpu before = sm_fpu_enter();
+static void forward(sm_task v) {
+    sm_model *m = v.m;
+    const int32_t traced = v.job.residual != NULL;
     embed(&v);
+    record(&v, 0);
     for (int32_t i = 0; i < m->shape.layers; i++) {
         const int32_t final = i == m->shape.layers - 1;
         qkv_projections(&v, &m->layer[i]);
-        if (v.n > 1 || (final && !v.job.want))
+        if (v.n > 1 || (final && !v.job.want && !traced))
             store_all_kv(&v, &m->cache[i]); // otherwise attend_one stores the only token's
-        if (final) keep_wanted(&v);
+        if (final && !traced) keep_wanted(&v);
         if (!v.n) break;
         attention(&v, &m->layer[i], &m->cache[i]);
         mlp(&v, &m->layer[i]);
+        record(&v, i + 1);
     }
-    if (v.n) head(&v);
+    if (traced) keep_wanted(&v);
+    if (v.n)
+        head(&v, v.x);
+    else if (traced)
+        sm_barrier(m, v.thread); // until every thread has handed out its share
+}
+
+SM_SMALL static void likeliest(const sm_task *v) {
+    const sm_job *j = &v->job;
+    const int32_t vocab = v->m->shape.vocab;
+    for (int32_t t = v->thread; t < v->n; t += v->threads) {
+        const size_t at = (size_t)t * (size_t)j->k;
+        sm_rank(j->rows + (size_t)t * (size_t)vocab, vocab, j->k, j->best + at, j->probs + at);
+    }
+    sm_barrier(v->m, v->thread);
+}
+
+void sm_run(sm_model *m, int32_t thread) {
+    sm_task v = {m, &m->scratch[thread], thread, m->shape.threads, m->job, 0, m->job.n, m->x};
+    const sm_fpu before = sm_fpu_enter();
+    switch (v.job.kind) {
+    case SM_JOB_FORWARD:
+        forward(v);
+        break;
+    case SM_JOB_HEAD:
+        head(&v, v.job.rows);
+        break;
+    case SM_JOB_LIKELIEST:
+        likeliest(&v);
+        break;
+    }
     sm_fpu_leave(before);
 }

@@ -77,10 +77,18 @@ typedef struct {
     _Alignas(64) atomic_uint value;
 } sm_line; // a cache line of its own
 
-typedef struct {          // one call, for all threads
+enum { SM_JOB_FORWARD = 0, SM_JOB_HEAD = 1, SM_JOB_LIKELIEST = 2 };
+typedef struct { // one call, for all threads
+    int32_t kind;
+    int32_t n, pos, want; // n: tokens or vectors, at most tile, or rows of logits
     const int32_t *ids;   // (n)
-    int32_t n, pos, want; // n at most tile
     float *logits;        // (vocab) or (n, vocab)
+    float *residual;      // NULL, or where the residual stream goes, (n, hidden) for each of layers + 1
+    size_t plane;         // numbers from one layer's residual stream to the next
+    const float *rows;    // (n, hidden) for the head, or (n, vocab)
+    int32_t k;            // the likeliest tokens of each row
+    int32_t *best;        // (n, k) their ids
+    float *probs;         // (n, k)
 } sm_job;
 
 struct sm_model {
@@ -174,7 +182,14 @@ int32_t sm_forked(const sm_model *m);         // 1 in a child process
 size_t sm_system_bytes(void);
 
 // forward.c
-void sm_forward(sm_model *m, int32_t thread); // one thread's part of m->job
+void sm_run(sm_model *m, int32_t thread); // one thread's part of m->job
+
+// lens.c
+// Σ exp(x - top) of x (n), in pieces of 1,024
+double sm_exp_sum(const float *x, int32_t n, float top);
+float sm_largest(const float *x, int32_t n); // of x (n)
+// The k likeliest of logits (n): ids and probs (k); ids are -1 where there is no distribution
+void sm_rank(const float *logits, int32_t n, int32_t k, int32_t *ids, float *probs);
 
 // The state of the floating-point unit in which everything is computed: round to nearest, denormals kept
 typedef uint64_t sm_fpu;

@@ -225,24 +225,14 @@ int32_t sm_sample(sm_model *m, const float *logits, const sm_sampling *how, sm_r
     return code;
 }
 
-// log p(id) = x_id - max - log Σ exp(x - max), the sum in pieces of 1,024
+// log p(id) = x_id - max - log Σ exp(x - max)
 double sm_log_probability(sm_model *m, const float *logits, int32_t id) {
     if (!m || (id < 0 || id >= m->shape.vocab)) return 1;
     const float *x = logits ? logits : m->logits;
-    const int32_t n = m->shape.vocab, whole = n / 16 * 16;
+    const int32_t n = m->shape.vocab;
     const sm_fpu before_call = sm_fpu_enter();
-    f32x16 most = sm_set1(x[0]);
-    for (int32_t i = 0; i < whole; i += 16) most = sm_max(sm_load(x + i), most);
-    float top = sm_max16(most);
-    for (int32_t i = whole; i < n; i++) top = x[i] > top ? x[i] : top;
-    double all = 0;
-    for (int32_t i = 0; i < whole; i += 1024) {
-        f32x16 s = sm_set1(0);
-        for (int32_t j = i; j < sm_min(i + 1024, whole); j += 16) s += sm_exp(sm_load(x + j) - top);
-        all += sm_sum16(s);
-    }
-    for (int32_t i = whole; i < n; i++) all += sm_exp_double(x[i] - top);
-    const double out = (double)x[id] - top - sm_log_double(all);
+    const float top = sm_largest(x, n);
+    const double out = (double)x[id] - top - sm_log_double(sm_exp_sum(x, n, top));
     sm_fpu_leave(before_call);
     return out;
 }

@@ -20,7 +20,7 @@
 #define SM_API __attribute__((visibility("default")))
 #endif
 
-#define SM_ABI 1 // raised whenever a struct or a function below changes its meaning
+#define SM_ABI 2 // raised whenever a function is added, or a struct or a function below changes its meaning
 
 // ---- errors ----
 enum {
@@ -39,7 +39,8 @@ enum {
     SM_E_BUSY = -12,      // another call is running on this model
     SM_E_FORKED = -13,    // the process forked after sm_create: the child has no workers and must make its own model
     SM_E_SELF_TEST = -14, // this build computes something else than plain C on this machine
-    SM_E_SCORES = -15     // scores hold NaN or +infinity, or nothing but -infinity
+    SM_E_SCORES = -15,    // scores hold NaN or +infinity, or nothing but -infinity
+    SM_E_HIDDEN = -16     // a hidden vector holds NaN or infinity
 };
 SM_API const char *sm_error(int32_t code); // one English line, for any number
 
@@ -140,6 +141,26 @@ SM_API int32_t sm_decode(sm_model *model, int32_t id, int32_t pos, float *logits
 SM_API float *sm_logits(sm_model *model);      // (vocab), written by calls whose logits are NULL; valid until sm_close
 SM_API int32_t sm_held(const sm_model *model); // tokens that the KV cache holds
 SM_API int32_t sm_forget(sm_model *model, int32_t n); // keep the first n tokens of those held
+
+// ---- looking inside: nothing here costs a call of the functions above anything ----
+enum { SM_MAX_LIKELIEST = 64 };
+
+SM_API int32_t sm_trace( // sm_prefill, which also hands out the residual stream; for one token sm_decode
+    sm_model *model, const int32_t *ids, int32_t n, int32_t pos, int32_t want, float *logits,
+    float *residual,        // (layers + 1, n, hidden) before the first layer … after the last, before the final norm
+    size_t residual_count); // numbers that `residual` has memory for, at least these
+SM_API int32_t sm_head(     // the final norm and the head of any hidden vectors: after the last layer, the logits
+    sm_model *model,
+    const float *hidden,     // (n, hidden), finite
+    int32_t n,               // 1..2^20; the weights are read once for `tile` of them
+    float *logits);          // (n, vocab)
+SM_API int32_t sm_likeliest( // the tokens with the largest logits, of equal ones the lower id first
+    sm_model *model,         // lends its threads
+    const float *logits,     // (n, vocab)
+    int32_t n,               // 1..2^20
+    int32_t k,               // tokens a row, 1..SM_MAX_LIKELIEST, at most vocab
+    int32_t *ids,            // (n, k); -1 in rows that sm_sample would refuse, for which this returns SM_E_SCORES
+    float *probs);           // (n, k) their probabilities
 
 // ---- choosing a token: the rule of inference/sampling.py ----
 typedef struct {               // 40 bytes

@@ -145,7 +145,7 @@ static void wake_workers(sm_model *m) { // a new number for the workers
 
 void sm_threads_run(sm_model *m) {
     if (m->shape.threads > 1) wake_workers(m);
-    sm_forward(m, 0);
+    sm_run(m, 0);
 }
 
 int32_t sm_worker(sm_model *m, int32_t index) {
@@ -159,7 +159,7 @@ int32_t sm_worker(sm_model *m, int32_t index) {
         if (atomic_load_explicit(&m->call.value, memory_order_acquire) == seen) sleep_while(m, seen);
         seen++;
         if (atomic_load(&m->stop)) break;
-        sm_forward(m, index);
+        sm_run(m, index);
     }
     atomic_fetch_sub(&m->present.value, 1);
     return SM_OK;

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #define SM_INLINE static inline __attribute__((always_inline, unused))
+#define SM_SMALL  __attribute__((minsize, noinline)) // code that runs seldom, and is fetched by every browser
 
 typedef float f32x16 __attribute__((vector_size(64)));
 typedef int32_t i32x16 __attribute__((vector_size(64)));
