@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 XRAY = """from smollm_nb.lab.xray import XRay
 view = XRay({model!r}, "torch fp32", "native int8", {prompt!r})
 view"""
-# a second for each layer
+# ten seconds before each lens
 SLOW = """import time
 from smollm_nb.lab.xray import Reader
 fast = Reader.read
@@ -95,17 +95,15 @@ def test_a_person_looks_inside(browser, server, artefacts):
     press(page, "Look inside")
     expect(page.locator(".lab-error:visible")).to_contain_text("shows at most 64: shorten it")
     assert tables.first.is_visible(), "what was found stays"
-    prompt.fill("<img src=x onerror=\"document.title='bad'\"> and")
+    prompt.fill("<img src=x> and")
     press(page, "Look inside")
     page.wait_for_function("document.querySelector('.lab-lens thead').textContent.includes('img')")
     assert page.locator(".lab img").count() == 0
-    assert page.title() != "bad"
-    for theme, width in (("Dark", 700), ("Dark", 480), ("Light", 700)):
-        page.set_viewport_size(dict(width=1200, height=1500))  # the menu is whole
-        lab.theme(theme)
+    lab.theme("Dark")
+    for width in (700, 480):
         lab.narrow(width, height=2200)
         assert_fits(page)
-        page.locator(".lab-panel").screenshot(path=str(artefacts / f"xray_{theme.lower()}_{width}.png"))
+        page.locator(".lab-panel").screenshot(path=str(artefacts / f"xray_dark_{width}.png"))
     page.set_viewport_size(dict(width=1200, height=1500))
     lab.run(1)
     press(page, "Look inside")

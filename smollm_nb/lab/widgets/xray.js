@@ -6,6 +6,7 @@ import { tabList } from "./tabs.js";
 
 const range = (n) => Array.from({ length: n }, (_, i) => i);
 const clamp = (x, high) => Math.max(0, Math.min(high, x));
+const chance = (p) => (p >= 0.0001 && p < 0.01 ? `${(100 * p).toFixed(2)} %` : percent(p));
 const signed = (x) => `${x < 0 ? "−" : "+"}${Math.abs(x).toFixed(2)}`;
 
 /** The numbers of a prompt, from the traits; null before there is one. */
@@ -68,7 +69,11 @@ function roving(node, { size, cell, point, choose, keys = [] }) {
   const where = (e) => e.target.closest("[data-at]")?.dataset.at.split(" ").map(Number);
   node.addEventListener("pointerover", (e) => where(e) && point(...where(e)));
   node.addEventListener("pointerleave", () => point());
-  node.addEventListener("focusin", (e) => where(e) && point(...where(e)));
+  node.addEventListener("focusin", (e) => {
+    if (!where(e)) return;
+    place(...where(e));
+    point(...where(e));
+  });
   node.addEventListener("focusout", (e) => !node.contains(e.relatedTarget) && point());
   node.addEventListener("click", (e) => {
     if (!where(e)) return;
@@ -103,7 +108,7 @@ function lensTable(title, point, choose) {
     const one = (row, pos) => {
       const word = look.word(side, row, pos);
       const p = look.p(side, row, pos);
-      const said = `after ${rowName(row)} at ${visible(look.tokens[pos])}: ${visible(word)}, ${percent(p)}`;
+      const said = `after ${rowName(row)} at ${visible(look.tokens[pos])}: ${visible(word)}, ${chance(p)}`;
       const differs = side > 0 && !look.same(row, pos);
       return h(
         "td",
@@ -147,7 +152,7 @@ function bars(title, rows) {
       null,
       h("td", { class: "lab-piece" }, visible(name)),
       h("td", { class: "lab-bar" }, h("span", { style: `width:${(100 * p).toFixed(1)}%` })),
-      h("td", { class: "lab-num" }, percent(p)),
+      h("td", { class: "lab-num" }, chance(p)),
     );
   return h("div", null, h("h4", null, title), h("table", { class: "lab-table lab-likely" }, rows.map(line)));
 }
@@ -185,7 +190,7 @@ function headMap({ say, choose }) {
     const v = values[r][c];
     const name = look.name(c, r);
     if (v === null) return `${name}: an MLP does not attend`;
-    return `${name}: ${unit ? percent(v) : `${signed(v)} logits`}`;
+    return `${name}: ${unit ? chance(v) : `${signed(v)} logits`}`;
   };
   const build = (now) => {
     look = now;
@@ -285,7 +290,7 @@ function render({ model, el }) {
       said.textContent = text || idle();
     },
     choose: (layer, part, key) => {
-      if (key === "x" || key === "X" || (clickOff && key !== "focus")) return toggle(look.name(layer, part));
+      if (!still() && (clickOff || key.toLowerCase() === "x")) return toggle(look.name(layer, part));
       set("part", [layer, part]);
     },
   });
@@ -385,7 +390,7 @@ function render({ model, el }) {
             class: `lab-token lab-looks${i === pos ? " lab-at" : ""}${i > pos ? " lab-after" : ""}`,
             "data-pos": i,
             style: `--doubt:${(100 * (weights[i] ?? 0)).toFixed(0)}%`,
-            title: i > pos ? "after it" : mlp ? "" : percent(weights[i]),
+            title: i > pos ? "after it" : mlp ? "" : chance(weights[i]),
           },
           t,
         ),
@@ -426,7 +431,7 @@ function render({ model, el }) {
         h(
           "option",
           { value: i, selected: i === which },
-          `${visible(w)}  ${percent(p)}, after ${visible(look.tokens[pos])}`,
+          `${visible(w)}  ${chance(p)}, after ${visible(look.tokens[pos])}`,
         ),
       ),
     );
