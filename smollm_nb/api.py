@@ -33,6 +33,8 @@ from .models.registry import ModelMetadata, ModelRegistry
 from .text.tokenizer import SmolLMTokenizer
 
 if TYPE_CHECKING:
+    from smollm_nb.explore.heads import HeadScores
+    from smollm_nb.explore.interventions import Ablation, Patch, PatchMap
     from smollm_nb.explore.lens import Attribution, Lens
     from smollm_nb.explore.trace import Trace
 
@@ -483,8 +485,66 @@ class _ExplorableModel(_ComparableModel):
         t = prompt if isinstance(prompt, Trace) else self.trace(prompt, kinds)
         return attribute(self.backend, self.tokenizer, t, token, position)
 
+# %% ../nbs/10_api.ipynb #e7ac0006
+class _ChangeableModel(_ExplorableModel):
+    "Finding what heads do, and changing it"
+
+    @checked_names
+    def head_scores(
+        self,
+        half: int = 50,  # random tokens, which come twice
+        texts: int = 4,
+        seed: int = 0,
+    ) -> "HeadScores":  # its `best()` names heads
+        "Which heads look at the previous token, at the first one, or continue a repetition; raises `ParameterError`"
+        from smollm_nb.explore.heads import head_scores
+
+        self._need_load()
+        return head_scores(self.backend, self.tokenizer, half, texts, seed)
+
+    @checked_names
+    def ablate(
+        self,
+        heads=None,  # "L5H3", "5.3" or (5, 3), or several
+        mlps: int | Iterable[int] | None = None,  # layers whose MLP is switched off
+        how: str = "zero",  # "zero" or "mean"
+        text=None,  # that means are taken over, text or token ids; default: English prose that comes with Python
+    ) -> "Ablation":  # use it in a `with` statement
+        "A block in which heads and MLPs are switched off; raises `ParameterError`"
+        from smollm_nb.explore.interventions import ablate
+
+        self._need_load()
+        return ablate(self.backend, self.tokenizer, heads, mlps, how, text)
+
+    @checked_names
+    def patch(
+        self,
+        source,  # text, token ids or a `Trace`: where the values come from
+        target,  # text or token ids: what is read inside of the block
+        at,  # one place or a list: "L5H3", ("residual", 12, -1), ("mlp_out", 3)
+    ) -> "Patch":  # use it in a `with` statement
+        "A block in which the source's values stand at some places of the target; raises `ParameterError`"
+        from smollm_nb.explore.interventions import patch
+
+        self._need_load()
+        return patch(self.backend, self.tokenizer, source, target, at)
+
+    @checked_names
+    def patch_map(
+        self,
+        source,  # text or token ids: where the values come from
+        target,  # text or token ids of as many tokens: what is read
+        kind: str = "residual",  # "residual", "attn_out", "mlp_out" or "head_out"
+        answers: tuple | None = None,  # two tokens, ids or texts; default: the answers to source and target
+    ) -> "PatchMap":
+        "How far each activation of the source moves the target's answer; raises `ParameterError`"
+        from smollm_nb.explore.interventions import patch_map
+
+        self._need_load()
+        return patch_map(self.backend, self.tokenizer, source, target, kind, answers)
+
 # %% ../nbs/10_api.ipynb #3b4b6501
-class Model(_ExplorableModel):
+class Model(_ChangeableModel):
     "A language model by name, folder or file; `load` before use, `close` after"
 
     def quantize(

@@ -21,7 +21,7 @@ from .lens import as_token
 from .trace import Trace, as_layers, need_torch, trace
 from ..fidelity.evaluate import builtin_text
 from ..inference.generation import as_prompt
-from ..inference.llama import KVCache, Llama, TorchBackend, rope_table
+from ..inference.llama import KVCache, TorchBackend, rope_table
 from ..text.tokenizer import SmolLMTokenizer
 
 # %% ../../nbs/08_explore/04_interventions.ipynb #14e50007
@@ -157,11 +157,11 @@ def as_site(
     n: int,  # tokens of the prompts
 ) -> Site:
     "A site, with its position counted from the start; raises `ParameterError`"
-    parts = list(at) if isinstance(at, (tuple, list)) else [at]
+    parts: list[Any] = list(at) if isinstance(at, (tuple, list)) else [at]
     named = bool(parts) and isinstance(parts[0], str) and parts[0] not in SITES
     if named and len(parts) <= 2:
-        layer, head = as_head(parts[0], config)
-        parts = ["head_out", layer, parts[1] if len(parts) == 2 else None, head]
+        number, which = as_head(parts[0], config)
+        parts = ["head_out", number, parts[1] if len(parts) == 2 else None, which]
     if not 2 <= len(parts) <= 4:
         raise ParameterError(f"at={at!r} must be a head such as 'L5H3', or a kind, a layer and perhaps a position")
     kind, layer, position, head = [*parts, None, None][:4]
@@ -171,7 +171,8 @@ def as_site(
         position = as_int("position", position, -n, n - 1) % n
     if (kind == "head_out") != (head is not None):
         raise ParameterError(f"at={at!r}: a head belongs to the kind head_out, and to no other")
-    head = None if head is None else as_int("head", head, 0, config.num_attention_heads - 1)
+    if head is not None:
+        head = as_int("head", head, 0, config.num_attention_heads - 1)
     return Site(kind, layer, position, head)
 
 # %% ../../nbs/08_explore/04_interventions.ipynb #14e50013

@@ -256,8 +256,11 @@ def trace(
     if max(ids) >= config.vocab_size:
         raise ParameterError(f"the prompt holds token id {max(ids)}, and this model knows 0..{config.vocab_size - 1}")
     _fits(predict_bytes(config, len(ids), kinds, len(rows)), limit)
-    run = _run_engine if isinstance(backend, Engine) else _run_torch
-    return Trace(ids, tokenizer.pieces(ids), rows, run(backend, ids, kinds, rows))
+    if isinstance(backend, Engine):
+        arrays = _run_engine(backend, ids, kinds, rows)
+    else:
+        arrays = _run_torch(backend, ids, kinds, rows)
+    return Trace(ids, tokenizer.pieces(ids), rows, arrays)
 
 # %% ../../nbs/08_explore/01_trace.ipynb #e7ace01d
 def _run_engine(engine: Engine, ids: list[int], kinds: tuple[str, ...], rows: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -283,8 +286,22 @@ def _run_torch(
         with Recorder(model, arrays, rows).hooks():
             x = model(torch.tensor(ids, device=device), rope, cache, 0)
         if "logits" in arrays:
-            torch.from_numpy(arrays["logits"]).copy_(model.head(x))
+            _fill_logits(model, x, torch.from_numpy(arrays["logits"]))
     return arrays
+
+
+def _fill_logits(
+    model: Llama,
+    x: torch.Tensor,  # (n, hidden), after the last norm
+    out: torch.Tensor,  # (n, vocab) float32, to be filled
+) -> None:
+    "The scores of all positions; written in place where that can be, since a copy of them would be 100 MB"
+    if x.dtype == torch.float32 and x.device.type == "cpu":
+        table = model.model.embed_tokens.weight if model.config.tie_word_embeddings else model.lm_head.weight
+        torch.mm(x, table.to(x.dtype).t(), out=out)
+        return
+    for i in range(0, len(x), PATTERN_TILE):
+        out[i : i + PATTERN_TILE].copy_(model.head(x[i : i + PATTERN_TILE]))
 
 # %% ../../nbs/08_explore/01_trace.ipynb #e7ace01f
 ENGINE_KINDS = ("residual", "logits")  # what the native kernel hands out

@@ -224,7 +224,7 @@ async function answers(model) {
     const [a, b] = [one, two].map((c) => model.generate(c.prompt_ids, { maxTokens: 32 }));
     const got = [[], []];
     const streams = [a, b].map((g) => g[Symbol.asyncIterator]());
-    for (let open = 2; open;) {
+    for (let open = 2; open; ) {
       open = 0;
       for (const [i, stream] of streams.entries()) {
         const { done, value } = await stream.next();
@@ -240,7 +240,7 @@ async function answers(model) {
     const ids = [];
     for (let i = 0; i < 3; i++) ids.push((await stream.next()).value.id);
     equal(await alone(two), two.ids, 'ids of the other');
-    for (let r; !(r = await stream.next()).done;) ids.push(r.value.id);
+    for (let r; !(r = await stream.next()).done; ) ids.push(r.value.id);
     equal(ids, one.ids, 'ids of the first');
     const many = await Promise.all([one, two, one, two].map((c) => alone(c)));
     equal(many, [one.ids, two.ids, one.ids, two.ids], 'ids of four at once');

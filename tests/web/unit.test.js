@@ -415,7 +415,10 @@ test('the lens of an answer: options', () => {
   assert.deepEqual(readLens({ layers: [0, 3], top: 2 }), { layers: [0, 3], top: 2 });
   const config = { layers: 3, vocab: 4 };
   assert.deepEqual(fitLens({ top: 5 }, config), { layers: [0, 1, 2, 3], top: 4 });
-  assert.throws(() => fitLens({ layers: [4], top: 1 }, config), { name: 'ParameterError', message: /4 is not in 0..3/ });
+  assert.throws(() => fitLens({ layers: [4], top: 1 }, config), {
+    name: 'ParameterError',
+    message: /4 is not in 0..3/,
+  });
   for (const bad of [
     5,
     'yes',
@@ -446,7 +449,8 @@ test('the lens of an answer: what each token comes with, and a prompt whose last
       };
     },
   });
-  const { ids, tokens, timings } = await run(backend, [20, 21, 22], { maxTokens: 2, lens: { layers: [0, 2], top: 2 } });
+  const how = { maxTokens: 2, lens: { layers: [0, 2], top: 2 } };
+  const { ids, tokens, timings } = await run(backend, [20, 21, 22], how);
   assert.deepEqual(read, [
     [22, 2],
     [ids[0], 3],

@@ -89,7 +89,9 @@ function build() {
   const head = make('tr', {}, make('th', { scope: 'col', textContent: 'Layer' }));
   const body = layers.map((layer) => make('tr', {}, make('th', { scope: 'row', textContent: String(layer) })));
   const parts = [make('thead', {}, head), make('tbody', {}, ...body)];
-  $('lens').replaceChildren(make('table', { role: 'grid', 'aria-label': 'Likeliest token after each layer' }, ...parts));
+  $('lens').replaceChildren(
+    make('table', { role: 'grid', 'aria-label': 'Likeliest token after each layer' }, ...parts),
+  );
   stale = false;
   columns = [];
   current = null;

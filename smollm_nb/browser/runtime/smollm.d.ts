@@ -145,7 +145,7 @@ export type SamplingOptions = {
      */
     special?: boolean;
     /**
-     * Show what each layer would have said in each token's place; slows the answer.
+     * Show what each layer would have said in a token's place; slows the answer.
      */
     lens?: boolean | LensOptions;
 };

@@ -33,7 +33,7 @@ import { plan } from './variants.js';
  * @property {string | string[]} [stop] Texts at which the answer ends; they may hold special tokens.
  * @property {'error' | 'stop' | 'drop_oldest'} [overflow] What to do where prompt and answer do not fit the context.
  * @property {boolean} [special] Read special tokens that stand in a text as tokens.
- * @property {boolean | LensOptions} [lens] Show what each layer would have said in each token's place; slows the answer.
+ * @property {boolean | LensOptions} [lens] Show what each layer would have said in a token's place; slows the answer.
  */
 
 /**
