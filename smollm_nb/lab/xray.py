@@ -18,6 +18,7 @@ import ipywidgets as W
 import numpy as np
 import torch
 import traitlets as T
+from matplotlib import rc_context
 
 from ..core import InvalidStateError, ParameterError, as_choice, as_int, as_text
 from ..engine.native import Engine
@@ -28,7 +29,7 @@ from ..explore.trace import Trace, trace
 from ..inference.llama import TorchBackend
 from .jobs import Job, choices, module, open_model, style
 from .view import Box, View, as_name, button, control, grid, row
-from ..plots.base import INK, QUIET, Picture, ink_on, new_picture, show_piece
+from ..plots.base import INK, QUIET, STYLE, Picture, new_picture, show_piece
 
 # %% ../../nbs/14_lab/09_xray.ipynb #e9a0007
 LIKELIEST = 5  # tokens kept of each layer at each position
@@ -276,9 +277,7 @@ def _loss(
     return float(-log_p[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].mean())
 
 # %% ../../nbs/14_lab/09_xray.ipynb #e9a0022
-_TINTS = ((1, 1, 1), (0.0, 0.47, 0.353))  # probability 0 and 1
-
-
+@rc_context(STYLE)
 def lens_figure(
     look: Look,
     last: int = 8,  # tokens of the prompt's end
@@ -291,14 +290,12 @@ def lens_figure(
     fig, _ = new_picture(title, 0.9 + 0.165 * rows * len(sides), len(sides), sharex=False)
     for ax, side in zip(fig.axes, sides):
         p = side.probability[:, -n:, 0]
-        low, high = np.array(_TINTS)
-        colours = low + (high - low) * (0.62 * p[..., None])
-        ax.imshow(colours, aspect="auto", interpolation="nearest")
+        ax.imshow(p, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         words = look.spell([int(i) for i in side.top[:, -n:, 0].ravel()])
         for i, word in enumerate(words):
             r, c = divmod(i, n)
             text = show_piece(word, 11)
-            ax.text(c, r, text, ha="center", va="center", fontsize=6.5, color=ink_on((*colours[r, c], 1)))
+            ax.text(c, r, text, ha="center", va="center", fontsize=6.5, color="white" if p[r, c] > 0.55 else INK)
         ax.set_xticks(range(n), tokens, fontsize=7.5, color=INK)
         ax.set_yticks(range(rows), ["embedding", *map(str, range(rows - 1))], fontsize=6.5, color=INK)
         ax.set_ylabel("after layer", fontsize=8, color=QUIET)
