@@ -69,9 +69,10 @@ def predict_bytes(
     what: Kinds | None = None,  # kinds, by any of their names; default: all
     layers: int | None = None,  # how many are kept; default: all
 ) -> int:
-    "What the arrays of a trace take"
+    "What a trace takes while it runs: its arrays, and the KV cache of the pass"
     layers = config.num_hidden_layers if layers is None else layers
-    return sum(4 * int(np.prod(shape_of(kind, config, n, layers))) for kind in as_kinds(what))
+    arrays = sum(4 * int(np.prod(shape_of(kind, config, n, layers))) for kind in as_kinds(what))
+    return arrays + config.kv_bytes(n)
 
 
 def as_kinds(
