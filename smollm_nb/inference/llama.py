@@ -117,6 +117,8 @@ class Linear(nn.Linear):
 class Attention(nn.Module):
     "Grouped-query attention with rotary positions and a KV cache"
 
+    attend = staticmethod(attend)  # what mixes the values; an instance may have another that computes the same
+
     def __init__(self, c: LlamaConfig):
         super().__init__()
         q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
@@ -132,7 +134,7 @@ class Attention(nn.Module):
 
         q, k = rotate(heads(self.q_proj(x)), *rope), rotate(heads(self.k_proj(x)), *rope)
         k, v = cache.update(layer, pos, k, heads(self.v_proj(x)))
-        return self.o_proj(attend(q, k, v).transpose(-3, -2).flatten(-2))
+        return self.o_proj(self.attend(q, k, v).transpose(-3, -2).flatten(-2))
 
 # %% ../../nbs/03_inference/01_llama.ipynb #d913f9a5
 class MLP(nn.Module):
