@@ -93,7 +93,7 @@ def test_a_person_looks_inside(browser, server, artefacts):
     prompt = page.locator(".lab-panel textarea")
     prompt.fill("word " * 200)
     press(page, "Look inside")
-    expect(page.locator(".lab-error:visible")).to_contain_text("shows at most 64: shorten it")
+    expect(page.locator(".lab-error:visible")).to_contain_text("shows at most 48: shorten it")
     assert tables.first.is_visible(), "what was found stays"
     prompt.fill("<img src=x> and")
     press(page, "Look inside")

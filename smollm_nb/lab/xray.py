@@ -131,7 +131,7 @@ def attributions(
     return out.cpu().numpy(), torch.einsum("nkc,nc->nk", rows, streams[0]).cpu().numpy()
 
 # %% ../../nbs/14_lab/09_xray.ipynb #e9a0015
-LONGEST = 64  # tokens of a prompt: what a page can show, and a saved notebook hold
+LONGEST = 48  # tokens of a prompt: what a page can show, and a saved notebook hold
 
 
 @dataclass
