@@ -18,7 +18,7 @@ What most people touch (each is imported when it is first used, so that `import 
     export             a folder that runs the model in any browser
     trace              one forward pass that keeps what the model computes: the way to look inside
     benchmark          speed and memory, beside llama.cpp and others
-    PromptPanel, CompareView, QuantExplorer, BrowserRunner, BenchDashboard
+    PromptPanel, CompareView, XRay, QuantExplorer, BrowserRunner, BenchDashboard
                        views for JupyterLab
 
 The rooms, in the order in which they import each other: `models` (from a name to a checked folder), `text` (tokens and
@@ -55,6 +55,7 @@ _EXPORTS = {  # name → the module that it is imported from when it is first us
     "benchmark": "bench.suite",
     "PromptPanel": "lab.prompt_panel",
     "CompareView": "lab.compare_view",
+    "XRay": "lab.xray",
     "QuantExplorer": "lab.quant_explorer",
     "BrowserRunner": "lab.browser_runner",
     "BenchDashboard": "lab.bench_dashboard",

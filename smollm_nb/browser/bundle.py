@@ -50,7 +50,7 @@ from ..text.tokenizer import SmolLMTokenizer
 
 # %% ../../nbs/07_browser/03_bundle.ipynb #7f556f93
 CHUNK = 4 << 20  # bytes of the model's file in one chunk
-_LEAST = 4096  # bytes; codes that are fewer are no piece of their own
+_LEAST = 4096  # bytes; fewer codes are left among the other numbers
 
 
 class BundleError(SmolLMError):
@@ -60,7 +60,7 @@ class BundleError(SmolLMError):
 def code_ranges(
     file: Q4File,
 ) -> list[tuple[int, int]]:  # begin, end: bytes of the file, rising
-    "Where a model's codes stand"
+    "Where the quantized codes of a file's matrices stand"
     out = []
     for name in file.names():
         for p in file.parts(name):
@@ -71,8 +71,8 @@ def code_ranges(
 
 
 def pieces(
-    begin: int,  # of a chunk, bytes of the file
-    end: int,
+    begin: int,  # of a chunk, offset in the file
+    end: int,  # of the chunk
     codes: list[tuple[int, int]],  # as from `code_ranges`
 ) -> list[tuple[int, int, str]]:  # begin, end, "codes" or "numbers"; no gap between them
     "A chunk, cut where codes begin and end"
@@ -87,7 +87,7 @@ def pieces(
 
 # %% ../../nbs/07_browser/03_bundle.ipynb #b4d7f323
 def _write_chunk(raw: memoryview, begin: int, codes, folder: Path, n: int) -> dict:
-    "Compress one chunk of the file into `weights/`; its entry of the manifest"
+    "Compress chunk `n`, from offset `begin`, into a file of `weights/`; returns its entry of the manifest"
     end = min(begin + CHUNK, len(raw))
     data = gzip_pieces([(raw[a:b], kind) for a, b, kind in pieces(begin, end, codes)])
     sha = hashlib.sha256(data).hexdigest()
@@ -122,8 +122,8 @@ def write_weights(
 # %% ../../nbs/07_browser/03_bundle.ipynb #b8a9f540
 def shorten(
     d: dict,  # as in `tokenizer.json`
-) -> dict:  # with the number of the first token that a merge makes, where that tells all the others
-    "Leave out tokens that the merges spell in the order of their numbers"
+) -> dict:  # `vocab_from_merges` is the first id that a merge makes; `d` itself where ids do not follow the merges
+    "Leave out tokens whose ids follow from the order of the merges"
     model = d.get("model", {})
     vocab, merges = model.get("vocab", {}), [m.split(" ") if isinstance(m, str) else m for m in model.get("merges", [])]
     first = len(vocab) - len(merges)
@@ -149,7 +149,7 @@ def lengthen(
     )
 
 # %% ../../nbs/07_browser/03_bundle.ipynb #f7ac90ed
-KEPT = ("config.json", "generation_config.json", "tokenizer_config.json")  # go along as they are, where they are
+KEPT = ("config.json", "generation_config.json", "tokenizer_config.json")  # copied unchanged, where they exist
 _UNSHIPPED = {"package.json", "package-lock.json"}  # of `runtime/`: they serve the package's build
 _PAGE = (".html", ".css", ".svg", ".png", ".ico", ".webmanifest")
 _PAGE_SCRIPTS = {
@@ -304,7 +304,7 @@ def self_test(
     path: str | os.PathLike[str],  # a SMOLLM_Q4 file
     prompt_ids: list[int],
 ) -> dict:  # prompt_ids, greedy_ids, logits_sha256
-    "What the native engine answers"
+    "What the native engine answers: greedy tokens, and the hash of the logits after the prompt"
     with engine.load(path, verify=False) as e:
         logits, ids = e.prefill(prompt_ids), []
         sha = hashlib.sha256(logits.astype("<f4").tobytes()).hexdigest()
@@ -350,10 +350,10 @@ def _engines(files: list[dict]) -> dict:
 
 
 def measured(
-    runs: list[dict],  # of benchmarks, oldest first, as from `report.read_history`
+    runs: list[dict],  # of benchmarks, oldest first, as from `bench.history.read_history`
     sha: str,  # of the model's file
 ) -> list[dict]:  # date, machine, results
-    "What was measured of this very file, last of all; raises `BundleError` if nothing was"
+    "The figures of the last run that measured this very file; raises `BundleError` if none did"
     as_type("runs", runs, list)
     keys = ("case", "runner", "browser", "threads", "median", "min", "max", "n", "unit")
     for run in reversed(runs):
@@ -482,7 +482,7 @@ def _check_size(total: int, entries: list[dict], parameters: int, limit: int | N
 def by_role(
     entries: list[dict],  # of a manifest
 ) -> dict[str, int]:  # role → bytes on disk
-    "How the bytes of a bundle are spread"
+    "Bytes of the entries for each role"
     out: dict[str, int] = {}
     for e in entries:
         out[e.get("role", "weights")] = out.get(e.get("role", "weights"), 0) + e["stored"]
@@ -544,7 +544,7 @@ def _fill(file: Q4File, name: str, folder: Path, limit: int | None, on_progress,
 
 
 def _room(file: Q4File) -> int:  # bytes
-    "What a bundle takes at most: nothing in it is larger than before"
+    "Room on the disk for a bundle: its sources, since nothing in it is larger than its source"
     beside = [p for name in (*KEPT, "tokenizer.json") if (p := file.path.parent / name).is_file()]
     return file.bytes + sum(p.stat().st_size for p in (*beside, *_package_files().values()))
 

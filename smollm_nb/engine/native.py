@@ -263,12 +263,12 @@ def _thread_limits() -> dict[str, float]:  # what → processors
 
 
 def default_threads() -> int:
-    "Physical cores that this process may use; with a CPU quota, no more than it pays for; at least 1"
+    "Physical cores that this process may use, and no more than its CPU quota, rounded down; at least 1"
     return max(1, int(min(_thread_limits().values())))
 
 
 def pick_context(context: int | None, config: LlamaConfig) -> int:
-    "Positions of the cache; raises `ParameterError`"
+    "Positions of the KV cache: the number asked for, by default at most 2,048; raises `ParameterError`"
     limit = min(config.max_position_embeddings, MAX_CONTEXT)
     return min(limit, CONTEXT) if context is None else as_int("context", context, 1, limit)
 
@@ -461,7 +461,7 @@ class _Reading(_Closeable):
             raise EngineError(f"the kernel refused a call: {self._words(code)}")
         self.tokens += ids.tolist()
 
-    def _prefill(self, ids: np.ndarray, pos: int, want: int, out) -> int:  # a code
+    def _prefill(self, ids: np.ndarray, pos: int, want: int, out) -> int:  # an error code; 0 is success
         "The kernel reads a tile"
         return self._lib.sm_prefill(
             self._model, ids.ctypes.data, len(ids), pos, want, None if out is None else out.ctypes.data
@@ -474,7 +474,7 @@ class _Reading(_Closeable):
         on_progress: Callable[[int, int], None]
         | None = None,  # called with (done, total) after each tile; may raise `Cancelled`
     ) -> np.ndarray:  # (vocab,) float32
-        "Read a prompt in tiles; logits after its last token"
+        "Read a prompt in tiles; logits after its last token; raises `ParameterError` or `ContextOverflowError`"
         out = np.empty(self.config.vocab_size, np.float32)
         with self.lock, self._alone():
             x = np.array(self._check(ids, pos), np.int32)
@@ -563,7 +563,7 @@ class _Looking(_Inside):
         ids: Sequence[int],  # (n,)
         pos: int = 0,  # of the first; the cache forgets what it holds from there on, as in `prefill`
     ) -> np.ndarray:  # (layers + 1, n, hidden) float32
-        "Read ids; the residual stream before the first layer … after the last, before the final norm"
+        "Read ids; the residual stream before each layer and, last, after all layers but before the final norm"
         with self.lock, self._alone():
             x = np.array(self._check(ids, pos), np.int32)
             out = self._empty(len(x), self.config.num_hidden_layers + 1, len(x), self.config.hidden_size)
@@ -612,7 +612,7 @@ class Engine(_Looking):
         rng: PCG32 | None,  # advanced by one draw, unless greedy
         history: Sequence[int] = (),  # ids that the repetition penalty counts
     ) -> int:  # token id
-        "Choose a token by the rule of `inference.sampling.sample`, in C; raises `NonFiniteError`"
+        "Choose a token by the rule of `inference.sampling.sample`, in C; raises `NonFiniteError` or `ParameterError`"
         x = self._scores(logits)
         if params.temperature == 0 and params.repetition_penalty == 1:  # no draw, no copy
             id = int(x.argmax())  # of the first NaN, where there is one
@@ -647,7 +647,7 @@ class Engine(_Looking):
         logits,  # (vocab,) float32
         id: int,  # of a token
     ) -> float:
-        "Natural logarithm of a token's probability, as `inference.sampling.log_softmax` has it, in a tenth of the time"
+        "Natural logarithm of a token's probability, as `inference.sampling.log_softmax` has it, in C"
         x, id = self._scores(logits), as_int("id", id)
         if id >= len(x):
             raise ParameterError(f"token id {id} is not in 0..{len(x) - 1}")
@@ -670,10 +670,10 @@ class Engine(_Looking):
 # %% ../../nbs/06_engine/02_native.ipynb #70d0e8fb
 def load(
     path: str | os.PathLike[str],  # a SMOLLM_Q4 file
-    threads: int | None = None,  # that compute; default: one for each core
+    threads: int | None = None,  # that compute; default: `default_threads()`
     context: int | None = None,  # positions of the KV cache; default: 2,048, or what the model knows if that is less
     variant: str | None = None,  # of the kernel; default: the best for this processor
-    verify: bool = True,  # hash all of the file; False checks the structure alone
+    verify: bool = True,  # compare the SHA-256 of the whole file; False checks the structure alone
     tile: int = TILE,  # tokens that a prefill reads at a time
 ) -> Engine:
     "Load a quantized file into the native kernel; raises `QuantFileError`, `ParameterError` or `EngineError`"

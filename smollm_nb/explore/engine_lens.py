@@ -38,7 +38,7 @@ class Divergence:
         "One line a layer, over all positions"
         return [
             {
-                "after": name,
+                "reading": name,
                 "relative error, median": f"{np.median(error):.2%}",
                 "KL, mean, nats": f"{kl.mean():.4f}",
                 "same token": f"{same.mean():.0%}",
@@ -48,7 +48,7 @@ class Divergence:
 
     def __repr__(self) -> str:
         last = self.rows()[-1]
-        return "Divergence(" + ", ".join(f"{k} {v}" for k, v in last.items() if k != "after") + " at the end)"
+        return "Divergence(" + ", ".join(f"{k} {v}" for k, v in last.items() if k != "reading") + " at the end)"
 
     def _repr_markdown_(self) -> str:
         rows = self.rows()

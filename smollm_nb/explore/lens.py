@@ -39,7 +39,7 @@ class Lens:
         p = as_int("position", position, -len(self.tokens), len(self.tokens) - 1)
         return [
             {
-                "after": name,
+                "reading": name,
                 "says": repr(self.words[i][p]),
                 "probability": f"{self.probability[i, p, 0]:.3f}",
                 "rank of the final choice": f"{self.rank[i, p]:,}",

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'ALIASES', 'LIMIT', 'Kinds', 'PATTERN_TILE', 'ENGINE_KINDS', 'shape_of', 'predict_bytes', 'as_kinds', 'Trace',
-           'attention_pattern', 'Recorder', 'trace', 'need_torch', 'kinds_of', 'as_layers']
+           'attend_keeping', 'Recorder', 'trace', 'need_torch', 'kinds_of', 'as_layers']
 
 # %% ../../nbs/08_explore/01_trace.ipynb #e7ace003
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -29,7 +29,7 @@ from smollm_nb.core import (
 )
 from ..engine.native import Engine
 from ..inference.generation import as_prompt
-from ..inference.llama import KVCache, Llama, TorchBackend, rope_table, rotate
+from ..inference.llama import KVCache, Llama, TorchBackend, rope_table
 from ..text.tokenizer import SmolLMTokenizer
 
 # %% ../../nbs/08_explore/01_trace.ipynb #e7ace007
@@ -69,9 +69,10 @@ def predict_bytes(
     what: Kinds | None = None,  # kinds, by any of their names; default: all
     layers: int | None = None,  # how many are kept; default: all
 ) -> int:
-    "What the arrays of a trace take"
+    "What a trace takes while it runs: its arrays, and the KV cache of the pass"
     layers = config.num_hidden_layers if layers is None else layers
-    return sum(4 * int(np.prod(shape_of(kind, config, n, layers))) for kind in as_kinds(what))
+    arrays = sum(4 * int(np.prod(shape_of(kind, config, n, layers))) for kind in as_kinds(what))
+    return arrays + config.kv_bytes(n)
 
 
 def as_kinds(
@@ -161,23 +162,26 @@ def _belongs(
 PATTERN_TILE = 64  # positions whose patterns are computed at once: what lies in the future is not computed at all
 
 
-def attention_pattern(
-    q: torch.Tensor,  # (n, heads*head_dim), as the query matrix gives it
-    k: torch.Tensor,  # (n, kv_heads*head_dim), as the key matrix gives it
-    rope,  # cos and sin of the positions, each (n, head_dim)
-    out: torch.Tensor,  # (heads, n, n) float32 zeros, to be filled
-) -> None:
-    "softmax(q·k/√head_dim) over the positions up to each one; query heads of a group share their keys"
-    n, d = rope[0].shape
-    q, k = (rotate(t.unflatten(-1, (-1, d)).transpose(0, 1), *rope) for t in (q, k))
-    q = q.unflatten(0, (len(k), -1))  # (kv_heads, group, n, head_dim)
+def attend_keeping(
+    q: torch.Tensor,  # (heads, n, head_dim), rotated
+    k: torch.Tensor,  # (kv_heads, n, head_dim), rotated
+    v: torch.Tensor,  # (kv_heads, n, head_dim)
+    pattern: torch.Tensor | None,  # (heads, n, n) float32 zeros, to be filled with softmax(q·k/√head_dim)
+) -> torch.Tensor:  # (heads, n, head_dim)
+    "`inference.llama.attend` that keeps what each position attends to; query heads of a group share keys and values"
+    n, d = q.shape[-2:]
+    z, groups = torch.empty_like(q), q.unflatten(0, (len(k), -1))  # (kv_heads, group, n, head_dim)
     future = torch.ones(PATTERN_TILE, PATTERN_TILE, dtype=torch.bool, device=q.device).triu(1)
     for i in range(0, n, PATTERN_TILE):
         end = min(i + PATTERN_TILE, n)
-        rows = q[:, :, i:end].flatten(1, 2)  # (kv_heads, group*rows, head_dim)
+        rows = groups[:, :, i:end].flatten(1, 2)  # (kv_heads, group*rows, head_dim)
         scores = (rows @ k[:, :end].transpose(-1, -2)).float().mul_(d**-0.5).view(-1, end - i, end)
         scores[:, :, i:].masked_fill_(future[: end - i, : end - i], -torch.inf)
-        out[:, i:end, :end].copy_(scores.softmax(-1))
+        p = scores.softmax(-1)  # (heads, rows, end)
+        if pattern is not None:
+            pattern[:, i:end, :end].copy_(p)
+        z[:, i:end] = (p.to(v.dtype).view(len(k), -1, end) @ v[:, :end]).view(-1, end - i, d)
+    return z
 
 # %% ../../nbs/08_explore/01_trace.ipynb #e7ace01b
 class Recorder:
@@ -185,7 +189,6 @@ class Recorder:
 
     def __init__(self, model: Llama, arrays: dict[str, np.ndarray], layers: tuple[int, ...]):
         self.model, self.arrays, self.layers = model, arrays, layers
-        self.queries: dict[str, torch.Tensor] = {}  # queries and keys of the layer that runs
 
     def keep(self, kind: str, row: int, x: torch.Tensor) -> None:
         "Copy one layer's values, if the kind is wanted"
@@ -196,20 +199,22 @@ class Recorder:
     @contextmanager
     def hooks(self) -> Iterator[None]:
         "The hooks are in place inside of the `with` block"
-        handles = [self.model.model.norm.register_forward_pre_hook(self._stream(len(self.layers)))]
-        for row, i in enumerate(self.layers):
-            layer: Any = self.model.model.layers[i]
-            handles.append(layer.register_forward_pre_hook(self._stream(row)))
-            handles.append(layer.mlp.register_forward_hook(self._output("mlp_out", row)))
-            handles.append(layer.self_attn.register_forward_hook(self._output("attn_out", row)))
-            handles.append(layer.self_attn.o_proj.register_forward_pre_hook(self._input("head_out", row)))
-            if "attention" in self.arrays:
-                handles += self._pattern_hooks(layer.self_attn, row)
-        try:
+        with ExitStack() as block:
+
+            def add(handle) -> None:
+                block.callback(handle.remove)
+
+            add(self.model.model.norm.register_forward_pre_hook(self._stream(len(self.layers))))
+            for row, i in enumerate(self.layers):
+                layer: Any = self.model.model.layers[i]
+                add(layer.register_forward_pre_hook(self._stream(row)))
+                add(layer.mlp.register_forward_hook(self._output("mlp_out", row)))
+                add(layer.self_attn.register_forward_hook(self._output("attn_out", row)))
+                add(layer.self_attn.o_proj.register_forward_pre_hook(self._input("head_out", row)))
+            for i, layer in enumerate(self.model.model.layers):
+                layer.self_attn.attend = self._attend(i)  # hides the class's, until it is deleted
+                block.callback(delattr, layer.self_attn, "attend")
             yield
-        finally:
-            for h in handles:
-                h.remove()
 
     def _stream(self, row: int) -> Callable:
         return self._input("residual", row)
@@ -220,21 +225,10 @@ class Recorder:
     def _output(self, kind: str, row: int) -> Callable:
         return lambda module, args, out: self.keep(kind, row, out)
 
-    def _pattern_hooks(self, attention, row: int) -> list:
-        "Queries and keys are held until attention is done; then the pattern is computed from them"
-
-        def hold(name: str) -> Callable:
-            return lambda module, args, out: self.queries.__setitem__(name, out)
-
-        def pattern(module, args, out) -> None:
-            kept = torch.from_numpy(self.arrays["attention"][row])
-            attention_pattern(self.queries.pop("q"), self.queries.pop("k"), args[1], kept)
-
-        return [
-            attention.q_proj.register_forward_hook(hold("q")),
-            attention.k_proj.register_forward_hook(hold("k")),
-            attention.register_forward_hook(pattern),
-        ]
+    def _attend(self, layer: int) -> Callable:
+        wanted = "attention" in self.arrays and layer in self.layers
+        pattern = torch.from_numpy(self.arrays["attention"][self.layers.index(layer)]) if wanted else None
+        return lambda q, k, v: attend_keeping(q, k, v, pattern)
 
 # %% ../../nbs/08_explore/01_trace.ipynb #e7ace00e
 def trace(

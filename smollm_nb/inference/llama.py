@@ -24,7 +24,7 @@ from ..models.checkpoint import read_provenance, unused_tensors, validate, weigh
 
 # %% ../../nbs/03_inference/01_llama.ipynb #0c924124
 class RMSNorm(nn.Module):
-    "Scale to unit root mean square, then by a weight a channel"
+    "Scale to unit root mean square, then multiply each channel by its weight"
 
     def __init__(self, n: int, eps: float):
         super().__init__()
@@ -59,7 +59,7 @@ def rotate(
 
 # %% ../../nbs/03_inference/01_llama.ipynb #e131787c
 class KVCache:
-    "Keys and values of every layer for the positions read so far"
+    "Keys and values of every layer, each (layers, …, kv_heads, positions, head_dim); the caller checks positions"
 
     def __init__(self, config: LlamaConfig, positions: int, device, dtype, batch: tuple[int, ...] = ()):
         shape = (config.num_hidden_layers, *batch, config.num_key_value_heads, positions, config.head_dim)
@@ -89,7 +89,7 @@ def attend(
     *_, heads, n, _ = q.shape
     if n == t > 1:
         return _attend_whole(q, k, v)
-    # (…, kv_heads, group*n, head_dim): query heads of a group lie one after another
+    # (…, kv_heads, group*n, head_dim): the query heads that share a key/value head become rows of one matrix
     grouped = q.unflatten(-3, (kv, -1)).flatten(-3, -2)
     scores = (grouped @ k.transpose(-1, -2)).float() * d**-0.5  # (…, kv_heads, group*n, t)
     if n > 1:
@@ -99,7 +99,7 @@ def attend(
 
 
 def _attend_whole(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    "The same where nothing came before: PyTorch's fused kernel, which never holds all scores, is nearly twice as fast"
+    "The same where nothing came before, by PyTorch's fused kernel, which never holds all scores at once"
 
     def flat(x):
         return x.reshape(-1, *x.shape[-3:])
@@ -108,7 +108,7 @@ def _attend_whole(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 # %% ../../nbs/03_inference/01_llama.ipynb #9fd88a0f
 class Linear(nn.Linear):
-    "Weights as they are stored, arithmetic in the number format of what comes in"
+    "A matrix whose weights keep their stored dtype and are converted to that of the input"
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.dtype))
@@ -116,6 +116,8 @@ class Linear(nn.Linear):
 
 class Attention(nn.Module):
     "Grouped-query attention with rotary positions and a KV cache"
+
+    attend = staticmethod(attend)  # what mixes the values; an instance may have another that computes the same
 
     def __init__(self, c: LlamaConfig):
         super().__init__()
@@ -125,14 +127,19 @@ class Attention(nn.Module):
         self.o_proj = Linear(q, c.hidden_size, bias=False)
 
     def forward(
-        self, x: Tensor, rope, cache: KVCache, layer: int, pos: int
-    ) -> Tensor:  # (…, n, hidden) → (…, n, hidden)
+        self,
+        x: Tensor,  # (…, n, hidden)
+        rope,  # cos and sin of the new positions, each (n, head_dim)
+        cache: KVCache,  # the new keys and values are written to it
+        layer: int,  # which one of the cache
+        pos: int,  # of the first new token
+    ) -> Tensor:  # (…, n, hidden)
         def heads(y):
             return y.unflatten(-1, (-1, self.head_dim)).transpose(-3, -2)  # (…, heads, n, head_dim)
 
         q, k = rotate(heads(self.q_proj(x)), *rope), rotate(heads(self.k_proj(x)), *rope)
         k, v = cache.update(layer, pos, k, heads(self.v_proj(x)))
-        return self.o_proj(attend(q, k, v).transpose(-3, -2).flatten(-2))
+        return self.o_proj(self.attend(q, k, v).transpose(-3, -2).flatten(-2))
 
 # %% ../../nbs/03_inference/01_llama.ipynb #d913f9a5
 class MLP(nn.Module):
@@ -155,6 +162,7 @@ class Layer(nn.Module):
         self.input_layernorm, self.post_attention_layernorm = (RMSNorm(c.hidden_size, c.rms_norm_eps) for _ in range(2))
         self.self_attn, self.mlp = Attention(c), MLP(c)
 
+    # `where`: rope, cache, layer and pos, as `Attention` takes them
     def forward(self, x: Tensor, *where) -> Tensor:  # (…, n, hidden) → (…, n, hidden)
         x = x + self.self_attn(self.input_layernorm(x), *where)
         return x + self.mlp(self.post_attention_layernorm(x))
@@ -244,7 +252,7 @@ def read_model(
     "A checkpoint as a module, mapped from the file where device and dtype allow"
     folder = as_path("folder", folder)
     config, weights = LlamaConfig.from_folder(folder), read_weights(folder, device, dtype)
-    # a head of its own is refused
+    # `validate` has refused an lm_head.weight that differs from a tied embedding; an equal one is no surprise
     if unused := [n for n in unused_tensors(weights, config) if n != "lm_head.weight"]:
         more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
         warnings.warn(f"{folder}: the model does not use {', '.join(unused[:5])}{more}", stacklevel=2)
@@ -255,7 +263,7 @@ def read_model(
 
 # %% ../../nbs/03_inference/01_llama.ipynb #0aff2f25
 def return_memory() -> None:
-    "Hand freed memory back: the C library keeps it otherwise, as much as the whole model"
+    "Return freed memory to the system (Linux): `malloc` would keep it, as much as the whole model"
     gc.collect()
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
@@ -273,7 +281,7 @@ class _TorchState(SharedBackend):
     def __init__(
         self,
         model: Llama,  # on its device, with its dtype
-        context: int | None = None,  # positions of the cache; default: all that the model knows
+        context: int | None = None,  # positions of the cache; default: max_position_embeddings
         load_s: float = float("nan"),  # what loading took, seconds
         file_sha256: str = "",  # of the weights, where known
     ):
@@ -322,7 +330,7 @@ class TorchBackend(_TorchState):
     "A Llama in PyTorch with one KV cache"
 
     def prefill(self, ids, pos=0, on_progress=None):  # (n,) → (vocab,) float32 numpy
-        "Read a prompt in tiles; logits after its last token"
+        "Read a prompt in tiles; logits after its last token; raises `ParameterError` or `ContextOverflowError`"
         with self.lock, self._alone():
             ids = self._check(ids, pos)
             for i in range(0, len(ids), PREFILL_TILE):
@@ -344,19 +352,20 @@ class TorchBackend(_TorchState):
     def repeat(
         self,
         ids,  # (n,) all tokens that the cache is to hold
-        passes,  # (n,) for each the pass that reads it, as in the backend's `passes`
+        passes,  # (n,) for each id its pass (first position, number of tokens), as the backend's `passes` had it
         on_progress=None,  # called with (tokens read, of all) after each pass; may raise `Cancelled`
     ):  # → (vocab,) float32 numpy
-        "Read ids in given passes, but for those that the cache holds from just these; logits after the last to the bit"
+        "Restore a cache: read ids in given passes, but not what it still holds from them; the last logits to the bit"
         with self.lock, self._alone():
             ids, at = self._check(ids, 0), 0
-            most = min(len(ids) - 1, len(self.tokens))  # the last one is read in any case: its scores are wanted
+            most = min(len(ids) - 1, len(self.tokens))  # the last id is read in any case, for its logits
             while at < most and (self.tokens[at], self.passes[at]) == (ids[at], passes[at]):
                 at += 1
             while at < len(ids):
                 start, count = passes[at]
                 row = ids[start : start + count]
-                row += row[-1:] * (count - len(row))  # whatever stood here was cut off later
+                # the part of a pass that was cut later: any id will do, since only the number of ids counts
+                row += row[-1:] * (count - len(row))
                 x = self._forward(row, start)
                 while at < len(ids) and passes[at] == (start, count):
                     at += 1
@@ -383,7 +392,7 @@ def load(
     folder,  # a checkpoint folder
     device: str = "auto",  # "auto" takes cuda, then mps, then cpu
     dtype: str = "float32",  # "float32", "bfloat16" or "float16"
-    context: int | None = None,  # positions of the KV cache; default: all that the model knows
+    context: int | None = None,  # positions of the KV cache; default: max_position_embeddings
 ) -> TorchBackend:
     "Load a checkpoint, checked first; raises `CheckpointError`, `ConfigError` or `ParameterError`"
     start = time.perf_counter()

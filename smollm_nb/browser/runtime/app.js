@@ -154,7 +154,7 @@ async function openInside() {
   if (!$('inside').open) return null;
   inside ??= import('./inside.js').catch((e) => {
     inside = null;
-    fail(e);
+    showError(e);
     return null;
   });
   return inside;
