@@ -67,7 +67,7 @@ def test_a_person_asks_stops_and_looks(browser, server, artefacts):
     press(page, "Stop")
     n = int(re.search(r"stopped after (\d+)", wait_status(page, "^stopped after"))[1])
     assert n > 5
-    assert page.locator(".lab-token").count() == n
+    expect(page.locator(".lab-token")).to_have_count(n)
     # once more: as far as it went, not as far as the slider allows
     press(page, "Replay")
     wait_status(page, f"^{n} tokens: as far as it went before")

@@ -62,6 +62,19 @@ export function ticks(low, high, n = 4) {
   return out;
 }
 
+/** Tokens and their probabilities, each with a bar. `format` writes a probability, `kind` is a further class. */
+export function probabilityBars(title, rows, format = percent, kind = "") {
+  const line = ([name, p]) =>
+    h(
+      "tr",
+      null,
+      h("td", { class: "lab-piece" }, visible(name)),
+      h("td", { class: "lab-bar" }, h("span", { style: `width:${(100 * p).toFixed(1)}%` })),
+      h("td", { class: "lab-num" }, format(p)),
+    );
+  return h("div", null, h("h4", null, title), h("table", { class: `lab-table ${kind}` }, rows.map(line)));
+}
+
 /** One figure: its name, its value, its unit. */
 export function tile(name, value, unit = "") {
   return h(

@@ -1,23 +1,10 @@
 // Two models on one prompt: the reference's answer token by token, how far the candidate is at each, and why.
 // State is in traits alone.
-import { caption, h, newId, percent, short, tile, visible } from "./common.js";
+import { caption, h, newId, probabilityBars, short, tile, visible } from "./common.js";
 import { chart, latencyChart } from "./chart.js";
 import { shell } from "./shell.js";
 
 const heading = (text) => h("h4", null, text);
-
-/** The likeliest tokens of one model, each with a bar. */
-function bars(title, rows) {
-  const line = ([name, p]) =>
-    h(
-      "tr",
-      null,
-      h("td", { class: "lab-piece" }, visible(name)),
-      h("td", { class: "lab-bar" }, h("span", { style: `width:${(100 * p).toFixed(1)}%` })),
-      h("td", { class: "lab-num" }, percent(p)),
-    );
-  return h("div", null, heading(title), h("table", { class: "lab-table" }, rows.map(line)));
-}
 
 /** The parts of the candidate that make it choose another token. */
 function reasons(blame) {
@@ -99,7 +86,8 @@ function render({ model, el }) {
       h("span", null, `KL ${short(row[2])} nats`),
     );
     const about = blame.step === now ? reasons(blame) : "";
-    detail.replaceChildren(title, h("div", { class: "lab-charts" }, bars(a, row[5]), bars(b, row[6])), about);
+    const bars = h("div", { class: "lab-charts" }, probabilityBars(a, row[5]), probabilityBars(b, row[6]));
+    detail.replaceChildren(title, bars, about);
   };
   const choose = (i) => {
     if (!model.get("rows")[i]) return;

@@ -1,6 +1,6 @@
 // What a model does inside: the lens of every layer, attention, heads, what speaks for a token, answers without parts.
 // All numbers of a prompt are here, so pointing and choosing need no kernel; only switching parts off does.
-import { caption, h, newId, percent, short, visible } from "./common.js";
+import { caption, h, newId, percent, probabilityBars, short, visible } from "./common.js";
 import { shell } from "./shell.js";
 import { tabList } from "./tabs.js";
 
@@ -144,18 +144,7 @@ function lensTable(title, point, choose) {
   return { node, frame, show, mark, changed, place };
 }
 
-/** Texts with a bar each. */
-function bars(title, rows) {
-  const line = ([name, p]) =>
-    h(
-      "tr",
-      null,
-      h("td", { class: "lab-piece" }, visible(name)),
-      h("td", { class: "lab-bar" }, h("span", { style: `width:${(100 * p).toFixed(1)}%` })),
-      h("td", { class: "lab-num" }, chance(p)),
-    );
-  return h("div", null, h("h4", null, title), h("table", { class: "lab-table lab-likely" }, rows.map(line)));
-}
+const bars = (title, rows) => probabilityBars(title, rows, chance, "lab-likely");
 
 const MAPS = new Map([
   ["added", "adds"],
