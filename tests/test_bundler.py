@@ -115,16 +115,23 @@ if __name__ == "__main__":  # make types
         (RUNTIME / "smollm.d.ts").write_text(declarations(install(Path(d)), Path(d)), encoding="utf-8")
 
 
-def imported(module: str, seen: set[str]) -> set[str]:
-    "The modules of the runtime that a module imports when it starts, and those that they import"
-    for name in re.findall(r"^(?:import|export)\b[^;]*?from '\./([^']+)'", (RUNTIME / module).read_text(), re.M):
-        if name not in seen:
-            seen.add(name)
-            imported(name, seen)
-    return seen
+def imports(module: str) -> list[str]:
+    "The modules of the runtime that a module imports when it starts, by path from the folder of the runtime"
+    return re.findall(
+        r"^(?:import|export\b.* from|\} from|import\b.* from) '\./([^']+)'", (RUNTIME / module).read_text(), re.M
+    )
 
 
-def test_the_page_asks_for_all_of_its_modules_at_once():
+def all_imports(module: str, seen: frozenset[str] = frozenset()) -> set[str]:
+    "These, and those that they import"
+    found = set(imports(module)) - seen
+    inner = [all_imports(name, seen | found) for name in found if not name.startswith("vendor/")]
+    return found.union(*inner)
+
+
+def test_all_modules_are_asked_for_at_once():
     "One round trip to a distant host, not one for each level of imports"
     page = (RUNTIME / "index.html").read_text()
-    assert set(re.findall(r'rel="modulepreload" href="([^"]+)"', page)) == imported("app.js", set())
+    assert set(re.findall(r'rel="modulepreload" href="([^"]+)"', page)) == all_imports("app.js")
+    for worker in ("worker.js", "loader.js", "compute.js"):
+        assert set(imports(worker)) == all_imports(worker), worker

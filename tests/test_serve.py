@@ -327,6 +327,19 @@ def test_one_connection_serves_many_requests(server):
             r.read()
 
 
+def test_the_body_does_not_wait_for_an_acknowledgement_of_the_head(server, monkeypatch):
+    "Two writes: joined by Nagle's algorithm, the second may wait 40 ms"
+    seen, get = [], Handler.do_GET
+
+    def do_get(self):
+        seen.append(self.connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        get(self)
+
+    monkeypatch.setattr(Handler, "do_GET", do_get)
+    assert ask(server)[0] == 200
+    assert seen and all(seen)
+
+
 def test_a_body_is_not_taken_for_the_next_request(server):
     inner = b"GET /app.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
     out = raw(server, b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner)

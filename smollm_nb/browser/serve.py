@@ -215,6 +215,8 @@ class _Answering(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     default_request_version = "HTTP/1.0"  # of a first line that states none
     timeout = 60  # seconds that a connection may take nothing of an answer
+    # head and body are two writes: joined by the system they would wait 40 ms for the browser's acknowledgement
+    disable_nagle_algorithm = True
     server: "BundleServer"
 
     def answer(self, code: int, headers: dict[str, str]) -> None:

@@ -5,6 +5,9 @@
 import { toPlain } from './errors.js';
 import { Store } from './store.js';
 
+import './manifest.js'; // what the store imports, asked for at once
+import './sha256.js';
+
 const LANES = 2; // chunks on the way at once: one is fetched while another is inflated
 const PROGRESS_BYTES = 1 << 18; // progress is reported in steps of this
 // after that each chunk is kept as it comes, so that a second try goes on from there; a faster load keeps them when it

@@ -7,6 +7,19 @@ import { generate, readOptions } from './generate.js';
 import { helperLost, tick } from './helpers.js';
 import { load } from './load.js';
 
+// what these import, so that one round trip brings all of it and not one for each level of imports
+import './kernel.js';
+import './lens.js';
+import './manifest.js';
+import './model.js';
+import './q4.js';
+import './sha256.js';
+import './store.js';
+import './text.js';
+import './variants.js';
+import './vendor/jinja.js';
+import './vendor/tokenizers.js';
+
 /**
  * @type {{model: import('./model.js').Model, tokenizer: import('./text.js').Tokenizer, info: any, keep: () =>
  *   Promise<any>}}
