@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from smollm_nb.core import SmolLMError, TokenizerError
 from smollm_nb.models.tiny import tiny_tokenizer
-from smollm_nb.text.chat import encode_chat, render
+from smollm_nb.text.chat import encode_chat, encode_turns, render
 from smollm_nb.text.template import compiled, run_template
 from smollm_nb.text.template_text import Budget, literal, own_of
 from smollm_nb.text.tokenizer import SmolLMTokenizer
@@ -248,3 +248,27 @@ def test_a_control_token_in_other_letters():
     assert encode_chat(ours, [dict(role="user", content="<END> <end> <eN")]).count(end) == 1
     assert end not in ours.encode("<END>")
     assert ours.encode("<END>", special=True) == [end]
+
+
+def test_whose_tokens_they_are():
+    "In twenty families: the same ids as `encode_chat`, and the tokens of a message hold its words"
+    tok, words = tiny_tokenizer(), ["Be brief.", "What is 1?", "one one", "And 2?", "two<|im_end|> 👍"]
+    roles = ("system", "user", "assistant", "user", "assistant")
+    found = dict.fromkeys(FAMILIES, 0)
+    for name, source in FAMILIES.items():
+        t = SmolLMTokenizer(tok, dict(chat_template=source) | SPECIAL)
+        for first in (0, 1):  # with a system message, and with the one that the template may add
+            talk = [dict(role=r, content=w) for r, w in zip(roles[first:], words[first:])]
+            try:
+                want = encode_chat(t, talk, add_generation_prompt=False)
+            except TokenizerError:
+                continue  # a template without system messages
+            ids, whose = encode_turns(t, talk)
+            assert ids == want, name
+            for i, m in enumerate(talk):
+                if m["role"] == "assistant":
+                    said = t.decode([d for d, w in zip(ids, whose) if w == i])
+                    assert m["content"].casefold() in said.casefold(), (name, said)  # one template capitalizes
+                    assert len(said) <= len(m["content"]) + 2, (name, said)  # a token may join the template's words
+                    found[name] += 1
+    assert all(found.values()), found
