@@ -459,6 +459,10 @@ class _CheckedVocabulary(_Vocabulary):
         token = self._tok.id_to_token(max(ids))
         raise TokenizerError(f"the token {token!r} has the id {max(ids)}, and the embedding only {self._rows} rows")
 
+    def unspelled(self, text: str) -> list[str]:
+        "The characters that no token spells: they are lost in the ids"
+        return self._encoder.lost(text)
+
     def _check_text(self, text: str) -> None:
         "Refuse what is no text, warn about what cannot be spelled"
         if not isinstance(text, str):
@@ -469,7 +473,7 @@ class _CheckedVocabulary(_Vocabulary):
             where = f"U+{ord(text[e.start]):04X} at character {e.start}"
             message = f"text holds half a surrogate pair ({where}): it was cut or decoded wrongly before"
             raise TokenizerError(message) from None
-        if lost := self._encoder.lost(text):
+        if lost := self.unspelled(text):
             names = ", ".join(f"U+{ord(c):04X}" for c in lost[:5])
             warnings.warn(f"no token spells {names}: left out of the ids", LossyTextWarning, stacklevel=3)
 
