@@ -381,7 +381,8 @@ def _as_pair(d: dict[str, Any], prompt: str | None, answer: str | None) -> list[
         words.append(_as_words(d["input"], "input", bool(prompt)))
     if not words or not answer:
         missing, names = ("answer", _ANSWER) if words else ("prompt", _PROMPT)
-        raise _Bad(missing, "is missing", f"name it {' or '.join(names)}; known fields are {', '.join(_FIELDS)}")
+        has = f"the record has {', '.join(map(repr, list(d)[:5]))}" if d else "the record is empty"
+        raise _Bad(missing, f"is missing ({has})", f"name it {', '.join(names[:-1])} or {names[-1]}")
     system = _as_words(d.get("system", ""), "system", True)
     said = _as_words(d[answer], answer)
     turns = [("system", system)] if system.strip() else []
@@ -529,7 +530,7 @@ def encode_record(
         what = f"cannot be encoded ({e})"
         raise DataError([Problem(record.where, record.line, name, what, "change the words, or leave it out")]) from None
 
-# %% ../../nbs/09_tune/01_data.ipynb #7a9e0025
+# %% ../../nbs/09_tune/01_data.ipynb #7a9e0027
 PASSAGE = 13  # words in a row that two parts should not share
 LeftOut = dict[str, list[Problem]]  # "wrong", "too long", "duplicate" or "overlap" → one problem for each example
 
@@ -585,7 +586,7 @@ def _shared_passages(train: list[Record], held_out: list[Record]) -> list[str]:
             shared.append(f"{r.where} with {min(first[p] for p in found)}")
     return shared
 
-# %% ../../nbs/09_tune/01_data.ipynb #7a9e0027
+# %% ../../nbs/09_tune/01_data.ipynb #7a9e0029
 def _windows(e: Example, context: int) -> list[Example]:
     "A long text as several examples"
     n = e.tokens
@@ -625,7 +626,7 @@ def _encode_all(
         on_progress("tokenize", len(records), len(records))
     return examples
 
-# %% ../../nbs/09_tune/01_data.ipynb #7a9e0029
+# %% ../../nbs/09_tune/01_data.ipynb #7a9e002b
 def split(
     examples: list[Example],
     count: int,  # how many are held out, about: examples with one prompt stay together
@@ -646,7 +647,7 @@ def split(
         [e for e in examples if e.record.question in held],
     )
 
-# %% ../../nbs/09_tune/01_data.ipynb #7a9e002c
+# %% ../../nbs/09_tune/01_data.ipynb #7a9e002e
 @dataclass(repr=False)
 class _Counts:
     "What became of the examples, in numbers and lists"
@@ -701,7 +702,7 @@ class _Counts:
                 lines.append(f"{name}: {len(problems) - most:,} more in .left_out[{name!r}]")
         return lines + [f"note: {n}" for n in self.notes]
 
-# %% ../../nbs/09_tune/01_data.ipynb #7a9e002e
+# %% ../../nbs/09_tune/01_data.ipynb #7a9e0030
 class DataReport(_Counts):
     "What became of the examples"
 
@@ -716,9 +717,9 @@ class DataReport(_Counts):
         remarks = (tuple(line.split(": ", 1)) for line in self.remarks())
         return markdown_table([*self.rows(), *((name, words) for name, words in remarks)])
 
-# %% ../../nbs/09_tune/01_data.ipynb #7a9e0030
-_STYLE = "border-radius:3px;box-shadow:inset 0 0 0 .5px rgba(128,128,128,.5);white-space:pre-wrap;"
-_TRAINED = _STYLE + "background:rgba(46,160,67,.35)"
+# %% ../../nbs/09_tune/01_data.ipynb #7a9e0032
+_TOKEN = "border-left:1px solid rgba(128,128,128,.4)"
+_TRAINED = _TOKEN + ";background:rgba(46,160,67,.35)"
 
 
 class Preview:
@@ -756,16 +757,16 @@ class Preview:
             ids = e.ids[: self.limit].tolist()
             spans = "".join(map(self._span, ids, self.tokenizer.pieces(ids), (e.labels != IGNORED).tolist()))
             title = html.escape(self._title(e))
-            parts.append(f"<p><b>{title}</b></p><div style='font-family:monospace;line-height:1.7'>{spans}</div>")
-        legend = f"<span style='{_TRAINED}'>trained on</span> <span style='{_STYLE}'>only read</span>"
+            parts.append(f"<p><b>{title}</b></p><div style='font-family:monospace;white-space:pre-wrap'>{spans}</div>")
+        legend = f"<span style='{_TRAINED}'>trained on</span> <span style='{_TOKEN}'>only read</span>"
         return f"<div>{legend}{''.join(parts)}</div>"
 
     def _span(self, id: int, piece: str, trained: bool) -> str:
         "One token"
-        words = html.escape(piece).replace("\n", "↵<br>")
-        return f"<span title='{id}' style='{_TRAINED if trained else _STYLE}'>{words}</span>"
+        words = html.escape(piece).replace("\n", "↵\n")
+        return f"<span title='{id}' style='{_TRAINED if trained else _TOKEN}'>{words}</span>"
 
-# %% ../../nbs/09_tune/01_data.ipynb #7a9e0032
+# %% ../../nbs/09_tune/01_data.ipynb #7a9e0034
 @dataclass(repr=False)
 class TrainingData:
     "Examples for training and a held-out part"
@@ -797,6 +798,12 @@ def _digest(records: list[Record]) -> str:
     return h.hexdigest()
 
 
+def _count(n: int, noun: str, verb: str) -> str:
+    "A number of things and what they do; `verb` as for several"
+    one = dict(have="has", are="is", do="does").get(verb, verb + "s")
+    return f"{n:,} {noun}s {verb}" if n > 1 else f"{n} {noun} {one}"
+
+
 def _notes(tokenizer: SmolLMTokenizer, train: list[Example], held_out: list[Example]) -> list[str]:
     "What is used and worth a look"
     both, notes = train + held_out, []
@@ -805,23 +812,28 @@ def _notes(tokenizer: SmolLMTokenizer, train: list[Example], held_out: list[Exam
         if e.record.messages:
             answers.setdefault(e.record.question, {}).setdefault(e.record.answer, e.record.where)
     if several := [" and ".join(list(a.values())[:2]) for a in answers.values() if len(a) > 1]:
-        notes.append(f"{len(several):,} prompts have several answers: {_named(several)}")
+        notes.append(_count(len(several), "prompt", "have") + f" several answers: {_named(several)}")
     if not tokenizer.chat_templates and any(e.record.messages for e in both):
         notes.append("the model has no chat template: each answer stands directly behind its prompt")
     if endless := [e.record.where for e in both if not e.ends]:
-        notes.append(f"{len(endless):,} examples train no end token, so the model may not stop: {_named(endless)}")
+        notes.append(
+            _count(len(endless), "example", "train") + f" no end token, so the model may not stop: {_named(endless)}"
+        )
     if other := [e.record.where for e in both if not e.prompted]:
-        notes.append(f"{len(other):,} answers do not follow the prompt that generation builds: {_named(other)}")
+        notes.append(
+            _count(len(other), "answer", "do") + f" not follow the prompt that generation builds: {_named(other)}"
+        )
     windows = Counter(e.record.where for e in both)
     if long := [f"{where} into {n}" for where, n in windows.items() if n > 1]:
-        notes.append(f"{len(long):,} texts are split into windows: {_named(long)}")
+        notes.append(_count(len(long), "text", "are") + f" split into windows: {_named(long)}")
     if shared := _shared_passages([e.record for e in train], [e.record for e in held_out]):
         notes.append(
-            f"{len(shared):,} held-out examples share {PASSAGE} words in a row with training: {_named(shared)}"
+            _count(len(shared), "held-out example", "share")
+            + f" {PASSAGE} words in a row with training: {_named(shared)}"
         )
     return notes
 
-# %% ../../nbs/09_tune/01_data.ipynb #7a9e0034
+# %% ../../nbs/09_tune/01_data.ipynb #7a9e0036
 def _held_out_apart(held_out: Any) -> bool:
     "Whether the held-out part is data of its own; raises `ParameterError` for a number out of range"
     if isinstance(held_out, (bool, type(None))):
@@ -853,7 +865,7 @@ def _read_parts(
         records, apart = _first_of_each(records, left_out), _first_of_each(apart, left_out)
     return _not_held_out(records, apart, left_out), apart
 
-# %% ../../nbs/09_tune/01_data.ipynb #7a9e0035
+# %% ../../nbs/09_tune/01_data.ipynb #7a9e0037
 def load_data(
     data: Data,  # a file, records, pairs, texts or a data frame
     tokenizer: SmolLMTokenizer,
@@ -894,7 +906,7 @@ def load_data(
         train, held = split(train, count, seed)
     return TrainingData(tokenizer, train, held, _report(data, tokenizer, train, held, found, context, seed, left_out))
 
-# %% ../../nbs/09_tune/01_data.ipynb #7a9e0036
+# %% ../../nbs/09_tune/01_data.ipynb #7a9e0038
 def _report(
     data: Data,
     tokenizer: SmolLMTokenizer,
