@@ -347,10 +347,10 @@ class _PlacedEncoder(_Encoder):
 
     def _places(self, text: str, special: bool, continued: bool) -> list[Place]:
         e, skipped, lead = self.reading(text, special, continued)
-        places, before = [], 0
-        starts = [max(a - lead, 0) for a, _ in e.offsets] + [len(text)]
-        for k, id in enumerate(e.ids[skipped:], skipped):
-            start, end = min(starts[k], before), max(e.offsets[k][1] - lead, 0)
+        ranges, places, before = e.offsets[skipped:], [], 0  # the library makes this list anew at each look
+        starts = [max(a - lead, 0) for a, _ in ranges] + [len(text)]
+        for k, id in enumerate(e.ids[skipped:]):
+            start, end = min(starts[k], before), max(ranges[k][1] - lead, 0)
             if starts[k] >= end:
                 end = max(end, starts[k + 1])
             places.append((id, start, end))
