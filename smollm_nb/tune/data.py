@@ -457,6 +457,11 @@ class Example:
         "How many of them are trained on; the first token is never predicted"
         return int((self.labels[1:] != IGNORED).sum())
 
+    @property
+    def pair(self) -> tuple[np.ndarray, np.ndarray]:
+        "Ids and labels, as training takes them"
+        return self.ids, self.labels
+
     def __repr__(self) -> str:
         return f"Example({self.record.where}, {self.tokens} tokens, {self.trained} trained)"
 
@@ -523,7 +528,10 @@ def encode_record(
             names = ", ".join(f"U+{ord(c):04X}" for c in lost[:5])
             raise _Bad(name, f"no token spells {names}", "remove it")
         plain = record.kind == "text" or (record.kind == "prompt" and not tokenizer.chat_templates)
-        return _plain_example(tokenizer, record) if plain else _chat_example(tokenizer, record)
+        e = _plain_example(tokenizer, record) if plain else _chat_example(tokenizer, record)
+        if not e.trained:
+            raise _Bad(name, "holds a single token, and the first one is never predicted", "leave it out")
+        return e
     except _Bad as e:
         raise DataError([Problem(record.where, record.line, *e.args)]) from None
     except (TokenizerError, ParameterError) as e:
@@ -588,10 +596,13 @@ def _shared_passages(train: list[Record], held_out: list[Record]) -> list[str]:
 
 # %% ../../nbs/09_tune/01_data.ipynb #7a9e0029
 def _windows(e: Example, context: int) -> list[Example]:
-    "A long text as several examples"
-    n = e.tokens
-    cuts = [slice(a, min(a + context, n)) for a in range(0, n, context)]
-    return [Example(e.ids[c], e.labels[c], e.record, e.ends or c.stop < n) for c in cuts]
+    "A long text as several examples of about one size"
+    last = e.tokens - 1
+    count = -(-last // (context - 1))
+    cuts = [last * k // count for k in range(count + 1)]
+    # each begins with the last token of the one before, which is only read: so every token is predicted once
+    windows = [slice(a, b + 1) for a, b in zip(cuts, cuts[1:])]
+    return [Example(e.ids[w], e.labels[w], e.record, e.ends or w.stop <= last) for w in windows]
 
 
 def _encode_all(
