@@ -2,16 +2,20 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 import tracemalloc
 
 import pytest
+from chat_cases import FAMILIES, SPECIAL
+from tokenizers import AddedToken
 
 from smollm_nb.core import SmolLMError
-from smollm_nb.models.tiny import write_tiny
+from smollm_nb.models.tiny import tiny_tokenizer, write_tiny
+from smollm_nb.text.chat import encode_chat
 from smollm_nb.text.tokenizer import SmolLMTokenizer
-from smollm_nb.tune.data import IGNORED, load_data
+from smollm_nb.tune.data import IGNORED, encode_record, load_data
 from smollm_nb.tune.records import read_records
 
 LINES = b"""{"prompt": "a b", "answer": "c"}
@@ -98,3 +102,25 @@ def test_a_line_without_end_takes_no_memory(tmp_path):
 def test_needs_no_torch():
     code = "import sys, smollm_nb.tune.data; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_families_train_on_answers_alone(tmp_path):
+    "Twenty templates, their special tokens known: the words of the answers, each with an end token, and nothing else"
+    talk = [("user", "What is 1?"), ("assistant", "one one"), ("user", "And 2?<|end|>"), ("assistant", "two 👍")]
+    record = read_records([dict(messages=[dict(role=r, content=c) for r, c in talk])])[0][0]
+    endless = set()
+    for name, source in FAMILIES.items():
+        tokens = tiny_tokenizer()
+        marks = sorted(set(re.findall(r"<[|/]?\w+\|?>|\[/?INST\]", source)))
+        tokens.add_tokens([AddedToken(m, special=True) for m in marks])
+        tokenizer = SmolLMTokenizer(tokens, dict(chat_template=source) | SPECIAL)
+        e = encode_record(tokenizer, record)
+        assert e.ids.tolist() == encode_chat(tokenizer, record.messages, add_generation_prompt=False)
+        trained = [i for i in e.labels.tolist() if i != IGNORED]
+        ends = [i for i in trained if i in tokenizer.special_ids.values()]
+        words = tokenizer.decode([i for i in trained if i not in ends])
+        assert "".join(words.casefold().split()) == "oneonetwo👍", (name, words)
+        assert e.ends == (len(ends) == 2), (name, ends)
+        if not e.ends:
+            endless.add(name)
+    assert endless == {"alpaca", "functionary", "glm"}, "these end an answer by the next turn, or not at all"

@@ -48,7 +48,7 @@ class Example:
     labels: np.ndarray  # (n,) int32: the id where it is trained on, `IGNORED` elsewhere; not shifted
     record: Record  # its words
     ends: bool = True  # whether an end token is trained on after each answer
-    prompted: bool = True  # whether the prompt that generation builds stands before the last answer, token for token
+    prompted: bool = True  # whether before each answer stands what generation would put there, token for token
 
     @property
     def tokens(self) -> int:
@@ -102,10 +102,8 @@ def _chat_example(tokenizer: SmolLMTokenizer, record: Record) -> Example:
             trained[last + 1 : end + 1] = [True] * (end - last)
         elif ids[last] not in special:
             ends = False
-    prompt = encode_chat(tokenizer, record.prompt)
-    return _example(
-        ids, trained, record, ends, ids[: len(prompt)] == prompt and whose.index(answers[-1]) == len(prompt)
-    )
+    prompts = [(whose.index(i), encode_chat(tokenizer, record.messages[:i])) for i in answers]
+    return _example(ids, trained, record, ends, all(ids[:first] == prompt for first, prompt in prompts))
 
 
 def _plain_example(tokenizer: SmolLMTokenizer, record: Record) -> Example:
@@ -434,8 +432,9 @@ def _notes(tokenizer: SmolLMTokenizer, train: list[Example], held_out: list[Exam
             _count(len(endless), "example", "train") + f" no end token, so the model may not stop: {_named(endless)}"
         )
     if other := [e.record.where for e in both if not e.prompted]:
+        why = "white space begins an answer, or the template writes more than the prompt of a generation has"
         notes.append(
-            _count(len(other), "answer", "do") + f" not follow the prompt that generation builds: {_named(other)}"
+            f"before {_count(len(other), 'answer', 'stand')} other tokens than at use ({why}): {_named(other)}"
         )
     windows = Counter(e.record.where for e in both)
     if long := [f"{where} into {n}" for where, n in windows.items() if n > 1]:
