@@ -30,6 +30,7 @@ from smollm_nb.core import (
     as_int,
     as_number,
     as_type,
+    checked_names,
     markdown_table,
 )
 from ..text.chat import encode_chat, encode_turns
@@ -100,7 +101,7 @@ def _chat_example(tokenizer: SmolLMTokenizer, record: Record) -> Example:
                 break  # other words of the template: there is no end token
         if end > last and ids[end] in special:
             trained[last + 1 : end + 1] = [True] * (end - last)
-        elif ids[last] not in special:
+        else:
             ends = False
     prompts = [(whose.index(i), encode_chat(tokenizer, record.messages[:i])) for i in answers]
     return _example(ids, trained, record, ends, all(ids[:first] == prompt for first, prompt in prompts))
@@ -234,7 +235,7 @@ def _encode_all(
                 "shorten it, or take too_long='split'" if r.kind == "text" else "shorten it, or take a longer context"
             )
             left_out["too long"].append(Problem(r.where, r.line, "", what, way_out))
-    if on_progress:
+    if on_progress and records:
         on_progress("tokenize", len(records), len(records))
     return examples
 
@@ -479,6 +480,7 @@ def _read_parts(
     return _not_held_out(records, apart, left_out), apart
 
 # %% ../../nbs/09_tune/01_data.ipynb #7a9e0020
+@checked_names
 def load_data(
     data: Data,  # a file, records, pairs, texts or a data frame
     tokenizer: SmolLMTokenizer,
