@@ -116,3 +116,16 @@ def test_resume_says_what_differs(tmp_path):
             Training.resume(trainable(folder), data, [], folder / "run")
     finally:
         torch.set_num_threads(before)
+
+
+def test_nothing_held_out(tmp_path, monkeypatch):
+    "The last step is the one that is kept; a checkpoint of another version of the program is refused"
+    folder = write_tiny(tmp_path / "model")
+    data = examples(8, 0)
+    result = Training(trainable(folder), data, settings=SETTINGS, folder=folder / "run").run()
+    assert result["best_step"] == result["steps"] == len(result["losses"])
+    assert (result["loss_before"], result["loss_after"]) == (result["losses"][0], result["losses"][-1])
+    assert not (folder / "run" / BEST).exists()
+    monkeypatch.setattr("smollm_nb.tune.training.VERSION", 2)
+    with pytest.raises(ParameterError, match="another version"):
+        Training.resume(trainable(folder), data, [], folder / "run")
