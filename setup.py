@@ -83,7 +83,10 @@ setup(
         ]
     },
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require={
+        "tune": cfg["tune_requirements"].split(),
+        "dev": [*cfg["dev_requirements"].split(), *cfg["tune_requirements"].split()],
+    },
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],
