@@ -16,6 +16,7 @@ What most people touch (each is imported when it is first used, so that `import 
     quantize           a checkpoint to four or eight bits a weight (SmolLMQuantizer: the same as a class)
     evaluate           what a quantized model costs: KL divergence, top-1 agreement, perplexity
     export             a folder that runs the model in any browser
+    finetune           a model of your own from a file of examples
     trace              one forward pass that keeps what the model computes: the way to look inside
     benchmark          speed and memory, beside llama.cpp and others
     PromptPanel, CompareView, XRay, QuantExplorer, BrowserRunner, BenchDashboard
@@ -24,8 +25,8 @@ What most people touch (each is imported when it is first used, so that `import 
 The rooms, in the order in which they import each other: `models` (from a name to a checked folder), `text` (tokens and
 conversations), `inference` (the readable Llama and the generation loop), `fidelity` (what a change costs), `quant`
 (four bits a weight), `engine` (the C kernel), `browser` (the exported folder), `explore` (what is inside a model),
-`api` (`Model`), `bench`, `plots`, `lab` (JupyterLab), `cli` (the `smollm` command). ARCHITECTURE.md shows how they fit
-together.
+`tune` (a model of your own), `api` (`Model`), `bench`, `plots`, `lab` (JupyterLab), `cli` (the `smollm` command).
+ARCHITECTURE.md shows how they fit together.
 """
 
 __version__ = "0.1.0"
@@ -51,6 +52,7 @@ _EXPORTS = {  # name → the module that it is imported from when it is first us
     "SmolLMQuantizer": "quant.recipes",
     "evaluate": "fidelity.evaluate",
     "export": "browser.bundle",
+    "finetune": "tune.finetune",
     "trace": "explore.trace",
     "benchmark": "bench.suite",
     "PromptPanel": "lab.prompt_panel",

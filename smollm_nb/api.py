@@ -10,7 +10,7 @@ __all__ = ['DEFAULT_MODEL', 'BACKENDS', 'OPTIONS', 'SOURCES', 'DTYPES', 'EVALUAT
 import contextlib
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from smollm_nb.explore.interventions import Ablation, Patch, PatchMap
     from smollm_nb.explore.lens import Attribution, Lens
     from smollm_nb.explore.trace import Trace
+    from smollm_nb.tune.outcome import TuneReport
+    from smollm_nb.tune.training import Progress
 
 # %% ../nbs/10_api.ipynb #a8c0f492
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
@@ -529,8 +531,44 @@ class _ChangeableModel(_ExplorableModel):
         self._need_load()
         return patch_map(self.backend, self.tokenizer, source, target, kind, answers)
 
+# %% ../nbs/10_api.ipynb #e9ab0002
+class _TunableModel(_ChangeableModel):
+    "A model of one's own from examples"
+
+    @checked_names
+    def tune(
+        self,
+        data,  # a file of examples (JSONL, JSON, CSV or text), records, pairs, or a `TrainingData`
+        output,  # folder of the tuned checkpoint, made or replaced
+        lora: int | None = 16,  # rank of an adapter (needs the extra `tune`); None learns all weights
+        epochs: int | None = None,  # default: what suits the method, as for `lr`
+        lr: float | None = None,  # peak of the learning rate
+        length: int | None = None,  # tokens of a row, and of the longest example; default: what the data need
+        rows: int | None = None,  # of a step
+        seed: int = 0,
+        held_out: Any = 0.1,  # share of the examples that is not trained on, how many, or data of its own
+        answers: int = 12,  # held-out prompts that are answered before and after
+        patience: int | None = None,  # readings of the held-out loss without progress after which training ends
+        dtype: str = "auto",  # "float32", "bfloat16", or the faster one
+        on_step: "Callable[[Progress], object] | None" = None,  # called after each step; may raise `Cancelled`
+        on_progress: OnProgress | None = None,  # called with (stage, done, total); may raise `Cancelled`
+    ) -> "TuneReport":
+        "Tune this checkpoint; what was cut short goes on; raises `DataError`, `ParameterError`, `StorageError`"
+        from smollm_nb.tune.finetune import finetune
+
+        how: dict[str, Any] = dict(lora=lora, epochs=epochs, lr=lr, length=length, rows=rows, seed=seed)
+        how |= dict(held_out=held_out, answers=answers, patience=patience, dtype=dtype)
+        return finetune(self._checkpoint(), data, output, on_step=on_step, on_progress=on_progress, **how)
+
+    def _checkpoint(self) -> Path:
+        "The checkpoint folder; raises `ParameterError` for a file that is quantized"
+        path = self.path or quantized_file(self.name) or self._fetch()
+        if path.is_file():
+            raise ParameterError(f"{path} is quantized already; take its checkpoint instead")
+        return path
+
 # %% ../nbs/10_api.ipynb #3b4b6501
-class Model(_ChangeableModel):
+class Model(_TunableModel):
     "A language model by name, folder or file; `load` before use, `close` after"
 
     def quantize(
@@ -561,13 +599,6 @@ class Model(_ChangeableModel):
                 f"{self.name} is a checkpoint, and browsers run quantized files: call .quantize() first"
             )
         return export(self.path, folder, on_progress=on_progress)
-
-    def _checkpoint(self) -> Path:
-        "The checkpoint folder; raises `ParameterError` for a file that is quantized"
-        path = self.path or quantized_file(self.name) or self._fetch()
-        if path.is_file():
-            raise ParameterError(f"{path} is quantized already; quantize its checkpoint instead")
-        return path
 
 # %% ../nbs/10_api.ipynb #187390c9
 def load_smollm_135m(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'Json', 'ModelName', 'Revision', 'BackendOption', 'Threads', 'SourceOption', 'PeersOption', 'BrowserOption',
            'Source', 'BackendName', 'Overflow', 'download', 'validate', 'tokenize', 'registry', 'info', 'generate',
-           'Bits', 'quantize', 'eval', 'export_wasm', 'serve', 'demo', 'bench', 'main']
+           'Bits', 'quantize', 'eval', 'tune', 'export_wasm', 'serve', 'demo', 'bench', 'main']
 
 # %% ../../nbs/16_cli/03_commands.ipynb #d28766b1
 import contextlib
@@ -502,6 +502,87 @@ def eval(
     if not json:
         print(result)
     return result.to_dict()
+
+# %% ../../nbs/16_cli/03_commands.ipynb #e9ab1001
+@_command(
+    "smollm tune --data letters.jsonl --output dist/letters",
+    "smollm tune --model SmolLM2-135M-Instruct --data letters.csv --output dist/letters --full --epochs 2",
+    "smollm tune --data letters.jsonl --output dist/letters --recipe small --json",
+)
+def tune(
+    data: Annotated[
+        Path, typer.Option(help="Examples: JSONL, JSON or CSV of prompt and answer, chats (messages), or plain text.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder of the tuned checkpoint.")],
+    model: Annotated[
+        str, typer.Option(help="What is tuned: checkpoint folder, GGUF file, registry name or hub id.")
+    ] = DEFAULT_MODEL,
+    lora: Annotated[
+        Optional[int],
+        typer.Option(min=1, help="Learn an adapter of this rank (the default: 16); needs the extra tune."),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Learn all weights.")] = False,
+    epochs: Annotated[Optional[int], typer.Option(min=1, help="How often each example is read.")] = None,
+    lr: Annotated[Optional[float], typer.Option(help="Peak of the learning rate.")] = None,
+    length: Annotated[
+        Optional[int], typer.Option(min=2, help="Tokens of a row and of the longest example; default: by the data.")
+    ] = None,
+    held_out: Annotated[
+        str, typer.Option(help="Share of the examples that is not trained on, how many, or a file of its own.")
+    ] = "0.1",
+    seed: Annotated[int, typer.Option(min=0, help="Of the split, the order and the adapter's start.")] = 0,
+    recipe: Annotated[
+        Optional[str],
+        typer.Option(help="Quantize by this recipe as well (it stays in the cache), and say what four bits cost."),
+    ] = None,
+    json: Json = False,
+):
+    "Tune a model on examples of yours. A call that was cut short goes on where it was."
+    if full and lora is not None:
+        raise typer.BadParameter("give --lora or --full, not both")
+    how: dict[str, Any] = dict(lora=None if full else lora or 16, epochs=epochs, lr=lr, length=length, seed=seed)
+    report = _tuned(model, data, output, _held_out(held_out), recipe, how)
+    if not json:
+        target = ["--model", report.path, "--recipe", recipe or "small"]
+        print(f"{report}\n\nfor a browser: {next_command('export-wasm', *target)}")
+    return report.to_dict()
+
+# %% ../../nbs/16_cli/03_commands.ipynb #e9ab1003
+def _held_out(text: str) -> float | int | Path:
+    "What --held-out says: a number or a file"
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return Path(text)
+
+
+def _tuned(model: str, data: Path, output: Path, held_out, recipe: str | None, how: dict[str, Any]):
+    "The report of a tuning, with the four-bit figures where a recipe is named"
+    from smollm_nb.quant.recipes import SmolLMQuantizer, cached
+    from smollm_nb.tune.finetune import finetune, read_data
+    from smollm_nb.tune.outcome import judge
+
+    if recipe is not None:
+        SmolLMQuantizer.check(recipe, 4)  # a slip is refused before anything is trained
+    base = fetch(model)
+    with stages() as on_progress:
+        examples = read_data(data, base, held_out, how["length"], how["seed"], on_progress)
+        for remark in examples.report.remarks():
+            _say(remark)
+
+        def say(p: Any) -> None:
+            held_out = "" if math.isnan(p.held_out) else f", held out {p.held_out:.3f}"
+            on_progress.note(f"loss {p.loss:.3f}{held_out}, {p.tokens_per_s:,.0f} tokens/s")
+
+        report = finetune(base, examples, output, on_step=say, on_progress=on_progress, **how)
+        if recipe is not None:
+            file = cached(Path(report.path), recipe, on_progress)
+            judge(report, file, examples.held_out, examples.tokenizer, on_progress)
+    return report
 
 # %% ../../nbs/16_cli/03_commands.ipynb #b81170d5
 @_command(
