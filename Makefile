@@ -1,13 +1,14 @@
 # Everything a user or a CI machine calls. `make help` lists it.
 PYTHON ?= python3
 MODEL ?= SmolLM2-135M-Instruct
+DATA ?= smollm_nb/tune/examples/appointments.jsonl
 BIN := .venv/bin
 READY := .venv/.installed
 BUILT := smollm_nb/engine/_native/build.json
 # threads that spin only briefly at barriers: ten times quicker on a busy machine, no slower on an idle one
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: help demo small best wasm bench lab test fuzz types wheels notebooks clean
+.PHONY: help demo tune small best wasm bench lab test fuzz types wheels notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -27,6 +28,10 @@ $(BUILT): $(READY) smollm_nb/engine/build.py smollm_nb/browser/vendor.py smollm_
 
 demo: $(BUILT) ## install, fetch a real model, check it, let it answer, show the figures, make a folder for the browser
 	$(BIN)/smollm demo --model '$(MODEL)'
+
+tune: $(BUILT) ## tune the demo's model on the examples of this project, into dist/tuned, and make its folder for the browser: minutes; DATA=… for a file of yours
+	$(BIN)/smollm tune --model '$(MODEL)' --data '$(DATA)' --output dist/tuned --recipe fast
+	$(BIN)/smollm export-wasm --model dist/tuned --recipe fast --output dist/wasm/models/tuned
 
 small best: $(BUILT) ## quantize the demo's model by the recipe of that name, into dist/NAME, and judge it: minutes
 	$(BIN)/smollm quantize --model-path '$(MODEL)' --output-path dist/$@ --recipe $@
