@@ -21,6 +21,7 @@ from .. import __version__
 from smollm_nb.core import (
     OnProgress,
     ParameterError,
+    Result,
     StrPath,
     as_callback,
     as_int,
@@ -33,7 +34,8 @@ from smollm_nb.core import (
     require_space,
     staged_folder,
 )
-from ..inference.llama import Llama, TorchBackend, load, read_model
+from ..fidelity.evaluate import WINDOW
+from ..inference.llama import Llama, load, read_model, return_memory
 from ..models.checkpoint import read_provenance, save_tensors, validate, weight_files, write_provenance
 from ..quant.recipes import source_of
 from ..text.tokenizer import SmolLMTokenizer
@@ -158,18 +160,21 @@ class _Stages:
         return say
 
 
-def _answers(model: Llama, data: TrainingData, count: int, stages: _Stages, when: str) -> tuple[list[str], float]:
-    "What a model answers to held-out prompts, and its loss on held-out examples, or on training ones without those"
+def _answers(
+    folder: Path,
+    data: TrainingData,
+    count: int,
+    stages: _Stages,
+    when: str,
+) -> tuple[list[str], float]:
+    "What a checkpoint answers to held-out prompts, and its loss on the held-out examples (training ones without those)"
     questions = [q for e in data.held_out if (q := question_of(e))][:count]
     judged = data.held_out or data.train[:MEASURED]
     longest = max([len(q.ids) + q.tokens + MARGIN for q in questions] + [e.tokens for e in judged])
-    learned = [p for p in model.parameters() if p.requires_grad]
-    backend = TorchBackend(model, min(longest, model.config.max_position_embeddings))
-    answers = answer(backend, data.tokenizer, questions, stages(f"answers {when}", len(questions)))
-    loss = held_out_loss(backend, judged, stages(f"loss {when}", len(judged)))
-    for p in learned:
-        p.requires_grad_(True)
-    return answers, loss
+    limit = validate(folder, changed_only=True).max_position_embeddings
+    with closing(load(folder, "cpu", context=min(longest, limit))) as backend:
+        answers = answer(backend, data.tokenizer, questions, stages(f"answers {when}", len(questions)))
+        return answers, held_out_loss(backend, judged, stages(f"loss {when}", len(judged)))
 
 
 MEASURED = 50  # training examples whose loss is measured where nothing is held out
@@ -209,14 +214,11 @@ def finetune(
     require_space(output, 4 * config.n_params)
     folder = output.with_name(output.name + RUNNING)
     with folder_lock(folder):
-        model, training, before = _trained(base, known, lora, settings, folder, count, stages, on_step)
-        with staged_folder(output, 4 * config.n_params) as staged:
-            if lora is not None:
-                save_adapter(model, staged / ADAPTER)
-                merge_adapter(model)
-            _write(staged, base, model, _recipe(base, known, lora, training))
+        before = _answers(base, known, count, stages, "before")
+        figures = _train(base, output, known, lora, settings, folder, stages, on_step)
         shutil.rmtree(folder)
-    return _report(start, base, output, known, training, model, before, stages)
+    return_memory()
+    return _report(start, base, output, known, figures, before, stages)
 
 # %% ../../nbs/09_tune/05_finetune.ipynb #e9b5a010
 def _check_output(base: Path, output: Path) -> None:
@@ -229,25 +231,27 @@ def _check_output(base: Path, output: Path) -> None:
         raise ParameterError(f"{output} holds something else than a tuned model; name a new folder, or empty it")
 
 
-def _trained(
+def _train(
     base: Path,
+    output: Path,
     data: TrainingData,
     lora: int | None,
     settings: Settings,
-    folder: Path,
-    count: int,
+    folder: Path,  # of the checkpoint
     stages: _Stages,
     on_step: Callable[[Progress], object] | None,
-) -> tuple[Llama, Training, tuple[list[str], float]]:  # the base model's answers and loss come last
-    "The best weights of a training, resumed where one was cut short"
-    plain = read_model(base)
-    before = _answers(plain, data, count, stages, "before")
-    del plain
+) -> Result:  # the figures of the training
+    "Train, from a checkpoint where there is one, and write the output"
     model, training = _training(base, data, lora, settings, folder)
     step, done = stages("train", len(training.steps)), training.losses
-    training.run(on_step, lambda: step(len(done)))
+    figures = training.run(on_step, lambda: step(len(done)))
     step(len(training.steps))
-    return model, training, before
+    with staged_folder(output, 4 * model.config.n_params) as staged:
+        if lora is not None:
+            save_adapter(model, staged / ADAPTER)
+            merge_adapter(model)
+        _write(staged, base, model, _recipe(base, data, lora, training))
+    return figures
 
 
 def _report(
@@ -255,17 +259,16 @@ def _report(
     base: Path,
     output: Path,
     data: TrainingData,
-    training: Training,
-    model: Llama,  # tuned and merged
+    figures: Result,  # of the training
     before: tuple[list[str], float],
     stages: _Stages,
 ) -> TuneReport:
-    "What came of it"
-    recipe, figures = json.loads((output / RECORD).read_text(encoding="utf-8")), training.summary()
-    texts, loss = _answers(model, data, len(before[0]), stages, "after")
+    "What came of it, as the files say"
+    recipe = json.loads((output / RECORD).read_text(encoding="utf-8"))
+    texts, loss = _answers(output, data, len(before[0]), stages, "after")
     questions = [q for e in data.held_out if (q := question_of(e))]
-    with closing(load(base)) as original:
-        forgotten = compare(original, TorchBackend(model), data.tokenizer, stages.on_progress)
+    with closing(load(base, "cpu", context=WINDOW)) as original, closing(load(output, "cpu", context=WINDOW)) as tuned:
+        forgotten = compare(original, tuned, data.tokenizer, stages.on_progress)
     return TuneReport(
         path=str(output),
         base=recipe["base"]["name"],

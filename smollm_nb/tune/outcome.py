@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core import Backend, OnProgress, StrPath, as_path, finite, markdown_table, one_line
-from ..fidelity.evaluate import Evaluation, builtin_text, evaluate, text_ids
+from ..fidelity.evaluate import WINDOW, Evaluation, builtin_text, evaluate, text_ids
 from ..inference.generation import generate
 from ..text.tokenizer import SmolLMTokenizer
 from .data import IGNORED, Example
@@ -265,7 +265,7 @@ def judge(
     with load_native(path) as engine:
         loss = held_out_loss(engine, held_out, step("four-bit loss", len(held_out)))
         answers = answer(engine, tokenizer, questions, step("four-bit answers", len(questions)))
-        with closing(load_torch(report.path)) as tuned:
+        with closing(load_torch(report.path, "cpu", context=WINDOW)) as tuned:
             kl = compare(tuned, engine, tokenizer, on_progress)
     for a, text in zip(report.answers, answers):
         a.four_bits = text
