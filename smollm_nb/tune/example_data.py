@@ -62,6 +62,14 @@ def _say_day(
     return rng.choice([f"{day} {month}", f"the {day}{ending} of {month}", f"{month} {day}", f"{month} {day}{ending}"])
 
 
+def _clock(
+    hour: int,  # 0..23
+    minute: int,
+) -> str:
+    "A time as the line has it, such as 4:30 pm"
+    return f"{(hour - 1) % 12 + 1}:{minute:02} {'am' if hour < 12 else 'pm'}"
+
+
 def _say_time(
     rng: random.Random,
     hour: int,  # 7..20
@@ -69,19 +77,16 @@ def _say_time(
 ) -> str:
     "A time in words or digits, one of several ways"
     if (hour, minute) == (12, 0):
-        return rng.choice(["noon", "12:00"])
-    half = "am" if hour < 12 else "pm"
+        return rng.choice(["noon", "12:00 pm"])
     part = "in the morning" if hour < 12 else "in the afternoon" if hour < 18 else "in the evening"
-    this, following = _HOURS[hour % 12], _HOURS[(hour + 1) % 12]
-    number = (hour - 1) % 12 + 1
-    ways = [f"{hour}:{minute:02}", f"{number}:{minute:02} {half}"]
-    in_words = {
-        0: [f"{this} {part}", f"{number} {half}", f"{hour} o'clock"],
-        15: [f"quarter past {this} {part}"],
-        30: [f"half past {this} {part}"],
-        45: [f"quarter to {following} {part}"],
+    number, in_words = (hour - 1) % 12 + 1, _HOURS[hour % 12]
+    ways = [_clock(hour, minute), f"{number}:{minute:02} {part}"]
+    further = {
+        0: [f"{in_words} {part}", f"{number} {part}", _clock(hour, 0).replace(":00", "")],
+        15: [f"quarter past {in_words} {part}"],
+        30: [f"half past {in_words} {part}"],
     }
-    return rng.choice(ways + in_words.get(minute, []))
+    return rng.choice(ways + further.get(minute, []))
 
 # %% ../../nbs/09_tune/06_example_data.ipynb #e9b6a00b
 _SENTENCES = """Please note down {event}{who}{when}{where}.
@@ -169,9 +174,9 @@ def _example(rng: random.Random) -> dict[str, str]:  # prompt and answer
     if thing:
         note.append(rng.choice(_BRINGING).format(thing=thing))
     if aside := _draw(rng, _ASIDES, 0.4):
-        other = f"{rng.randint(7, 20)}:{rng.choice([0, 15, 30, 45]):02}"
+        other = _clock(rng.randint(7, 20), rng.choice([0, 15, 30, 45]))
         note.insert(rng.choice([0, len(note)]), aside.format(other=other))
-    columns = [f"{day:02} {month[:3]} {hour:02}:{minute:02}", *map(_without_article, (event, who, place, thing))]
+    columns = [f"{day} {month[:3]} {_clock(hour, minute)}", *map(_without_article, (event, who, place, thing))]
     return dict(prompt=" ".join(note), answer=" | ".join(c or "-" for c in columns))
 
 
