@@ -80,6 +80,7 @@ setup(
             "lab/widgets/*",
             "bench/peer_pages/*",
             "bench/peer_builds/*",
+            "tune/examples/*",
         ]
     },
     install_requires=cfg["requirements"].split(),
