@@ -19,7 +19,7 @@ What most people touch (each is imported when it is first used, so that `import 
     finetune           a model of your own from a file of examples
     trace              one forward pass that keeps what the model computes: the way to look inside
     benchmark          speed and memory, beside llama.cpp and others
-    PromptPanel, CompareView, XRay, QuantExplorer, BrowserRunner, BenchDashboard
+    PromptPanel, CompareView, XRay, QuantExplorer, BrowserRunner, BenchDashboard, TunePanel
                        views for JupyterLab
 
 The rooms, in the order in which they import each other: `models` (from a name to a checked folder), `text` (tokens and
@@ -61,6 +61,7 @@ _EXPORTS = {  # name → the module that it is imported from when it is first us
     "QuantExplorer": "lab.quant_explorer",
     "BrowserRunner": "lab.browser_runner",
     "BenchDashboard": "lab.bench_dashboard",
+    "TunePanel": "lab.tune_panel",
 }
 
 

@@ -118,6 +118,7 @@ def test_a_person_looks_inside(browser, server, artefacts):
     page.locator(".lab-head-map [data-at='0 0']").click()
     expect(page.locator("figcaption", has_text="where L0H0 looks")).to_be_visible()
     assert page.locator(".lab-toggle:visible").count() == 0
+    lab.wait_idle()  # a server that ends while a kernel restarts hangs
     assert not lab.errors, lab.errors
 
 

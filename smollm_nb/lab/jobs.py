@@ -167,7 +167,7 @@ def error_line(
     if error is None or isinstance(error, (Cancelled, KeyboardInterrupt)):
         return ""
     text = " ".join(str(error).split()) or type(error).__name__
-    named = re.match(r"\w+=", text)  # by an argument, which has no capital
+    named = re.match(r"\w+=|\S*[./]\w", text)  # by an argument or a file, which have no capital
     if isinstance(error, SmolLMError):
         return text if named else text[:1].upper() + text[1:]
     if isinstance(error, MemoryError):

@@ -57,7 +57,8 @@ function outliers(points, high, x, top, x1, unit) {
 
 /**
  * A chart. `points` are [[x, y]…], `second` another series; `limits` are [[y, name, look]…]; `kind` is "dots" or
- * "area". `robust` says that single large values may stand at the edge of the axis.
+ * "area"; `lines` are further series, [[points, class]…], and `faint` lets the dots step back behind them. `robust`
+ * says that single large values may stand at the edge of the axis.
  */
 export function chart({
   title,
@@ -65,6 +66,7 @@ export function chart({
   points,
   second = [],
   limits = [],
+  lines = [],
   kind,
   xLabel,
   unit = "",
@@ -73,6 +75,7 @@ export function chart({
   width,
   height = 156,
   robust = false,
+  faint = false,
 }) {
   const margin = limits.length ? 12 + 6.3 * Math.max(...limits.map(([, name]) => name.length)) : 14;
   const left = 40;
@@ -104,7 +107,11 @@ export function chart({
       .map(([a, b]) => `M${x(a).toFixed(1)} ${y(b).toFixed(1)}h0`)
       .join("");
   const shape = [];
-  if (kind === "dots") shape.push(s("path", { d: dots(data), class: "lab-dots" }));
+  if (kind === "dots") shape.push(s("path", { d: dots(data), class: faint ? "lab-dots lab-faint" : "lab-dots" }));
+  for (const [list, look] of lines) {
+    const line = list.map(([a, v]) => `${x(a).toFixed(1)} ${y(v).toFixed(1)}`).join("L");
+    if (line) shape.push(s("path", { d: `M${line}`, class: `lab-line ${look}` }));
+  }
   if (kind === "area" && data.length) {
     const line = data.map(([a, b]) => `${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("L");
     const [first, end] = [x(data[0][0]), x(data.at(-1)[0])].map((v) => v.toFixed(1));
