@@ -14,6 +14,7 @@ import re
 import subprocess
 import tempfile
 import threading
+import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,6 +62,13 @@ class _Stoppable:
             self._on_stop.remove(callback)
 
 # %% ../../nbs/14_lab/01_jobs.ipynb #7108f54b
+def _drop_locals(error: BaseException | None) -> None:
+    "Let go of what an error's traceback holds, such as models; its lines stay"
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+
+
 class Job(_Stoppable):
     "Work in a thread of its own; `stop` from any thread"
 
@@ -112,6 +120,7 @@ class Job(_Stoppable):
                 _COMPUTING.release()
         except BaseException as e:
             self.error = e  # passed to `on_end`: no caller sees what a thread raises
+            _drop_locals(e)
         ACTIVE.discard(self)
         if self._on_end:
             self._on_end(self.error)

@@ -35,7 +35,7 @@ from smollm_nb.core import (
     folder_lock,
     rss_bytes,
 )
-from ..inference.llama import read_model
+from ..inference.llama import read_model, return_memory
 from .jobs import Job, module, open_model, prepared
 from .view import Box, View, as_name, button, control, grid, row
 from ..models.hub import fetch
@@ -512,6 +512,10 @@ class _Outcome(_Training):
             goes_on = "; Train goes on from there" if (self._running() / CHECKPOINT).is_file() else ""
             return f"stopped after step {now.step:,} of {now.steps:,}{goes_on}"
         return super()._outcome(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        return_memory()  # what trained is gone, and `malloc` would keep its gigabytes
+        super()._end(error)
 
     def _tuned(self) -> Path:
         "The tuned checkpoint; raises `InvalidStateError`"
