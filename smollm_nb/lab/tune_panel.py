@@ -43,6 +43,7 @@ from ..plots.base import INK, PALETTE, STYLE, Picture, count_of, label_lines, ne
 from ..plots.bundle import show_bytes
 from ..quant.recipes import FORMER_NAMES, RECIPES
 from ..tune.data import IGNORED, Preview, TrainingData
+from ..tune.example_data import example_path
 from ..tune.finetune import DEFAULTS, RECORD, RUNNING, choose_settings, finetune, read_data
 from ..tune.lora import add_adapter
 from ..tune.outcome import Answer, TuneReport, judge
@@ -618,7 +619,7 @@ class TunePanel(_Results):
     def __init__(
         self,
         model="SmolLM2-135M-Instruct",  # registry name, hub id, checkpoint folder or GGUF file
-        data=None,  # a file, records as `tune.load_data` takes them, or a `TrainingData`
+        data=None,  # a file, records or a `TrainingData`; default: the examples that come with this package
         output="dist/tuned",  # the folder of the tuned model
         lora: int | None = 16,  # rank; None trains all weights
         epochs: int | None = None,  # this and the next: by default what suits the method
@@ -627,7 +628,7 @@ class TunePanel(_Results):
         held_out: float = 0.1,  # share of the examples that is not trained on
         seed: int = 0,  # of the split, the order and the adapter's start
         prompt: str = "",  # to ask both models; default: the first held-out one
-        recipe: str = "small",  # of `recipes.RECIPES`, for the browser
+        recipe: str = "fast",  # of `recipes.RECIPES`, for the browser
         bundle=None,  # the browser folder; default: one of the output's name in `dist/wasm/models`
         answer_tokens: int = 64,  # the longest answer to the prompt
     ):
@@ -637,6 +638,7 @@ class TunePanel(_Results):
         length, share = 0 if length is None else as_int("length", length, 2), as_number("held_out", held_out, 0, 0.9)
         self.controls = tune_controls(lora, epochs, lr, length, share)
         self.answer_tokens = as_int("answer_tokens", answer_tokens, 1, 2048)
+        data = example_path() if data is None else data
         file = str(data) if isinstance(data, (str, Path)) else ""
         self._given = None if file else data
         self.losses, self.readings, self.asked, self._models = [], [], [], {}
