@@ -304,9 +304,9 @@ class _Settings(View):
         makes = "Quantize the tuned model by the recipe and export it"
         self.bundle_button = button("Make the browser folder", makes, self.bundle)
         self.stop_button = button("Stop", "Stop within a step", self.stop)
-        self._idle = (self.look_button, self.run_button, self.ask_button, self.bundle_button)
-        self._working = (self.stop_button,)
-        return [*self._idle, self.stop_button, self.anew]
+        starts = [self.look_button, self.run_button, self.ask_button, self.bundle_button]
+        self._idle, self._working = (*starts, self.anew), (self.stop_button,)
+        return [*starts, self.stop_button, self.anew]
 
     def _new_method(self, change) -> None:
         "Another method has other usual epochs and rates, unless somebody has set them"
@@ -612,8 +612,38 @@ class _Results(_After):
         note = f"{self.model.value}; {self._summary() if r else self._counts()}"
         return dict(note=note, texts=texts, pictures=[self.figure()] if self.losses else [], lines=table)
 
+# %% ../../nbs/14_lab/10_tune_panel.ipynb #a7c0029b
+class _Acts(_Results):
+    "The ways to begin"
+
+    def look(self) -> None:
+        "Read the examples and predict what training takes, in a thread"
+        self._begin(self._look)
+
+    def train(self) -> None:
+        "Train, in a thread; goes on where an earlier training of the same kind was stopped"
+        self._begin(self._train)
+
+    def ask(self) -> None:
+        "Ask the original and the tuned model, in a thread"
+        self._begin(self._ask)
+
+    def bundle(self) -> None:
+        "Make the browser folder of the tuned model, in a thread"
+        self._begin(self._bundle)
+
+    def run(
+        self,
+        act: str = "train",  # of `ACTS`
+    ) -> TuneReport | None:  # of the latest training; None where there is none
+        "Do it and wait: the way without a browser; raises what went wrong"
+        self.wait()
+        getattr(self, as_choice("act", act, ACTS))()
+        self._finish()
+        return self.report
+
 # %% ../../nbs/14_lab/10_tune_panel.ipynb #a7c0030
-class TunePanel(_Results):
+class TunePanel(_Acts):
     "Tune a model on a file of examples; `run()`, `figure()` and `table()` need no browser"
 
     def __init__(
@@ -654,29 +684,3 @@ class TunePanel(_Results):
         self.output.observe(self._new_output, "value")
         self._busy(False)
         self._say("Look at the data, then Train; or name a folder that holds a tuned model, and ask it")
-
-    def look(self) -> None:
-        "Read the examples and predict what training takes, in a thread"
-        self._begin(self._look)
-
-    def train(self) -> None:
-        "Train, in a thread; goes on where an earlier training of the same kind was stopped"
-        self._begin(self._train)
-
-    def ask(self) -> None:
-        "Ask the original and the tuned model, in a thread"
-        self._begin(self._ask)
-
-    def bundle(self) -> None:
-        "Make the browser folder of the tuned model, in a thread"
-        self._begin(self._bundle)
-
-    def run(
-        self,
-        act: str = "train",  # of `ACTS`
-    ) -> TuneReport | None:  # of the latest training; None where there is none
-        "Do it and wait: the way without a browser; raises what went wrong"
-        self.wait()
-        getattr(self, as_choice("act", act, ACTS))()
-        self._finish()
-        return self.report
