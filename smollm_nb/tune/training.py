@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPEN_ROWS', 'Between', 'CLIMB', 'SETTLED', 'TORN', 'CHECKPOINT', 'BEST', 'VERSION', 'MEANS', 'Sample', 'as_examples',
-           'pack', 'plan_steps', 'Row', 'as_row', 'packed_attention', 'read_row', 'loss_sum', 'trainable', 'Settings',
+           'pack', 'plan_steps', 'Row', 'as_row', 'attend_within', 'read_row', 'loss_sum', 'trainable', 'Settings',
            'rate', 'bfloat16_gain', 'pick_dtype', 'kept_bytes', 'computing_in', 'predict_memory', 'DivergenceError',
            'Progress', 'averaged', 'write_tensors', 'read_tensors', 'data_hash', 'frozen_hash', 'Training']
 
@@ -16,8 +16,8 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -25,7 +25,6 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from smollm_nb.core import (
@@ -45,8 +44,9 @@ from smollm_nb.core import (
     require_space,
     storing,
 )
-from ..inference.llama import Layer, Llama, attend, read_model, rope_table
+from ..inference.llama import Llama, attend, read_model, rope_table
 from .data import IGNORED
+from .gradients import cross_entropy, embed, layer_output, multiply, norm, set_aside
 
 # %% ../../nbs/09_tune/02_training.ipynb #e9b2a007
 class Sample(NamedTuple):
@@ -148,39 +148,16 @@ def as_row(examples: Sequence[Sample]) -> Row:
     )
 
 # %% ../../nbs/09_tune/02_training.ipynb #e9b2a013
-class _WithinExamples:
-    "In place of a KV cache: keeps nothing, and lets each example of a row attend to itself alone"
-
-    def __init__(self, cuts: list[int]):
-        self.cuts = cuts
-
-    def update(self, layer, pos, k, v):
-        return k, v
-
-    def attend(
-        self,
-        q: Tensor,  # (…, heads, n, head_dim)
-        k: Tensor,  # (…, kv_heads, n, head_dim)
-        v: Tensor,  # (…, kv_heads, n, head_dim)
-    ) -> Tensor:  # (…, heads, n, head_dim)
-        "The blocks on the diagonal, one after another, in float32"
-        with torch.autocast("cpu", enabled=False):
-            blocks = zip(*(x.float().split(self.cuts, -2) for x in (q, k, v)))
-            return torch.cat([attend(*block) for block in blocks], -2)
-
-
-@contextmanager
-def packed_attention(model: Llama, row: Row) -> Iterator[_WithinExamples]:
-    "While the block runs, forward and backward, every layer attends within the examples of one row"
-    blocks = _WithinExamples(row.cuts)
-    layers = [layer for layer in model.model.layers if isinstance(layer, Layer)]
-    for layer in layers:
-        layer.self_attn.attend = blocks.attend  # hides the class's, until it is deleted
-    try:
-        yield blocks
-    finally:
-        for layer in layers:
-            del layer.self_attn.attend
+def attend_within(
+    cuts: list[int],  # tokens of each example of a row
+    q: Tensor,  # (…, heads, n, head_dim)
+    k: Tensor,  # (…, kv_heads, n, head_dim)
+    v: Tensor,  # (…, kv_heads, n, head_dim)
+) -> Tensor:  # (…, heads, n, head_dim)
+    "Each example attends to itself alone: the blocks on the diagonal, one after another, in float32"
+    with torch.autocast("cpu", enabled=False):
+        blocks = zip(*(x.float().split(cuts, -2) for x in (q, k, v)))
+        return torch.cat([attend(*block) for block in blocks], -2)
 
 # %% ../../nbs/09_tune/02_training.ipynb #e9b2a016
 Between = Callable[[], None]  # called before each layer, forward and backward; may raise `Cancelled`
@@ -190,21 +167,23 @@ def read_row(
     model: Llama,
     row: Row,
     rope,  # cos and sin of the positions of the longest example
-    blocks: _WithinExamples,  # from `packed_attention`
     between: Between | None = None,
     recompute: bool = False,  # gradient checkpointing
 ) -> Tensor:  # (n, hidden), after the last norm
     "Forward through all layers"
     positions = torch.cat([torch.arange(n) for n in row.cuts])
-    where = ([t[positions] for t in rope], blocks, 0, 0)
-    x = model.model.embed_tokens(row.ids).float()
+    how = ([t[positions] for t in rope], functools.partial(attend_within, row.cuts))
+    x = embed(model.model.embed_tokens.weight, row.ids)
     for layer in model.model.layers:
         if between:
             between()
-        x = checkpoint(layer, x, *where, use_reentrant=False) if recompute else layer(x, *where)
+        if recompute:
+            x = checkpoint(layer_output, layer, x, *how, use_reentrant=False)
+        else:
+            x = layer_output(layer, x, *how)
         if between and x.requires_grad:
             x.register_hook(functools.partial(_call, between))
-    return model.model.norm(x)
+    return norm(x, model.model.norm)
 
 
 def _call(between: Between, gradient: Tensor) -> None:
@@ -219,7 +198,8 @@ def loss_sum(
 ) -> Tensor:  # nats
     "Cross-entropy, summed over the trained tokens"
     at = row.targets != IGNORED
-    return F.cross_entropy(model.head(x[at]), row.targets[at], reduction="sum")
+    matrix = model.model.embed_tokens if model.config.tie_word_embeddings else model.lm_head
+    return cross_entropy(x[at], matrix.weight, row.targets[at])
 
 # %% ../../nbs/09_tune/02_training.ipynb #e9b2a018
 def trainable(
@@ -288,11 +268,13 @@ def rate(
 # %% ../../nbs/09_tune/02_training.ipynb #e9b2a024
 def _product_seconds(dtype: torch.dtype) -> float:
     "The best of five: a matrix product of an MLP's size, forward and backward"
-    x, w = (torch.ones(n, 576, dtype=dtype, requires_grad=True) for n in (256, 1536))
+    x, w = (torch.ones(n, 576, dtype=dtype) for n in (256, 1536))
     best = math.inf
     for _ in range(5):
         start = time.perf_counter()
-        F.linear(x, w).sum().backward()
+        y = multiply(x, w)
+        multiply(y, w.t())
+        multiply(y.t(), x.t())
         best = min(best, time.perf_counter() - start)
     return best
 
@@ -327,11 +309,11 @@ def kept_bytes(
         return t
 
     c = model.config
-    row = Row(torch.zeros(length), torch.zeros(length), [length])
+    attend_all = functools.partial(attend_within, [length])
     x = torch.zeros(length, c.hidden_size, requires_grad=True)
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t)
-    with hooks, packed_attention(model, row) as blocks, computing_in(dtype), torch.random.fork_rng(devices=[]):
-        model.model.layers[0](x, rope_table(c, length), blocks, 0, 0)
+    with hooks, computing_in(dtype), torch.random.fork_rng(devices=[]):
+        layer_output(model.model.layers[0], x, rope_table(c, length), attend_all)
     return sum(t.untyped_storage().nbytes() for t in kept.values())
 
 
@@ -355,7 +337,7 @@ def predict_memory(
         gradients_bytes=learned,
         optimizer_bytes=2 * learned,
         activations_bytes=layer + through * c.num_hidden_layers if recompute else layer * c.num_hidden_layers,
-        logits_bytes=3 * 4 * length * c.vocab_size,  # scores, their log-softmax and the gradient
+        logits_bytes=(2 if dtype == "bfloat16" else 4) * length * c.vocab_size,  # their gradient
     )
     return Result(parts, total_bytes=sum(parts.values()), disk_bytes=2 * 3 * learned + 2 * learned)
 
@@ -469,7 +451,9 @@ class _Watching(_Steps):
 
     def _check(self, loss: float) -> None:
         "Clip the gradients; raises `DivergenceError`"
-        length = torch.nn.utils.clip_grad_norm_(self.weights.values(), self.settings.clip)
+        length = torch.nn.utils.get_total_norm(w.grad for w in self.weights.values() if w.grad is not None)
+        if length > self.settings.clip:  # one pass over all gradients less where it is not
+            torch.nn.utils.clip_grads_with_norm_(self.weights.values(), self.settings.clip, length)
         at, lr = f"step {len(self.losses) + 1}", f"lr (now {self.settings.lr:g})"
         if not math.isfinite(loss) or not torch.isfinite(length):
             way_out = "" if self.dtype == "float32" else ", or train with dtype='float32'"
@@ -503,14 +487,14 @@ class _Stepping(_Watching):
                 loss = self._gradients(rows)
                 self._check(loss)
             except BaseException:
-                self.optimizer.zero_grad(set_to_none=False)
+                set_aside(self.weights.values())
                 raise
             generator = torch.get_rng_state()
         self.ended = TORN
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr(len(self.losses))
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=False)  # 540 MB of a real model are not asked for anew at each step
+        set_aside(self.weights.values())
         self.generator = generator
         self.losses.append(loss)
         self.tokens += sum(len(row.ids) for row in rows)
@@ -528,11 +512,10 @@ class _Stepping(_Watching):
         self.model.train()
         trained, total = sum(int((row.targets != IGNORED).sum()) for row in rows), 0.0
         for row in rows:
-            with packed_attention(self.model, row) as blocks:
-                with computing_in(self.dtype):
-                    x = read_row(self.model, row, self.rope, blocks, self.between, self.recompute)
-                    loss = loss_sum(self.model, row, x) / trained
-                loss.backward()
+            with computing_in(self.dtype):
+                x = read_row(self.model, row, self.rope, self.between, self.recompute)
+                loss = loss_sum(self.model, row, x) / trained
+            loss.backward()
             total += loss.item()
         return total
 
@@ -568,8 +551,8 @@ class _Evaluating(_Stepping):
         total, trained = 0.0, sum(e.trained for e in self.held_out)
         for indices in self._rows:
             row = as_row([self.held_out[i] for i in indices])
-            with packed_attention(self.model, row) as blocks, computing_in(self.dtype):
-                total += loss_sum(self.model, row, read_row(self.model, row, self.rope, blocks, self.between)).item()
+            with computing_in(self.dtype):
+                total += loss_sum(self.model, row, read_row(self.model, row, self.rope, self.between)).item()
         return total / trained
 
     def _read_held_out(self) -> None:
