@@ -76,15 +76,12 @@ def _say_time(
     minute: int,  # a multiple of five
 ) -> str:
     "A time in words or digits, one of several ways"
-    if (hour, minute) == (12, 0):
-        return rng.choice(["noon", "12:00 pm"])
     part = "in the morning" if hour < 12 else "in the afternoon" if hour < 18 else "in the evening"
     number, in_words = (hour - 1) % 12 + 1, _HOURS[hour % 12]
     ways = [_clock(hour, minute), f"{number}:{minute:02} {part}"]
     further = {
         0: [f"{in_words} {part}", f"{number} {part}", _clock(hour, 0).replace(":00", "")],
-        15: [f"quarter past {in_words} {part}"],
-        30: [f"half past {in_words} {part}"],
+        30: [f"half past {in_words} {part}"] * 2,
     }
     return rng.choice(ways + further.get(minute, []))
 
@@ -167,7 +164,7 @@ def _example(rng: random.Random) -> dict[str, str]:  # prompt and answer
     "A note and its line"
     event = rng.choice(_EVENTS)
     day, month, hour = rng.randint(1, 28), rng.choice(_MONTHS), rng.randint(7, 20)
-    minute = rng.choice([0, 0, 15, 30, 30, 45, 5, 10, 20, 40, 50])
+    minute = rng.choice([0, 0, 0, 15, 30, 30, 30, 45, 5, 10, 20, 40, 50])
     who = " ".join(filter(None, [rng.choice(_FIRST_NAMES), _draw(rng, _LAST_NAMES, 0.5)])) if rng.random() < 0.7 else ""
     place, thing = _draw(rng, _PLACES, 0.7), _draw(rng, _THINGS, 0.4)
     note = [_sentence(rng, event, _say_day(rng, day, month), _say_time(rng, hour, minute), who, place)]
