@@ -87,6 +87,6 @@ def test_house_rules(name):
 def test_the_tour_needs_no_keyboard():
     "Answer, file and bundle are views that cells show; the bundle is where JupyterLab's page finds it"
     cells = code_cells("index")
-    for view in ("PromptPanel", "QuantExplorer", "BrowserRunner", "CompareView", "BenchDashboard"):
+    for view in ("PromptPanel", "QuantExplorer", "BrowserRunner", "TunePanel", "CompareView", "BenchDashboard"):
         assert any(c.splitlines()[-1].startswith(f"{view}(") for c in cells), view
     assert any('.export("../dist/' in c for c in cells)

@@ -150,18 +150,20 @@ def loss_figure(
         raise InvalidStateError("there is no step to draw yet: press Train, or call .run()")
     drawn = curve_record(losses, readings, steps)
     said = f"after {count_of(losses[-1][0], 'step')}"
-    title = f"Training loss {losses[0][1]:.2f} → {drawn['mean'][-1][1]:.2f} nats a token {said}"
+    title = f"Training loss {losses[0][1]:.3g} → {drawn['mean'][-1][1]:.3g} nats a token {said}"
     labels = [(drawn["mean"][-1][1], "training", PALETTE[0])]
     if readings:
-        title = f"Held-out loss {readings[0][1]:.2f} → {min(x for _, x in readings):.2f} nats a token {said}"
+        title = f"Held-out loss {readings[0][1]:.3g} → {min(x for _, x in readings):.3g} nats a token {said}"
         labels.append((readings[-1][1], "held out", PALETTE[3]))
     fig, (ax,) = new_picture(title, 3.2)
     ax.plot(*zip(*drawn["losses"]), ".", color=PALETTE[0], alpha=0.3, ms=4, mew=0)
     ax.plot(*zip(*drawn["mean"]), color=PALETTE[0], lw=1.5)
     if readings:
         ax.plot(*zip(*readings), "o-", color=PALETTE[3], lw=1.5, ms=4, clip_on=False)
-    highest = max(x for name in ("losses", "readings") for _, x in drawn[name])
-    ax.set(xlim=(0, max(steps, losses[-1][0])), ylim=(0, 1.08 * highest or 1))
+    shown = [x for name in ("losses", "readings") for _, x in drawn[name]]
+    ax.set(xlim=(0, max(steps, losses[-1][0])), ylim=(0, 1.08 * max(shown) or 1))
+    if 0 < min(shown) < max(shown) / 50:
+        ax.set(yscale="log", ylim=(min(shown) / 1.3, 1.3 * max(shown)))
     ax.set_xlabel("step", color=INK)
     ax.set_ylabel("loss, nats a token", color=INK)
     label_lines(ax, labels)
@@ -501,7 +503,7 @@ class _Outcome(_Training):
         r = self.report
         assert r is not None
         part = "held-out" if r.data["held_out"] else "training"
-        parts = [r.method, f"{part} loss {r.loss_before:.2f} → {r.loss_after:.2f} nats a token"]
+        parts = [r.method, f"{part} loss {r.loss_before:.3g} → {r.loss_after:.3g} nats a token"]
         if r.answers:
             parts.append(f"exact answers {r.exact_before} → {r.exact_after} of {len(r.answers)}")
         return "; ".join([*parts, f"in {r.path}"])

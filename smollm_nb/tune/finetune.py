@@ -46,7 +46,7 @@ from .records import Data
 from .training import CHECKPOINT, Progress, Settings, Training, trainable
 
 # %% ../../nbs/09_tune/06_finetune.ipynb #e9b5a006
-DEFAULTS = dict(lora=dict(lr=1e-3, epochs=3), full=dict(lr=1e-4, epochs=2))
+DEFAULTS = dict(lora=dict(lr=1e-3, epochs=3), full=dict(lr=1e-4, epochs=3))
 ROW = 256  # tokens
 
 
@@ -187,7 +187,7 @@ def finetune(
     data: Data | TrainingData,  # a file, records, pairs or texts; or what `read_data` made of them
     output: StrPath,  # folder of the tuned checkpoint, made or replaced
     lora: int | None = 16,  # rank of the adapter; None learns all weights
-    epochs: int | None = None,  # default: 3 of an adapter, 2 of all weights
+    epochs: int | None = None,  # default: 3
     lr: float | None = None,  # peak of the learning rate; default: `DEFAULTS`
     length: int | None = None,  # tokens of a row, and of the longest example; default: what the data need, 256 at least
     rows: int | None = None,  # of a step; default: 1

@@ -216,7 +216,7 @@ def trainable(
 class Settings:
     "How to train"
 
-    epochs: int = 2
+    epochs: int = 3
     length: int = 256  # tokens of a row
     rows: int = 1  # of a step; their gradients are added up
     lr: float = 1e-4  # the peak
