@@ -1,7 +1,9 @@
 "Training that is killed goes on from its checkpoint and ends with the same bits"
 
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +103,16 @@ def test_short_memory(tmp_path, monkeypatch):
         with_free(20 * 10**6)
     with pytest.raises(ParameterError, match="lower length"):
         with_free(36 * 10**6, recompute=False)
+
+
+def test_nothing_holds_the_weights_afterwards(tmp_path):
+    "Not even the graph of the layer whose memory is predicted: it would keep the file mapped"
+    model = trainable(write_tiny(tmp_path))
+    weight = weakref.ref(model.model.layers[0].self_attn.q_proj.weight)
+    Training(model, examples(8, 0), settings=SETTINGS).step()
+    del model
+    gc.collect()
+    assert weight() is None
 
 
 def test_resume_says_what_differs(tmp_path):

@@ -301,20 +301,20 @@ def kept_bytes(
 ) -> int:
     "What one layer keeps for its backward pass, without the weights"
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, Tensor] = {}
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used again; a tensor would hold its graph
 
-    def keep(t: Tensor) -> Tensor:
-        if t.untyped_storage().data_ptr() not in weights:
-            kept[t.untyped_storage().data_ptr()] = t  # held, so that its address is not used again
-        return t
+    def keep(t: Tensor) -> None:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
 
     c = model.config
     attend_all = functools.partial(attend_within, [length])
     x = torch.zeros(length, c.hidden_size, requires_grad=True)
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t)
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing)
     with hooks, computing_in(dtype), torch.random.fork_rng(devices=[]):
         layer_output(model.model.layers[0], x, rope_table(c, length), attend_all)
-    return sum(t.untyped_storage().nbytes() for t in kept.values())
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def computing_in(dtype: str):
