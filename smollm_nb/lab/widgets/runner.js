@@ -5,7 +5,7 @@ import { shell } from "./shell.js";
 
 const ENTRIES = ["smollm.js", "worker.js", "loader.js", "compute.js"]; // what the page and its workers start with
 // imports of modules beside a module, also in small copies; what JSDoc imports is left alone
-const IMPORTS = /(?<!^ \*.*)(\bfrom\s*["'])(\.\/[\w/-]+\.js)/gm;
+const IMPORTS = /(?<!^ \*.*)(\b(?:from|import)\s*["'])(\.\/[\w/-]+\.js)/gm;
 const ENDS = { eos: "the model ended", stop: "a stop string", length: "the length limit" };
 const mb = (bytes) => `${short(bytes / 1e6)} MB`;
 
