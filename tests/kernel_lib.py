@@ -1,29 +1,33 @@
 "The C kernel through plain ctypes, for tests: build a variant, open a file, compare"
 
 import ctypes as C
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from smollm_nb.quant.q4file import read_q4
+from smollm_nb.engine.q4file import read_q4
 
 CSRC = Path(__file__).parents[1] / "smollm_nb" / "engine" / "csrc"
 FLAGS = [
     *("-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror"),
     *("-shared", "-fPIC", "-fvisibility=hidden", "-DSMOLLM_THREADS"),
 ]
-# name → flags; what a build is called need not be what runs in it: "emulated" is the VNNI path in plain C
+# name → flags; what a build is called need not be what runs in it: "emulated" is the VNNI path in plain C, "tiles" the
+# AMX path
 VARIANTS = dict(
     sse2=["-O3", "-mcpu=x86_64"],
     ssse3=["-O3", "-mcpu=x86_64_v2"],
     avx2=["-O3", "-mcpu=x86_64_v3"],
     avx512vnni=["-O3", "-mcpu=x86_64_v4+avx512vnni"],
+    amx=["-O3", "-mcpu=x86_64_v4+avx512vnni+amx_tile+amx_int8"],
     emulated=["-O2", "-mcpu=x86_64_v3", "-DSMOLLM_EMULATE"],
+    tiles=["-O2", "-mcpu=x86_64_v3", "-DSMOLLM_EMULATE", "-DSMOLLM_EMULATE_TILES"],
     debug=["-O0", "-mcpu=x86_64_v3"],
 )
-NEEDS = dict(ssse3=1, avx2=2, emulated=2, debug=2, avx512vnni=4)  # SM_CPU_ bits
+NEEDS = dict(ssse3=1, avx2=2, emulated=2, tiles=2, debug=2, avx512vnni=4, amx=20)  # SM_CPU_ bits
 TENSORS = {
     "model.embed_tokens": 0,
     "model.norm": 1,
@@ -43,7 +47,8 @@ FORMATS = {"f32": 0, "int8-row-f32": 1, "int4-book-g128-log8": 2}
 
 class Shape(C.Structure):
     _fields_ = [
-        (n, C.c_int32) for n in "vocab hidden mlp layers heads kv_heads head_dim context tied threads tile".split()
+        (n, C.c_int32)
+        for n in "vocab hidden mlp layers heads kv_heads head_dim context tied threads tile sequences".split()
     ] + [("rope_theta", C.c_float), ("rms_eps", C.c_float)]
 
 
@@ -65,9 +70,16 @@ class Rng(C.Structure):
     _fields_ = [("state", C.c_uint64), ("inc", C.c_uint64)]
 
 
+class Choice(C.Structure):
+    _fields_ = [("how", Sampling), ("rng", Rng), ("log_probability", C.c_double)] + [
+        (n, C.c_int32) for n in "id begin end zero".split()
+    ]
+
+
 def build(
     name: str,  # of `VARIANTS`
     folder: Path,  # where the library goes
+    sources: Path = CSRC,  # the folder of the C
 ) -> Path:
     "Compile the kernel"
     out = Path(folder) / f"{name}.so"
@@ -79,7 +91,7 @@ def build(
             "cc",
             *FLAGS,
             *VARIANTS[name],
-            *sorted(map(str, CSRC.glob("*.c"))),
+            *sorted(map(str, sources.glob("*.c"))),
             "-o",
             str(out),
         ],
@@ -110,6 +122,9 @@ def open_library(path) -> C.CDLL:
     lib.sm_likeliest.argtypes = [C.c_void_p, C.c_void_p, C.c_int32, C.c_int32, C.c_void_p, C.c_void_p]
     lib.sm_log_probability.argtypes, lib.sm_log_probability.restype = [C.c_void_p, C.c_void_p, C.c_int32], C.c_double
     lib.sm_sample.argtypes = [C.c_void_p, C.c_void_p, C.c_void_p, C.c_void_p, C.c_void_p, C.c_int32]
+    lib.sm_read.argtypes = [C.c_void_p, C.c_void_p, C.c_int32, C.c_int32, C.c_void_p]
+    lib.sm_copy.argtypes = [C.c_void_p, C.c_int32, C.c_int32, C.c_int32]
+    lib.sm_choose.argtypes = [C.c_void_p, C.c_void_p, C.c_void_p, C.c_int32, C.c_void_p, C.c_int32]
     lib.sm_rng_seed.argtypes = [C.c_void_p, C.c_uint64, C.c_uint64]
     lib.sm_rng_next.argtypes, lib.sm_rng_next.restype = [C.c_void_p], C.c_uint32
     lib.sm_close.argtypes = lib.sm_held.argtypes = lib.sm_workers.argtypes = lib.sm_logits.argtypes = [C.c_void_p]
@@ -149,7 +164,7 @@ def parts_of(f) -> "C.Array[Part]":
 class Kernel:
     "A model in the kernel, with the methods of a backend"
 
-    def __init__(self, lib: C.CDLL, path, context: int = 256, threads: int = 1, tile: int = 64):
+    def __init__(self, lib: C.CDLL, path, context: int = 256, threads: int = 1, tile: int = 64, sequences: int = 1):
         self.lib, self.file = lib, read_q4(path, verify=False)
         c = self.config = self.file.config
         self.shape = Shape(
@@ -164,6 +179,7 @@ class Kernel:
             int(c.tie_word_embeddings),
             threads,
             tile,
+            sequences,
             c.rope_theta,
             c.rms_norm_eps,
         )
@@ -203,6 +219,23 @@ class Kernel:
         out = np.empty(self.config.vocab_size, np.float32)
         self._ok(self.lib.sm_decode(self.model, id, pos, out.ctypes.data))
         return out
+
+    def read(self, tokens, wanted):
+        "(id, sequence, position) each; logits of the last `wanted`"
+        x, out = np.array(tokens, np.int32), np.empty((max(wanted, 1), self.config.vocab_size), np.float32)
+        self._ok(self.lib.sm_read(self.model, x.ctypes.data, len(x), wanted, out.ctypes.data))
+        return out[:wanted]
+
+    def choose(self, logits, hows, rngs, histories):
+        "(id, log-probability, generator) of each row"
+        seen, choices = [], (Choice * len(hows))()
+        for c, p, rng, history in zip(choices, hows, rngs, histories):
+            c.how = Sampling(p.temperature, p.top_p, p.min_p, p.repetition_penalty, p.top_k, 0)
+            c.rng, c.begin, c.end = rng, len(seen), len(seen) + len(history)
+            seen += [int(i) for i in history]
+        seen = np.array(seen, np.int32)
+        self._ok(self.lib.sm_choose(self.model, logits.ctypes.data, choices, len(hows), seen.ctypes.data, len(seen)))
+        return [(c.id, c.log_probability, c.rng) for c in choices]
 
     def trace(self, ids, pos=0, want=1):
         "Logits, residual stream"
@@ -248,3 +281,15 @@ class Kernel:
         if self.model:
             self._ok(self.lib.sm_close(self.model))
         self.model = self.weights = None
+
+
+def by_numbers_of_vectors(
+    k: Kernel,
+    numbers,  # of tokens of a prompt
+) -> str:
+    "A hash of the logits of prompts, each number of tokens a call of its own; closes k"
+    ids, h = np.random.default_rng(0).integers(0, 512, 64).astype(np.int32), hashlib.sha256()
+    for n in numbers:
+        h.update(k.logits(ids[:n]).tobytes())
+    k.close()
+    return h.hexdigest()

@@ -51,8 +51,10 @@ def runnable() -> list[str]:
     def has(name):
         return re.search(rf"\b{name}\b", flags) is not None
 
+    vnni = has("avx512_vnni") and has("avx512bw") and has("avx512vl")
     by_system = dict(
-        avx512vnni=has("avx512_vnni") and has("avx512bw") and has("avx512vl"),
+        amx=vnni and has("amx_tile") and has("amx_int8"),
+        avx512vnni=vnni,
         avx2=has("avx2"),
         ssse3=has("ssse3"),
         sse2=True,

@@ -14,11 +14,11 @@ import pytest
 from smollm_nb.core import NonFiniteError, ParameterError, SmolLMError
 from smollm_nb.engine import native as engine
 from smollm_nb.engine import wasm
+from smollm_nb.engine.q4file import read_q4
 from smollm_nb.inference.generation import StopStrings, generate
 from smollm_nb.inference.llama import load
 from smollm_nb.inference.sampling import PCG32, SamplingParams, sample
 from smollm_nb.models.tiny import SPECIAL_TOKENS, TINY, write_tiny
-from smollm_nb.quant.q4file import read_q4
 from smollm_nb.quant.recipes import quantize
 from smollm_nb.text.tokenizer import SmolLMTokenizer
 

@@ -12,7 +12,7 @@ import pytest
 
 from smollm_nb.engine import build as kernel
 from smollm_nb.engine import native as engine
-from smollm_nb.quant.q4file import read_q4
+from smollm_nb.engine.q4file import read_q4
 
 DRIVE = Path(__file__).parent / "c" / "drive.c"
 SOURCES = [*sorted(map(str, kernel.CSRC.glob("*.c"))), str(DRIVE)]
@@ -33,6 +33,7 @@ DRIVERS = dict(
     plain=[*_ZIG, *kernel.FAST],
     address=[*_CLANG, "-march=x86-64", *_ADDRESS],
     address_avx2=[*_CLANG, "-march=x86-64-v3", *_ADDRESS],
+    address_tiles=[*_CLANG, "-march=x86-64-v3", "-DSMOLLM_EMULATE", "-DSMOLLM_EMULATE_TILES", *_ADDRESS],
     thread=[*_CLANG, "-march=x86-64-v2", "-fsanitize=thread"],
     neon=[*_ZIG, *_ARM],
     dotprod=[*_ZIG, *_ARM, "-Xclang", "-target-feature", "-Xclang", "+dotprod"],
@@ -66,6 +67,7 @@ def case(tiny_q4, tmp_path_factory):
             1,
             1,
             64,
+            3,
             c.rope_theta,
             c.rms_norm_eps,
         )
@@ -125,13 +127,15 @@ def hashes(case, driver):
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are those of x86-64")
-@pytest.mark.parametrize("name", ["address", "address_avx2"])
+@pytest.mark.parametrize("name", ["address", "address_avx2", "address_tiles"])
 def test_no_misstep_under_address_and_undefined_behaviour_sanitizers(name, case, driver, hashes):
     "Every buffer of the driver has exactly the size it needs; every call, right or wrong, stays inside; nothing leaks"
     tool("clang")
-    if name == "address_avx2" and "avx2" not in Path("/proc/cpuinfo").read_text():
+    if name != "address" and "avx2" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("this processor has no AVX2")
     for (c, seed), want in hashes.items():
+        if name == "address_tiles" and c != RANDOM:
+            continue  # plain C in place of vectors is slow
         for threads in (1, 2):
             assert drive([driver(name)], c, seed, threads)[1] == want
 

@@ -3,20 +3,37 @@
 import ctypes as C
 import hashlib
 import itertools
+import os
 import platform
+import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from kernel_lib import NEEDS, VARIANTS, Kernel, Part, Rng, Sampling, Shape, build, open_library, zeros64
+from kernel_lib import (
+    CSRC,
+    NEEDS,
+    VARIANTS,
+    Kernel,
+    Part,
+    Rng,
+    Sampling,
+    Shape,
+    build,
+    by_numbers_of_vectors,
+    open_library,
+    zeros64,
+)
 
+from smollm_nb.engine.formats import Format, Quantized, pack
+from smollm_nb.engine.q4file import write_q4
 from smollm_nb.inference.sampling import PCG32, SamplingParams, log_softmax, sample
 from smollm_nb.models.tiny import TINY, random_tensors
-from smollm_nb.quant.formats import Format, Quantized, pack
-from smollm_nb.quant.q4file import write_q4
 from smollm_nb.quant.recipes import quantize
 from smollm_nb.quant.rounding import load_quantized, round_to_nearest
 
@@ -115,9 +132,9 @@ def test_libraries_know_themselves(libraries):
     "Names, and the test that a loader runs"
     assert len(libraries) >= 3  # even without AVX2: sse2, and on anything of the last decade the rest
     for name, lib in libraries.items():
-        assert lib.sm_abi() == 2, name
+        assert lib.sm_abi() == 3, name
         assert lib.sm_self_test() == 0, name
-        assert lib.sm_variant().decode() == dict(emulated="avx512vnni", debug="avx2").get(name, name)
+        assert lib.sm_variant().decode() == dict(emulated="avx512vnni", tiles="amx", debug="avx2").get(name, name)
 
 
 @pytest.mark.parametrize("kind", ["fast", "int8", "odd", "m360", "b1_7"])
@@ -138,7 +155,7 @@ def test_same_bits_everywhere(libraries, files, kind):
         0,
         [(1, 64), (3, 7)],
         [(2, 64), (4, 33)],
-        {"sse2", "avx2", "emulated"} & set(libraries),
+        {"sse2", "avx2", "emulated", "tiles"} & set(libraries),
     )
     for name, lib, (threads, tile) in [(n, lib, w) for n, lib in libraries.items() for w in some + more * (n in full)]:
         if name == "debug" and threads > 1:
@@ -153,6 +170,80 @@ def test_same_bits_everywhere(libraries, files, kind):
         ways += 1
     assert len(seen) == 1
     assert ways == 2 * len(libraries) + 2 * len(full) - ("debug" in libraries)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_tiles_of_every_size(libraries, files, threads):
+    "Up to a tile's 16 vectors and beyond, with half a group of columns at the end, in int8 and int4: the bits of SSE2"
+    if "tiles" not in libraries:
+        pytest.skip("this processor has no AVX2")
+    numbers = [*range(1, 21), 31, 32, 33, 49]
+    for kind in ("odd", "int8"):
+        want, got = (
+            by_numbers_of_vectors(Kernel(libraries[name], files[kind], threads=threads), numbers)
+            for name in ("sse2", "tiles")
+        )
+        assert got == want, kind
+
+
+SELF_TEST = "import ctypes, sys; sys.exit(-ctypes.CDLL(sys.argv[1]).sm_self_test())"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "code"),
+    [
+        ("if (n > SM_FEW) sm_tile_release();", "", 14),
+        ("sm_tile_shape(&shapes);", "(void)shapes;", None),
+        ("i < 6 ? vectors : 16", "i < 8 ? vectors : 16", None),
+        ("begin_tiles(tile_vectors(n))", "begin_tiles(tile_vectors(n) - 1)", 14),
+        ("sm_tile_dot(3, 5, 7);", "sm_tile_dot(3, 4, 7);", 14),
+    ],
+    ids=["not released", "no shapes", "other shapes", "a row short", "another plane"],
+)
+def test_a_misuse_of_tiles_shows(libraries, tmp_path, right, wrong, code):
+    "The self-test of an emulated build with one thing wrong: its code, or the end of the process as by a processor"
+    if "tiles" not in libraries:
+        pytest.skip("this processor has no AVX2")
+    csrc = shutil.copytree(CSRC, tmp_path / "csrc")
+    text = (csrc / "matmul.c").read_text()
+    assert text.count(right) == 1
+    (csrc / "matmul.c").write_text(text.replace(right, wrong))
+    done = subprocess.run([sys.executable, "-c", SELF_TEST, build("tiles", tmp_path, csrc)], timeout=60)
+    assert done.returncode == code if code else done.returncode < 0, done
+
+
+BY_SIGNALS = """
+import ctypes, sys
+from kernel_lib import Kernel, by_numbers_of_vectors, open_library
+processor, lib, model, *numbers = sys.argv[1:]
+processor = ctypes.CDLL(processor)
+processor.begin()
+k = Kernel(open_library(lib), model, threads=2)
+print(by_numbers_of_vectors(k, map(int, numbers)), processor.instructions())
+"""
+
+
+def test_real_tile_instructions_on_a_processor_without_them(libraries, files, tmp_path):
+    "The build that has them computes the same bits where each is carried out by a signal's handler"
+    can = libraries["sse2"].sm_cpu()
+    if can & NEEDS["amx"] != NEEDS["avx512vnni"]:
+        pytest.skip("the processor has AMX, and it was tested above" if can & NEEDS["amx"] else "it lacks AVX-512 VNNI")
+    amx, processor, numbers = build("amx", tmp_path), tmp_path / "tiles.so", [3, 4, 17, 33]
+    assert open_library(amx).sm_self_test() == -14, "without permission it must not touch a tile"
+    zig = [sys.executable, "-m", "ziglang", "cc", "-O2", "-std=c11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    here = Path(__file__).parent
+    subprocess.run([*zig, f"-I{CSRC}", here / "c" / "tiles.c", "-o", processor], check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", BY_SIGNALS, processor, amx, files["odd"], *map(str, numbers)],
+        env=os.environ | dict(PYTHONPATH=os.pathsep.join([str(here), *sys.path])),
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    got, instructions = done.stdout.split()
+    assert got == by_numbers_of_vectors(Kernel(libraries["sse2"], files["odd"]), numbers)
+    assert int(instructions) > 10_000
 
 
 def test_decode_is_prefill(lib, files):
@@ -375,12 +466,113 @@ def test_refusals_at_creation(lib, files):
     k.close()
 
 
+@pytest.mark.parametrize("kind", ["fast", "odd"])
+def test_sequences_share_a_pass_and_no_bit(libraries, files, kind):
+    "Batches of 1, 3 and 8 sequences that join at different times, with any threads and tile: each as alone"
+    lengths, steps = (1, 40, 7, 130, 3, 64, 20, 2), 5
+    prompts = [IDS[i : i + n] for i, n in enumerate(lengths)]
+    for name, lib in libraries.items():
+        k = Kernel(lib, files[kind])
+        alone = []
+        for p in prompts:
+            rows = [k.prefill(p)]
+            for i in range(steps):
+                rows.append(k.decode(int(rows[-1].argmax()), len(p) + i))
+            alone.append(np.stack(rows))
+        k.close()
+        full = name in ("sse2", "avx2", "emulated", "tiles")
+        ways = [(1, 64, 8), (2, 5, 3), (3, 64, 8), (2, 64, 1)] if full else [(2, 16, 8)]
+        if name == "debug":
+            ways = [(1, 16, 8)]  # unoptimized, its frames do not fit a worker's stack
+        for threads, tile, size in ways:
+            k = Kernel(lib, files[kind], threads=threads, tile=tile, sequences=size)
+            rows: list[list] = [[] for _ in prompts[:size]]
+            for step in range(steps + 4):  # sequence s joins at step s % 4, its prompt last but for one token
+                tokens = []
+                joins = [s for s in range(size) if step == s % 4]
+                for s in joins:
+                    tokens += [(int(t), s, i) for i, t in enumerate(prompts[s][:-1])]
+                wants = [s for s in range(size) if 0 <= step - s % 4 <= steps]
+                for s in wants:
+                    n = len(rows[s])
+                    tokens.append((int(rows[s][-1].argmax() if n else prompts[s][-1]), s, len(prompts[s]) - 1 + n))
+                for s, row in zip(wants, k.read(tokens, len(wants)) if wants else ()):
+                    rows[s].append(row)
+            k.close()
+            for s, got in enumerate(rows):
+                assert np.stack(got).tobytes() == alone[s].tobytes(), (name, threads, tile, size, s)
+
+
+def test_a_sequence_begins_as_another(lib, files):
+    "A copy of any length is what reading the same tokens gives"
+    k = Kernel(lib, files["fast"], sequences=3)
+    k.prefill(IDS[:90])
+    for n in (1, 15, 16, 17, 90):
+        k._ok(lib.sm_copy(k.model, 0, 2, n))
+        got = k.read([(int(IDS[100]), 2, n)], 1)[0]
+        k._ok(lib.sm_copy(k.model, 2, 1, n))
+        again = k.read([(int(IDS[100]), 1, n)], 1)[0]
+        k.read([(int(t), 2, i) for i, t in enumerate(IDS[:n])], 0)
+        want = k.read([(int(IDS[100]), 2, n)], 1)[0]
+        assert got.tobytes() == again.tobytes() == want.tobytes()
+    assert lib.sm_copy(k.model, 0, 3, 1) == -17 and lib.sm_copy(k.model, 0, 1, 91) == -10
+    k.close()
+
+
+def test_many_choices_are_those_of_one(libraries, files):
+    "Ids, log-probabilities and generators, whatever thread chooses"
+    x = np.random.default_rng(4).normal(0, 3, (7, TINY.vocab_size)).astype(np.float32)
+    hows = [SamplingParams(t, k, p, 0.0, r) for t in (0.0, 0.8, 1.3) for k, p, r in ((0, 1.0, 1.0), (9, 0.9, 1.4))] + [
+        SamplingParams(2.0, min_p=0.1)
+    ]
+    for lib in libraries.values():
+        k = Kernel(lib, files["fast"], threads=2, sequences=3)
+        rngs = [Rng() for _ in hows]
+        for i, r in enumerate(rngs):
+            lib.sm_rng_seed(C.byref(r), i, 54)
+        many = k.choose(x, hows, rngs, [IDS[:i] for i in range(len(hows))])
+        for i, (how, (id, log_p, rng)) in enumerate(zip(hows, many)):
+            one = Rng()
+            lib.sm_rng_seed(C.byref(one), i, 54)
+            assert id == k.sample(x[i], how, one, IDS[:i])
+            assert log_p == k.logprob(x[i], id)
+            assert (rng.state, rng.inc) == (one.state, one.inc)
+        k.close()
+
+
+def test_wrong_tokens_change_nothing(lib, files):
+    "Each refusal, and what was held before goes on"
+    k = Kernel(lib, files["fast"], context=64, sequences=2)
+    k.read([(5, 0, 0), (6, 1, 0), (7, 1, 1)], 0)
+    for code, tokens, wanted in (
+        (-8, [(512, 0, 1)], 1),
+        (-8, [(8, 0, 1), (-1, 1, 2)], 1),
+        (-17, [(8, 2, 0)], 1),
+        (-17, [(8, -1, 0)], 1),
+        (-9, [(8, 0, 2)], 1),  # a gap
+        (-9, [(8, 0, 1), (8, 0, 3)], 1),
+        (-9, [(8, 0, 1), (8, 0, 1)], 1),
+        (-9, [(8, 0, -1)], 1),
+        (-9, [(8, 0, i) for i in range(1, 65)], 1),  # past the context
+        (-10, [(8, 0, 1)], 2),
+        (-10, [(8, 0, 1)], -1),
+    ):
+        with pytest.raises(ValueError, match=f"^{code}:"):
+            k.read(tokens, wanted)
+    got = k.read([(8, 1, 2)], 1)
+    k.read([(6, 1, 0), (7, 1, 1)], 0)  # what was held from there on is forgotten
+    assert got.tobytes() == k.read([(8, 1, 2)], 1).tobytes()
+    k.close()
+
+
 def test_memory(lib):
     "What the cache takes: 2 bytes a number and a scale a position and head, twice"
-    shape = Shape(49152, 576, 1536, 30, 9, 3, 64, 2048, 1, 2, 64, 1e5, 1e-5)
+    shape = Shape(49152, 576, 1536, 30, 9, 3, 64, 2048, 1, 2, 64, 1, 1e5, 1e-5)
     kv = lib.sm_kv_bytes(C.byref(shape))
     assert kv == 30 * 3 * 2048 * (64 * 2 * 2 + 2 * 4)
     assert lib.sm_arena_bytes(C.byref(shape)) - kv < 6_000_000
+    shape.sequences = 8
+    assert lib.sm_kv_bytes(C.byref(shape)) == 8 * kv
 
 
 @pytest.mark.slow

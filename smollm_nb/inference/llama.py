@@ -344,10 +344,10 @@ class TorchBackend(_TorchState):
         with self.lock, self._alone():
             return self._head(self._forward(self._check([id], pos), pos)[-1])
 
-    def logits(self, ids):  # (n,) → (n, vocab) float32 numpy
-        "Read ids from an empty cache; logits after each"
+    def logits(self, ids, pos=0):  # (n,) → (n, vocab) float32 numpy
+        "Read ids; logits after each"
         with self.lock, self._alone():
-            return self._head(self._forward(self._check(ids, 0), 0))
+            return self._head(self._forward(self._check(ids, pos), pos))
 
     def repeat(
         self,

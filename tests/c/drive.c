@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+int32_t sm_tiles_left(void); // of model.h, which is the kernel's own
+
 static uint64_t hash = 14695981039346656037u; // FNV-1a, 64 bits
 static void mix(const void *p, size_t n) {
     for (size_t i = 0; i < n; i++) hash = (hash ^ ((const uint8_t *)p)[i]) * 1099511628211u;
@@ -50,6 +52,7 @@ static void *block(size_t n) { // aligned to 64, exactly n bytes
 }
 
 static sm_shape shape;
+static int32_t others[256]; // tokens that the sequences but the first hold
 static sm_part *parts;
 static int32_t n_parts;
 static uint8_t *weights;
@@ -107,8 +110,9 @@ static void make_random_model(void) {
     const int32_t kv = 1 + random_below(2), heads = kv * (1 + random_below(5)), hidden = sizes[random_below(4)],
                   mlp = sizes[random_below(4)], layers = 1 + random_below(2), vocab = 1 + random_below(300),
                   tied = random_below(2);
-    shape = (sm_shape){vocab, hidden,        mlp, layers, heads, kv, 64, 1 + random_below(300),
-                       tied,  shape.threads, 1,   10000,  1e-5f};
+    shape = (sm_shape){
+        vocab, hidden, mlp, layers, heads, kv, 64, 1 + random_below(300), tied, shape.threads, 1, 1 + random_below(4),
+        10000, 1e-5f};
     free(parts), free(weights);
     parts = malloc(64 * sizeof *parts), n_parts = 0, weights_bytes = 0;
     need(parts != NULL, "no memory");
@@ -157,6 +161,7 @@ static void start(int32_t tile) {
     arena = block((size_t)size);
     memset(arena, 0xa5, (size_t)size);
     need(sm_create(&shape, parts, n_parts, weights, weights_bytes, arena, (size_t)size, &model) == SM_OK, "sm_create");
+    memset(others, 0, sizeof others);
     need(sm_held(model) == 0, "a new model holds nothing");
 }
 
@@ -283,6 +288,65 @@ static void look_inside(void) { // the residual stream, the head of some of it, 
     free(ids), free(best), free(residual), free(probs), free(logits);
 }
 
+// Tokens of several sequences, some of them copied before; one call in four has something wrong
+static void read_sequences(void) {
+    const int32_t from = random_below(shape.sequences), to = random_below(shape.sequences),
+                  copied = random_below((from ? others[from] : sm_held(model)) + 2);
+    const int32_t code_of_copy = sm_copy(model, from, one_time_in(20) ? shape.sequences : to, copied);
+    mix_int(code_of_copy);
+    if (code_of_copy == SM_OK && to) others[to] = copied;
+    const int32_t n = 1 + random_below(12), wanted = random_below(n + (one_time_in(20) ? 3 : 1));
+    sm_token tokens[12];
+    int32_t next[256];
+    memcpy(next, others, sizeof next);
+    next[0] = sm_held(model);
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t s = random_below(shape.sequences);
+        tokens[i] = (sm_token){random_below(shape.vocab), s, next[s]++};
+        if (one_time_in(60)) tokens[i].id = -1;
+        if (one_time_in(60)) tokens[i].pos += 1;
+        if (one_time_in(60)) tokens[i].sequence = shape.sequences;
+    }
+    float *logits = malloc((size_t)(wanted ? wanted : 1) * (size_t)shape.vocab * 4);
+    need(logits != NULL, "no memory");
+    const int32_t held = sm_held(model), code = sm_read(model, tokens, n, wanted, logits);
+    mix_int(code);
+    if (code == SM_OK) {
+        memcpy(others, next, sizeof next);
+        need(sm_held(model) == next[0], "a good call holds its tokens");
+        mix(logits, (size_t)wanted * (size_t)shape.vocab * 4);
+    } else
+        need(code < 0 && sm_held(model) == held, "a refused call changes nothing");
+    free(logits);
+}
+
+static void choose_several(void) {
+    const int32_t n = 1 + random_below(5), n_history = random_below(20);
+    sm_choice choices[5];
+    int32_t history[20];
+    float *logits = malloc((size_t)n * (size_t)shape.vocab * 4);
+    need(logits != NULL, "no memory");
+    for (int32_t i = 0; i < n * shape.vocab; i++) logits[i] = (float)(random_below(4000) - 2000) / 300;
+    for (int32_t i = 0; i < n_history; i++) history[i] = one_time_in(200) ? -3 : random_below(shape.vocab);
+    if (one_time_in(9)) logits[random_below(n * shape.vocab)] = (float)strtod("nan", NULL);
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t begin = random_below(n_history + 1), end = begin + random_below(n_history - begin + 1);
+        choices[i] = (sm_choice){.how = {random_below(3) / 2.0, 1, 0, 1 + random_below(2), random_below(9), 0},
+                                 .begin = begin,
+                                 .end = one_time_in(40) ? end + 30 : end};
+        sm_rng_seed(&choices[i].rng, random_bits(), 54);
+    }
+    const int32_t code = sm_choose(model, logits, choices, n, history, n_history);
+    mix_int(code);
+    for (int32_t i = 0; i < n && code == SM_OK; i++) {
+        mix_int(choices[i].id);
+        mix(&choices[i].rng, sizeof choices[i].rng);
+        mix(&choices[i].log_probability, sizeof choices[i].log_probability);
+        need(choices[i].id < shape.vocab, "a choice outside the vocabulary");
+    }
+    free(logits);
+}
+
 static void choose(void) {
     const double nan = strtod("nan", NULL);
     sm_sampling how = {
@@ -323,6 +387,11 @@ static void call_with_null(void) { // nothing that is NULL may hurt
     mix_int(sm_head(model, NULL, 1, NULL));
     mix_int(sm_likeliest(NULL, NULL, 1, 1, NULL, NULL));
     mix_int(sm_likeliest(model, NULL, 1, 1, NULL, NULL));
+    mix_int(sm_read(NULL, NULL, 1, 0, NULL));
+    mix_int(sm_read(model, NULL, 1, 0, NULL));
+    mix_int(sm_copy(NULL, 0, 0, 0));
+    mix_int(sm_choose(NULL, NULL, NULL, 1, NULL, 0));
+    mix_int(sm_choose(model, NULL, NULL, 1, NULL, 0));
     mix_int(sm_arena_bytes(NULL));
     mix_int(sm_close(NULL));
     mix_int(sm_held(NULL));
@@ -340,8 +409,12 @@ int main(int argc, char **argv) {
     for (int32_t calls = atoi(argv[3]); calls > 0; calls--) {
         if (random_shapes && one_time_in(12)) stop(), start(1 + random_below(70));
         const int32_t what = random_below(100);
-        if (what < 62)
+        if (what < 45)
             read_tokens();
+        else if (what < 58)
+            read_sequences();
+        else if (what < 62)
+            choose_several();
         else if (what < 72)
             look_inside();
         else if (what < 86)
@@ -357,6 +430,7 @@ int main(int argc, char **argv) {
             create_wrongly();
         else
             call_with_null();
+        need(!sm_tiles_left(), "tiles were left to the caller");
     }
     stop();
     free(parts);

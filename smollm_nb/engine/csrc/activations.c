@@ -28,7 +28,7 @@ static void quantize_group(const float *x, int32_t n, int32_t *word, float *scal
     for (int32_t i = 0; i < n; i += 16) {
         const i32x16 a = sm_round(sm_load(x + i) * inverse);
         sum = sm_addi(sum, a);
-        *(i32x8 *)(word + i / 2) = sm_pack_activations(a);
+        sm_pack_activations(word, i, a);
     }
     uint32_t total = 0;
     for (int i = 0; i < 16; i++) total += (uint32_t)sum[i];

@@ -36,8 +36,8 @@ static void alloc_scratch(bump *w, const sm_model *m, sm_scratch *own) {
     alloc_act(w, &own->act, 1, widest(s));
     own->wide = bump_alloc(w, widest(s), sizeof(float));
     own->mix = bump_alloc(w, (size_t)s->heads * SM_DIM, sizeof(float));
-    own->sums = bump_alloc(w, (size_t)s->tile * 16, sizeof(float));
-    own->panel = bump_alloc(w, 32 * SM_PANEL, 1);
+    own->sums = bump_alloc(w, (size_t)s->tile * 16 * SM_TOGETHER, sizeof(float));
+    own->panel = bump_alloc(w, 32 * SM_PANEL * SM_TOGETHER, 1);
     own->barriers = 0;
     own->query = bump_alloc(w, (size_t)s->heads * 32, sizeof(int32_t));
     own->qscale = bump_alloc(w, (size_t)s->heads, sizeof(float));
@@ -48,8 +48,16 @@ static void alloc_scratch(bump *w, const sm_model *m, sm_scratch *own) {
     own->sum = bump_alloc(w, group * row, sizeof(float));
 }
 
+static void alloc_candidates(bump *w, const sm_model *m, sm_candidates *d) {
+    const size_t n = (size_t)m->shape.vocab;
+    d->probs = bump_alloc(w, n, sizeof(double));
+    d->ids = bump_alloc(w, n, sizeof(int32_t));
+    d->heap = bump_alloc(w, n, sizeof(int32_t));
+    d->mark = bump_alloc(w, n, 1);
+}
+
 static size_t alloc_cache(bump *w, const sm_model *m, sm_cache *c) { // its bytes
-    const size_t before = w->at, n = (size_t)m->shape.kv_heads * (size_t)m->capacity;
+    const size_t before = w->at, n = (size_t)(m->shape.sequences * m->shape.kv_heads) * (size_t)m->capacity;
     c->k = bump_alloc(w, n * SM_DIM, sizeof(int16_t));
     c->v = bump_alloc(w, n * SM_DIM, sizeof(int16_t));
     c->kscale = bump_alloc(w, n, sizeof(float));
@@ -64,6 +72,7 @@ static size_t alloc_model(bump *w, sm_model *m) { // bytes of the KV cache
                  row = (chunks + 15) / 16 * 16;
     sm_cache nowhere;
     sm_scratch none;
+    sm_candidates nothing;
     size_t kv = 0;
     m->sys = bump_alloc(w, 1, sm_system_bytes());
     m->embed = bump_alloc(w, 1, sizeof(sm_matrix));
@@ -82,10 +91,12 @@ static size_t alloc_model(bump *w, sm_model *m) { // bytes of the KV cache
     m->sum = bump_alloc(w, (size_t)s->heads * row, sizeof(float));
     m->logits = bump_alloc(w, (size_t)s->vocab, sizeof(float));
     alloc_act(w, &m->act, tile, widest(s));
-    m->probs = bump_alloc(w, (size_t)s->vocab, sizeof(double));
-    m->ids = bump_alloc(w, (size_t)s->vocab, sizeof(int32_t));
-    m->heap = bump_alloc(w, (size_t)s->vocab, sizeof(int32_t));
-    m->mark = bump_alloc(w, (size_t)s->vocab, 1);
+    m->held = bump_alloc(w, (size_t)s->sequences, sizeof(int32_t));
+    m->next = bump_alloc(w, (size_t)s->sequences, sizeof(int32_t));
+    m->tokens = bump_alloc(w, tile, sizeof(sm_token));
+    m->choosers = sm_min(s->threads, s->sequences);
+    m->candidates = bump_alloc(w, (size_t)m->choosers, sizeof(sm_candidates));
+    for (int32_t i = 0; i < m->choosers; i++) alloc_candidates(w, m, w->base ? &m->candidates[i] : &nothing);
     for (int32_t i = 0; i < s->threads; i++) alloc_scratch(w, m, w->base ? &m->scratch[i] : &none);
     for (int32_t i = 0; i < s->layers; i++) kv += alloc_cache(w, m, w->base ? &m->cache[i] : &nowhere);
     return kv;
@@ -101,8 +112,8 @@ static int32_t shape_fits(const sm_shape *s) {
            within(s->mlp, 64, 32768) && s->mlp % 64 == 0 && within(s->layers, 1, 256) && s->head_dim == SM_DIM &&
            within(s->heads, 1, 128) && within(s->kv_heads, 1, s->heads) && s->heads % s->kv_heads == 0 &&
            s->heads / s->kv_heads <= SM_MAX_GROUP && within(s->context, 1, 65536) && within(s->tied, 0, 1) &&
-           within(s->threads, 1, SM_MAX_THREADS) && within(s->tile, 1, 512) && s->rope_theta >= 1 &&
-           s->rope_theta < huge && s->rms_eps > 0 && s->rms_eps < huge;
+           within(s->threads, 1, SM_MAX_THREADS) && within(s->tile, 1, 512) && within(s->sequences, 1, 256) &&
+           s->rope_theta >= 1 && s->rope_theta < huge && s->rms_eps > 0 && s->rms_eps < huge;
 }
 
 // Bytes of the arena; m gets the shape and what follows from it
@@ -112,8 +123,8 @@ static ptrdiff_t measure(const sm_shape *s, sm_model *m, size_t *kv) {
     m->shape = *s;
     m->capacity = (s->context + SM_VALUE_GROUP - 1) / SM_VALUE_GROUP * SM_VALUE_GROUP;
     m->chunks = (s->context + SM_CHUNK - 1) / SM_CHUNK;
-    const double guess = 300.0 * s->layers * s->kv_heads * m->capacity + 1e8 +
-                         4.0 * s->tile * (3.0 * s->mlp + 4.0 * s->hidden) + 8e5 * s->threads;
+    const double guess = 300.0 * s->layers * s->kv_heads * m->capacity * s->sequences + 1e8 +
+                         4.0 * s->tile * (3.0 * s->mlp + 4.0 * s->hidden) + 2e7 * s->threads;
     if (guess > (double)PTRDIFF_MAX) return SM_E_SHAPE; // more than 32 bits can address
     bump w = {NULL, (sizeof(sm_model) + 63) / 64 * 64};
     *kv = alloc_model(&w, m);
@@ -133,13 +144,15 @@ enum {
     WASM_LAYER = 34560,
     WASM_CACHE = 16,
     WASM_SCRATCH = 64,
+    WASM_CANDIDATES = 20,
     WASM_SYSTEM = 4,
     WASM_PANEL = 128
 };
 #ifdef __wasm__
 _Static_assert(sizeof(sm_model) == WASM_MODEL && sizeof(sm_matrix) == WASM_MATRIX && sizeof(sm_layer) == WASM_LAYER,
                "sizes of structs changed");
-_Static_assert(sizeof(sm_cache) == WASM_CACHE && sizeof(sm_scratch) == WASM_SCRATCH && SM_PANEL == WASM_PANEL,
+_Static_assert(sizeof(sm_cache) == WASM_CACHE && sizeof(sm_scratch) == WASM_SCRATCH &&
+                   sizeof(sm_candidates) == WASM_CANDIDATES && SM_PANEL == WASM_PANEL,
                "sizes of structs changed");
 #else
 // How many bytes more an array of structs takes in WebAssembly (there) than natively (here)
@@ -154,7 +167,8 @@ ptrdiff_t sm_wasm_arena_bytes(const sm_shape *s) {
            (s->tied ? 1 : 2) * extra_bytes(1, WASM_MATRIX, sizeof(sm_matrix)) +
            extra_bytes(s->layers, WASM_LAYER, sizeof(sm_layer)) + extra_bytes(s->layers, WASM_CACHE, sizeof(sm_cache)) +
            extra_bytes(s->threads, WASM_SCRATCH, sizeof(sm_scratch)) +
-           (ptrdiff_t)s->threads * 32 * (WASM_PANEL - SM_PANEL);
+           extra_bytes(sm_min(s->threads, s->sequences), WASM_CANDIDATES, sizeof(sm_candidates)) +
+           (ptrdiff_t)s->threads * (32 * (WASM_PANEL - SM_PANEL * SM_TOGETHER) - s->tile * 64 * (SM_TOGETHER - 1));
 }
 #endif
 
@@ -283,6 +297,7 @@ int32_t sm_create(const sm_shape *shape, const sm_part *parts, int32_t n_parts, 
     bump w = {arena, (sizeof(sm_model) + 63) / 64 * 64};
     alloc_model(&w, m);
     m->log_theta = sm_log_double(shape->rope_theta);
+    __builtin_memset(m->held, 0, (size_t)shape->sequences * sizeof(int32_t));
     size_matrices(m);
     for (int32_t i = 0; i < n_parts; i++) {
         const int32_t code = add_part(m, &parts[i], weights, weights_bytes);
@@ -320,10 +335,24 @@ static int32_t check_tokens(const sm_model *m, const int32_t *ids, int32_t n, in
                             const float *logits) {
     if (!ids || (want == SM_ALL_LOGITS && !logits)) return SM_E_NULL;
     if (n < 1 || n > m->shape.context || !within(want, SM_NO_LOGITS, SM_ALL_LOGITS)) return SM_E_SIZE;
-    if (!within(pos, 0, m->held) || pos > m->shape.context - n) return SM_E_POSITION;
+    if (!within(pos, 0, m->held[0]) || pos > m->shape.context - n) return SM_E_POSITION;
     for (int32_t i = 0; i < n; i++)
         if (!within(ids[i], 0, m->shape.vocab - 1)) return SM_E_TOKEN;
     return SM_OK;
+}
+
+// One pass over the weights for n tokens, at most a tile
+static void pass(sm_model *m, const sm_token *tokens, int32_t n, int32_t wanted, float *logits, float *residual,
+                 size_t plane) {
+    m->job = (sm_job){.kind = SM_JOB_FORWARD,
+                      .tokens = tokens,
+                      .n = n,
+                      .wanted = wanted,
+                      .logits = logits,
+                      .residual = residual,
+                      .plane = plane};
+    sm_threads_run(m);
+    for (int32_t i = 0; i < n; i++) m->held[tokens[i].sequence] = tokens[i].pos + 1;
 }
 
 SM_SMALL static int32_t read_tokens(sm_model *m, const int32_t *ids, int32_t n, int32_t pos, int32_t want,
@@ -331,22 +360,48 @@ SM_SMALL static int32_t read_tokens(sm_model *m, const int32_t *ids, int32_t n, 
                                     float *residual) { // NULL, or (layers + 1, n, hidden)
     const size_t hidden = (size_t)m->shape.hidden;
     if (!sm_threads_ready(m)) return SM_E_THREADS;
-    m->held = pos;
     for (int32_t i = 0; i < n; i += m->shape.tile) {
-        const int32_t count = sm_min(n - i, m->shape.tile), end = i + count == n;
-        float *out = want == SM_ALL_LOGITS ? logits + (size_t)i * (size_t)m->shape.vocab : logits ? logits : m->logits;
-        m->job = (sm_job){.kind = SM_JOB_FORWARD,
-                          .ids = ids + i,
-                          .n = count,
-                          .pos = pos + i,
-                          .want = want == SM_LAST_LOGITS && !end ? SM_NO_LOGITS : want,
-                          .logits = out,
-                          .residual = residual ? residual + (size_t)i * hidden : NULL,
-                          .plane = (size_t)n * hidden};
-        sm_threads_run(m);
-        m->held = pos + i + count;
+        const int32_t count = sm_min(n - i, m->shape.tile), end = i + count == n,
+                      wanted = want == SM_ALL_LOGITS ? count : want == SM_LAST_LOGITS && end;
+        for (int32_t t = 0; t < count; t++) m->tokens[t] = (sm_token){ids[i + t], 0, pos + i + t};
+        pass(m, m->tokens, count, wanted,
+             want == SM_ALL_LOGITS ? logits + (size_t)i * (size_t)m->shape.vocab
+             : logits              ? logits
+                                   : m->logits,
+             residual ? residual + (size_t)i * hidden : NULL, (size_t)n * hidden);
     }
     return SM_OK;
+}
+
+static int32_t check_sequences(sm_model *m, const sm_token *tokens, int32_t n) {
+    for (int32_t i = 0; i < m->shape.sequences; i++) m->next[i] = -1;
+    for (const sm_token *t = tokens; t < tokens + n; t++) {
+        if (!within(t->sequence, 0, m->shape.sequences - 1)) return SM_E_SEQUENCE;
+        if (!within(t->id, 0, m->shape.vocab - 1)) return SM_E_TOKEN;
+        int32_t *next = &m->next[t->sequence];
+        const int32_t first = *next < 0;
+        if (!within(t->pos, first ? 0 : *next, first ? m->held[t->sequence] : *next) || t->pos >= m->shape.context)
+            return SM_E_POSITION;
+        *next = t->pos + 1;
+    }
+    return SM_OK;
+}
+
+int32_t sm_read(sm_model *m, const sm_token *tokens, int32_t n, int32_t wanted, float *logits) {
+    int32_t code = sm_enter(m);
+    if (code) return code;
+    if (!tokens || (wanted && !logits)) return leave(m, SM_E_NULL);
+    if (!within(n, 1, 1 << 20) || !within(wanted, 0, n)) return leave(m, SM_E_SIZE);
+    if ((code = check_sequences(m, tokens, n))) return leave(m, code);
+    if (!sm_threads_ready(m)) return leave(m, SM_E_THREADS);
+    for (int32_t i = 0, count; i < n; i += count) {
+        count = sm_min(n - i, m->shape.tile);
+        const int32_t before = sm_min(n - wanted - i, count), skipped = before > 0 ? before : 0,
+                      done = i + skipped - (n - wanted);
+        pass(m, tokens + i, count, count - skipped, logits + (done > 0 ? (size_t)done * (size_t)m->shape.vocab : 0),
+             NULL, 0);
+    }
+    return leave(m, SM_OK);
 }
 
 int32_t sm_prefill(sm_model *m, const int32_t *ids, int32_t n, int32_t pos, int32_t want, float *logits) {
@@ -358,6 +413,26 @@ int32_t sm_prefill(sm_model *m, const int32_t *ids, int32_t n, int32_t pos, int3
 
 int32_t sm_decode(sm_model *m, int32_t id, int32_t pos, float *logits) {
     return sm_prefill(m, &id, 1, pos, SM_LAST_LOGITS, logits);
+}
+
+SM_SMALL int32_t sm_copy(sm_model *m, int32_t from, int32_t to, int32_t n) {
+    const int32_t code = sm_enter(m);
+    if (code) return code;
+    const int32_t last = m->shape.sequences - 1;
+    if (!within(from, 0, last) || !within(to, 0, last)) return leave(m, SM_E_SEQUENCE);
+    if (!within(n, 0, m->held[from])) return leave(m, SM_E_SIZE);
+    const size_t capacity = (size_t)m->capacity, heads = (size_t)m->shape.kv_heads,
+                 whole = (size_t)((n + SM_BLOCK - 1) / SM_BLOCK * SM_BLOCK); // keys stand in blocks
+    for (const sm_cache *c = m->cache; c < m->cache + m->shape.layers && from != to; c++)
+        for (size_t h = 0; h < heads; h++) {
+            const size_t a = ((size_t)from * heads + h) * capacity, b = ((size_t)to * heads + h) * capacity;
+            __builtin_memcpy(c->k + b * SM_DIM, c->k + a * SM_DIM, whole * SM_DIM * sizeof *c->k);
+            __builtin_memcpy(c->v + b * SM_DIM, c->v + a * SM_DIM, whole * SM_DIM * sizeof *c->v);
+            __builtin_memcpy(c->kscale + b, c->kscale + a, whole * sizeof *c->kscale);
+            __builtin_memcpy(c->vscale + b, c->vscale + a, whole * sizeof *c->vscale);
+        }
+    m->held[to] = n;
+    return leave(m, SM_OK);
 }
 
 // ---- looking inside ----
@@ -420,13 +495,13 @@ float *sm_logits(sm_model *m) {
     return m ? m->logits : NULL;
 }
 int32_t sm_held(const sm_model *m) {
-    return m ? m->held : SM_E_NULL;
+    return m ? m->held[0] : SM_E_NULL;
 }
 
 int32_t sm_forget(sm_model *m, int32_t n) {
     const int32_t code = sm_enter(m);
     if (code) return code;
-    if (!within(n, 0, m->held)) return leave(m, SM_E_SIZE);
-    m->held = n;
+    if (!within(n, 0, m->held[0])) return leave(m, SM_E_SIZE);
+    m->held[0] = n;
     return leave(m, SM_OK);
 }

@@ -1,10 +1,12 @@
 // AVX-512 VNNI: vpdpbusd adds four products of u8 × s8 in one instruction, vpdpwssd two of 16 × 16 bits. With
 // SMOLLM_EMULATE the instructions are plain C, so that this path is tested on machines without them.
-#define SM_VARIANT  "avx512vnni"
+#ifndef SM_VARIANT // AMX is this as well
+#define SM_VARIANT "avx512vnni"
+#define SM_TOKENS  8
+#define SM_FEW     8
+#endif
 #define SM_QUADS    1
 #define SM_BIAS     128
-#define SM_TOKENS   8
-#define SM_FEW      8
 #define SM_PREFETCH 0
 
 #ifdef SMOLLM_EMULATE

@@ -53,7 +53,8 @@ SM_INLINE sm_heads heads_of(const sm_model *m) {
 static void store_kv(const sm_task *v, const sm_cache *c, sm_heads h, int32_t kv, int32_t t) {
     sm_model *m = v->m;
     const float *k = m->qkv + (size_t)t * (size_t)h.width + (size_t)(h.q + kv) * SM_DIM;
-    sm_store_kv(m, c, kv, v->job.pos + t, k, k + h.kv * SM_DIM, m->rope + t * SM_DIM);
+    const sm_token *token = &v->job.tokens[t];
+    sm_store_kv(m, c, token->sequence * h.kv + kv, token->pos, k, k + h.kv * SM_DIM, m->rope + t * SM_DIM);
 }
 
 // Where a chunk's keys stand; the first chunk's where there is no such chunk
@@ -67,7 +68,8 @@ SM_INLINE const int16_t *keys(const sm_model *m, const sm_cache *c, int32_t kv, 
 static void attend_one(const sm_task *v, const sm_cache *c) {
     sm_model *m = v->m;
     const sm_heads h = heads_of(m);
-    const int32_t t = v->at, end = v->job.pos + t + 1, chunks = (end + SM_CHUNK - 1) / SM_CHUNK;
+    const int32_t t = v->at, end = v->job.tokens[t].pos + 1, first = v->job.tokens[t].sequence * h.kv,
+                  chunks = (end + SM_CHUNK - 1) / SM_CHUNK;
     const size_t part = (size_t)m->chunks * SM_DIM, row = (size_t)(m->chunks + 15) / 16 * 16;
     const float *query = m->qkv + (size_t)t * (size_t)h.width, *rope = m->rope + t * SM_DIM;
     uint8_t ready[128] = {0}; // KV heads whose queries have been rotated and quantized
@@ -79,8 +81,8 @@ static void attend_one(const sm_task *v, const sm_cache *c) {
             sm_query(query + head * SM_DIM, h.group, rope, v->own->query + head * 32, v->own->qscale + head),
                 ready[kv] = 1;
         const int32_t j = i + v->threads; // this thread's next chunk
-        sm_chunk(m, c, kv, chunk, end, v->own->query + head * 32, v->own->qscale + head, h.group,
-                 keys(m, c, j % h.kv, chunks - 1 - j / h.kv), m->part + head * part, m->top + head * row,
+        sm_chunk(m, c, first + kv, chunk, end, v->own->query + head * 32, v->own->qscale + head, h.group,
+                 keys(m, c, first + j % h.kv, chunks - 1 - j / h.kv), m->part + head * part, m->top + head * row,
                  m->sum + head * row, v->own);
     }
     sm_barrier(m, v->thread);
@@ -95,26 +97,27 @@ static void store_all_kv(const sm_task *v, const sm_cache *c) {
     sm_barrier(v->m, v->thread);
 }
 
-// Several tokens: tokens are split between threads
+// Several tokens, of one sequence or of many: tokens and KV heads are split between threads
 static void attend_many(const sm_task *v, const sm_cache *c) {
     sm_model *m = v->m;
     sm_scratch *own = v->own;
     const sm_heads h = heads_of(m);
     const size_t part = (size_t)m->chunks * SM_DIM, row = (size_t)(m->chunks + 15) / 16 * 16;
-    for (int32_t kv = 0; kv < h.kv; kv++)
-        for (int32_t t = v->thread; t < v->n; t += v->threads) {
-            const int32_t end = v->job.pos + t + 1, chunks = (end + SM_CHUNK - 1) / SM_CHUNK;
-            const size_t head = (size_t)(kv * h.group);
-            float *out = m->mix + ((size_t)t * (size_t)h.q + head) * SM_DIM;
-            sm_query(m->qkv + (size_t)t * (size_t)h.width + head * SM_DIM, h.group, m->rope + t * SM_DIM, own->query,
-                     own->qscale);
-            for (int32_t chunk = 0; chunk < chunks; chunk++)
-                sm_chunk(m, c, kv, chunk, end, own->query, own->qscale, h.group, keys(m, c, kv, chunk + 1), own->part,
-                         own->top, own->sum, own);
-            for (int32_t g = 0; g < h.group; g++)
-                sm_combine(chunks, own->part + (size_t)g * part, own->top + (size_t)g * row, own->sum + (size_t)g * row,
-                           own->top + (size_t)g * row, out + g * SM_DIM);
-        }
+    for (int32_t i = v->thread; i < v->n * h.kv; i += v->threads) {
+        const int32_t at = i % v->n, t = v->at + at, kv = i / v->n; // tokens that share keys stand together
+        const sm_token *token = &v->job.tokens[t];
+        const int32_t end = token->pos + 1, chunks = (end + SM_CHUNK - 1) / SM_CHUNK, of = token->sequence * h.kv + kv;
+        const size_t head = (size_t)(kv * h.group);
+        float *out = m->mix + ((size_t)at * (size_t)h.q + head) * SM_DIM;
+        sm_query(m->qkv + (size_t)t * (size_t)h.width + head * SM_DIM, h.group, m->rope + t * SM_DIM, own->query,
+                 own->qscale);
+        for (int32_t chunk = 0; chunk < chunks; chunk++)
+            sm_chunk(m, c, of, chunk, end, own->query, own->qscale, h.group, keys(m, c, of, chunk + 1), own->part,
+                     own->top, own->sum, own);
+        for (int32_t g = 0; g < h.group; g++)
+            sm_combine(chunks, own->part + (size_t)g * part, own->top + (size_t)g * row, own->sum + (size_t)g * row,
+                       own->top + (size_t)g * row, out + g * SM_DIM);
+    }
     sm_barrier(m, v->thread);
 }
 
@@ -160,8 +163,8 @@ static void mlp(const sm_task *v, const sm_layer *l) {
 static void embed(const sm_task *v) {
     sm_model *m = v->m;
     for (int32_t t = v->thread; t < v->n; t += v->threads) {
-        sm_row(m->embed, v->job.ids[t], m->x + (size_t)t * (size_t)m->shape.hidden);
-        sm_rope(m->log_theta, v->job.pos + t, m->rope + t * SM_DIM);
+        sm_row(m->embed, v->job.tokens[t].id, m->x + (size_t)t * (size_t)m->shape.hidden);
+        sm_rope(m->log_theta, v->job.tokens[t].pos, m->rope + t * SM_DIM);
     }
     sm_barrier(m, v->thread);
 }
@@ -178,8 +181,7 @@ SM_SMALL static void record(const sm_task *v, int32_t layer) {
 // In the last layer, once keys and values are stored, only tokens whose logits are wanted go on; with a residual stream
 // to hand out, behind it
 static void keep_wanted(sm_task *v) {
-    if (v->job.want == SM_ALL_LOGITS) return;
-    v->at = v->n - 1, v->n = v->job.want == SM_LAST_LOGITS;
+    v->at = v->n - v->job.wanted, v->n = v->job.wanted;
     v->x += (size_t)v->at * (size_t)v->m->shape.hidden;
 }
 
@@ -198,7 +200,7 @@ static void forward(sm_task v) {
     for (int32_t i = 0; i < m->shape.layers; i++) {
         const int32_t final = i == m->shape.layers - 1;
         qkv_projections(&v, &m->layer[i]);
-        if (v.n > 1 || (final && !v.job.want && !traced))
+        if (v.n > 1 || (final && !v.job.wanted && !traced))
             store_all_kv(&v, &m->cache[i]); // otherwise attend_one stores the only token's
         if (final && !traced) keep_wanted(&v);
         if (!v.n) break;
@@ -223,6 +225,14 @@ SM_SMALL static void likeliest(const sm_task *v) {
     sm_barrier(v->m, v->thread);
 }
 
+SM_SMALL static void choose(const sm_task *v) {
+    const int32_t vocab = v->m->shape.vocab, threads = v->m->choosers;
+    for (int32_t i = v->thread; i < v->n && v->thread < threads; i += threads)
+        sm_choose_one(&v->m->candidates[v->thread], v->job.rows + (size_t)i * (size_t)vocab, vocab, v->job.history,
+                      &v->job.choices[i]);
+    sm_barrier(v->m, v->thread);
+}
+
 void sm_run(sm_model *m, int32_t thread) {
     sm_task v = {m, &m->scratch[thread], thread, m->shape.threads, m->job, 0, m->job.n, m->x};
     const sm_fpu before = sm_fpu_enter();
@@ -235,6 +245,9 @@ void sm_run(sm_model *m, int32_t thread) {
         break;
     case SM_JOB_LIKELIEST:
         likeliest(&v);
+        break;
+    case SM_JOB_CHOOSE:
+        choose(&v);
         break;
     }
     sm_fpu_leave(before);

@@ -27,8 +27,7 @@ double sm_exp_sum(const float *x, int32_t n, float top) {
     return all;
 }
 
-// Whether there is a distribution: every logit a number or -infinity, not all of them -infinity
-SM_SMALL static int32_t distribution(const float *x, int32_t n) {
+int32_t sm_distribution(const float *x, int32_t n) {
     const int32_t whole = n / 16 * 16;
     i32x16 good = sm_set1i(-1), some = sm_set1i(0);
     for (int32_t i = 0; i < whole; i += 16) {
@@ -60,7 +59,7 @@ SM_INLINE int32_t any_above(const float *x, f32x16 least) { // x (SCAN)
 
 SM_SMALL void sm_rank(const float *logits, int32_t n, int32_t k, int32_t *ids, float *probs) {
     for (int32_t i = 0; i < k; i++) ids[i] = -1, probs[i] = 0;
-    if (!distribution(logits, n)) return;
+    if (!sm_distribution(logits, n)) return;
     int32_t have = 0, i = 0;
     for (; i < k; i++) have = insert(logits, i, have, k, ids);
     for (; i + SCAN <= n; i += SCAN)

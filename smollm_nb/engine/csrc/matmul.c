@@ -6,6 +6,9 @@
 #ifdef __wasm__
 #include "loops_wasm.h"
 #endif
+#if SM_TILES
+#include "tiles.h"
+#endif
 
 enum { PREFETCH_BYTES = 4096 }; // prefetch distance: one page, since many hardware prefetchers stop at a page's end
 
@@ -29,7 +32,7 @@ SM_INLINE f32x16 decode_scale_codes(const sm_piece *p, const uint8_t *code) { //
 #endif
 }
 
-// data: the packed part, laid out by quant/formats.py
+// data: the packed part, laid out by engine/formats.py
 void sm_piece_init(sm_piece *p, const uint8_t *data, int32_t cols) {
     const size_t blocks = (size_t)sm_blocks(p->end - p->begin), size = blocks * 16 * (size_t)cols;
     if (p->format == SM_INT8_ROW) {
@@ -52,11 +55,11 @@ SM_INLINE f32x16 row_scales(const sm_piece *p, int32_t block) {
 }
 
 // ---- one vector: weights go straight from memory into the sums ----
-// 16 rows × 8 weights times 8 activations; word (4)
+// 16 rows × 8 weights times 8 activations
 SM_INLINE void dot_int4(sm_acc *acc, const sm_piece *p, const uint8_t *codes, const int32_t *word) {
     const u8x64 b = *(const u8x64 *)codes;
     sm_dot4(acc, sm_lookup(p->book, b & SM_NIBBLE_MASK), word);
-    sm_dot4(acc, sm_lookup(p->book, (u8x64)((u16x32)b >> 4) & SM_NIBBLE_MASK), word + 2);
+    sm_dot4(acc, sm_lookup(p->book, (u8x64)((u16x32)b >> 4) & SM_NIBBLE_MASK), word + SM_FOUR);
 }
 
 // int8 as dot.h takes it: adding 128 flips the sign bit in two's complement
@@ -66,7 +69,7 @@ SM_INLINE u8x64 biased(const uint8_t *codes) {
 
 SM_INLINE void dot_int8(sm_acc *acc, const uint8_t *codes, const int32_t *word) { // 16 rows × 8 weights
     sm_dot4(acc, biased(codes), word);
-    sm_dot4(acc, biased(codes + 64), word + 2);
+    sm_dot4(acc, biased(codes + 64), word + SM_FOUR);
 }
 
 // Consecutive steps go to different accumulators where the instruction's latency is long; integer sums are exact in any
@@ -82,7 +85,7 @@ SM_INLINE i32x16 dot_group(const sm_piece *p, const uint8_t *codes, int32_t step
 #endif
     sm_acc acc[SM_CHAINS] = {0};
     for (int32_t s = 0; s < steps; s += SM_CHAINS)
-        for (int c = 0; c < SM_CHAINS; c++, codes += step, word += 4) {
+        for (int c = 0; c < SM_CHAINS; c++, codes += step, word += 2 * SM_FOUR) {
             if (SM_PREFETCH) __builtin_prefetch(codes + PREFETCH_BYTES);
             if (int4)
                 dot_int4(&acc[c], p, codes, word);
@@ -129,12 +132,12 @@ SM_INLINE void add_group(const sm_acc *acc, const int count, const float *scale,
 // Few vectors: unpacked weights are used at once, from registers
 SM_INLINE void group_by_few(const sm_piece *p, const uint8_t *codes, int32_t steps, const int int4, const int count,
                             const int32_t *word, sm_acc *acc) {
-    for (int32_t s = 0; s < steps; s++, codes += int4 ? 64 : 128, word += 4) {
+    for (int32_t s = 0; s < steps; s++, codes += int4 ? 64 : 128, word += 2 * SM_FOUR) {
         u8x64 w[2];
         __builtin_prefetch(codes + PREFETCH_BYTES);
         unpack8(p, codes, int4, w);
         for (int t = 0; t < count; t++)
-            sm_dot4(&acc[t], w[0], word + t * 64), sm_dot4(&acc[t], w[1], word + t * 64 + 2);
+            sm_dot4(&acc[t], w[0], word + t * 64), sm_dot4(&acc[t], w[1], word + t * 64 + SM_FOUR);
     }
 }
 
@@ -157,7 +160,7 @@ SM_INLINE void panel_by_vectors(const uint8_t *panel, int32_t steps, const int c
     }
 #endif
     for (int32_t s = 0; s < 2 * steps; s++)
-        for (int t = 0; t < count; t++) sm_panel_dot(&acc[t], panel + s * SM_PANEL, word + t * 64 + s * 2);
+        for (int t = 0; t < count; t++) sm_panel_dot(&acc[t], panel + s * SM_PANEL, word + t * 64 + s * SM_FOUR);
 }
 
 typedef struct { // one group of one block of weights, and the vectors that it is multiplied by
@@ -274,6 +277,88 @@ SM_INLINE void block_by_vectors(const sm_piece *p, int32_t cols, int32_t block, 
     }
 }
 
+// ---- many vectors, where there are tiles: two blocks at once, so that each tile of activations is used twice ----
+#if SM_TILES
+enum { UNPACKED = 32 * SM_PANEL }; // bytes of an unpacked group of a block
+
+// Vectors of a tile: as few tiles as can be, of one size, since another size would want other shapes
+SM_INLINE int32_t tile_vectors(int32_t n) {
+    const int32_t tiles = (n + SM_TOKENS - 1) / SM_TOKENS;
+    return (n + tiles - 1) / tiles;
+}
+
+static void begin_tiles(int32_t vectors) {
+    sm_tile_shapes shapes = {.palette = 1};
+    for (int i = 0; i < 8; i++) shapes.rows[i] = (uint8_t)(i < 6 ? vectors : 16), shapes.bytes[i] = 64;
+    sm_tile_shape(&shapes);
+}
+
+// One group of one or two blocks times a tile of vectors. Tiles 0 to 3: sums, a plane and a block each; 4 and 5: planes
+// of activations; 6 and 7: blocks of weights. panel (blocks, UNPACKED), acc (blocks, SM_TOKENS)
+SM_INLINE void group_by_tiles(const uint8_t *panel, int32_t blocks, int32_t steps, const int32_t *word, sm_acc *acc) {
+    sm_acc *next = acc + SM_TOKENS;
+    sm_tile_zero(0), sm_tile_zero(1), sm_tile_zero(2), sm_tile_zero(3);
+    for (int32_t s = 0; s < steps; s += 8, word += 16, panel += 16 * SM_PANEL) { // 64 columns
+        sm_tile_load(6, panel, SM_PANEL);
+        sm_tile_load(4, word, 64 * sizeof *word);
+        sm_tile_dot(0, 4, 6);
+        sm_tile_load(5, word + SM_OTHER, 64 * sizeof *word);
+        sm_tile_dot(1, 5, 6);
+        if (blocks == 1) continue;
+        sm_tile_load(7, panel + UNPACKED, SM_PANEL);
+        sm_tile_dot(2, 4, 7);
+        sm_tile_dot(3, 5, 7);
+    }
+    sm_tile_store(0, &acc->sum[0], sizeof *acc);
+    sm_tile_store(1, &acc->sum[1], sizeof *acc);
+    if (blocks == 1) return;
+    sm_tile_store(2, &next->sum[0], sizeof *acc);
+    sm_tile_store(3, &next->sum[1], sizeof *acc);
+}
+
+// Results go to own->sums (blocks, n, 16)
+SM_INLINE void blocks_by_tiles(const sm_piece *p, int32_t cols, int32_t block, int32_t blocks, const int int4,
+                               const sm_act *act, int32_t n, sm_scratch *own) {
+    const size_t groups = (size_t)sm_groups(cols), bytes = (size_t)cols * (int4 ? 8 : 16);
+    const int32_t size = tile_vectors(n);
+    const uint8_t *codes = p->codes + (size_t)block * bytes;
+    sm_acc acc[2][SM_TOGETHER][SM_TOKENS]; // a tile's, and those of the tile before, which meanwhile become floats
+    for (int32_t t = 0; t < blocks * n; t++) sm_store(own->sums + t * 16, sm_set1(0));
+    for (size_t g = 0; g < groups; g++) {
+        const int32_t steps = sm_min(cols - (int32_t)g * SM_GROUP, SM_GROUP) / 8;
+        const size_t at = g * (size_t)act->capacity;
+        f32x16 weight[SM_TOGETHER];
+        for (int32_t b = 0; b < blocks; b++) {
+            const size_t row = (size_t)(block + b);
+            unpack_group(p, codes + (size_t)b * bytes, steps, int4, own->panel + b * UNPACKED);
+            weight[b] = int4 ? decode_scale_codes(p, p->scales + (row * groups + g) * 16) : row_scales(p, block + b);
+        }
+        for (int32_t t = 0, turn = 0; t < n + size; t += size, turn ^= 1) {
+            // the last tile reaches back to vectors that the one before has had, whose sums are left alone
+            if (t < n)
+                group_by_tiles(own->panel, blocks, steps, act->word + (at + (size_t)sm_min(t, n - size)) * 64,
+                               acc[turn][0]);
+            const int32_t before = t - size, skip = before - sm_min(before, n - size);
+            const size_t i = at + (size_t)before;
+            for (int32_t b = 0; before >= 0 && b < blocks; b++)
+                add_group(acc[turn ^ 1][b] + skip, size - skip, act->scale + i, act->bias + i, weight[b],
+                          own->sums + (b * n + before) * 16);
+        }
+        codes += (size_t)steps * (int4 ? 64 : 128);
+    }
+}
+#endif
+
+int32_t sm_tiles_left(void) {
+#if SM_TILES
+    sm_tile_shapes shapes;
+    sm_tile_shape_now(&shapes);
+    return shapes.palette != 0;
+#else
+    return 0;
+#endif
+}
+
 // ---- both ----
 // The last block of a matrix may lack rows
 SM_INLINE void store_rows(float *out, f32x16 sum, int32_t rows, const int32_t add) {
@@ -307,6 +392,19 @@ SM_ENTRY void int8_by_vectors(const sm_piece *p, int32_t cols, int32_t block, co
 SM_INLINE void piece_by_vectors(const sm_piece *p, int32_t cols, int32_t b0, int32_t b1, const int int4,
                                 const sm_act *act, int32_t n, float *out, size_t stride, int32_t add, sm_scratch *own) {
     const int32_t rows = p->end - p->begin;
+#if SM_TILES
+    if (n > SM_FEW) {
+        for (int32_t b = b0; b < b1; b += SM_TOGETHER) {
+            const int32_t blocks = sm_min(SM_TOGETHER, b1 - b);
+            blocks_by_tiles(p, cols, b, blocks, int4, act, n, own);
+            for (int32_t i = 0; i < blocks; i++)
+                for (int32_t t = 0; t < n; t++)
+                    store_rows(out + (size_t)t * stride + p->begin + (b + i) * 16,
+                               sm_load(own->sums + (i * n + t) * 16), rows - (b + i) * 16, add);
+        }
+        return;
+    }
+#endif
     if (n > 1)
         for (int32_t b = b0; b < b1; b++) {
             if (int4)
@@ -330,6 +428,9 @@ SM_INLINE void piece_by_vectors(const sm_piece *p, int32_t cols, int32_t b0, int
 
 void sm_matmul(const sm_matrix *w, int32_t b0, int32_t b1, const sm_act *act, int32_t n, float *out, size_t stride,
                int32_t add, sm_scratch *own) {
+#if SM_TILES
+    if (n > SM_FEW) begin_tiles(tile_vectors(n));
+#endif
     for (int32_t i = 0; i < w->pieces; i++) {
         const sm_piece *p = &w->piece[i];
         const int32_t first = p->begin / SM_ROWS, from = b0 > first ? b0 - first : 0,
@@ -340,6 +441,9 @@ void sm_matmul(const sm_matrix *w, int32_t b0, int32_t b1, const sm_act *act, in
         else
             piece_by_vectors(p, w->cols, from, to, 1, act, n, out, stride, add, own);
     }
+#if SM_TILES
+    if (n > SM_FEW) sm_tile_release();
+#endif
 }
 
 // `n` numbers of one lane, from weight `c` of a block on: n at most a group

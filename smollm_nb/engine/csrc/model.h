@@ -55,8 +55,8 @@ typedef struct {           // one thread's own scratch
     sm_act act;            // one vector, where every thread quantizes for itself
     float *wide;           // (max(hidden, heads·64, mlp)) a vector after its RMSNorm
     float *mix;            // (heads·64) attention's output for one token
-    float *sums;           // (tile, 16) one block of output rows for each token
-    uint8_t *panel;        // (32·SM_PANEL) one unpacked group of a block of weights
+    float *sums;           // (SM_TOGETHER, tile, 16) one block of output rows for each token
+    uint8_t *panel;        // (SM_TOGETHER, 32·SM_PANEL) one unpacked group of a block of weights
     int32_t *query;        // (heads, 32) query heads as pairs of 16 bits
     float *qscale;         // (heads)
     float *weight;         // (SM_MAX_HEADS, SM_CHUNK) scores, then softmax weights
@@ -66,10 +66,10 @@ typedef struct {           // one thread's own scratch
 } sm_scratch;
 
 typedef struct {   // keys and values of one layer; capacity: as in sm_model
-    int16_t *k;    // (kv_heads, capacity/16, 32, 16, 2): 16 positions of two channels together
-    int16_t *v;    // (kv_heads, capacity/2, 64, 2): two positions of a channel together
-    float *kscale; // (kv_heads, capacity)
-    float *vscale; // (kv_heads, capacity)
+    int16_t *k;    // (sequences·kv_heads, capacity/16, 32, 16, 2): 16 positions of two channels together
+    int16_t *v;    // (sequences·kv_heads, capacity/2, 64, 2): two positions of a channel together
+    float *kscale; // (sequences·kv_heads, capacity)
+    float *vscale; // (sequences·kv_heads, capacity)
 } sm_cache;
 
 // ---- the model: at the arena's beginning ----
@@ -77,43 +77,56 @@ typedef struct {
     _Alignas(64) atomic_uint value;
 } sm_line; // a cache line of its own
 
-enum { SM_JOB_FORWARD = 0, SM_JOB_HEAD = 1, SM_JOB_LIKELIEST = 2 };
+// ---- choosing a token ----
+typedef struct {   // the candidates that are left
+    double *probs; // (count) logits, then unnormalized probabilities
+    int32_t *ids;  // (count) their token ids, rising
+    int32_t *heap; // (vocab) a binary heap of indices into the two above
+    uint8_t *mark; // (vocab) 1 at indices that a step keeps; all zero between steps
+    int32_t count; // candidates left; the arrays have memory for vocab of them
+} sm_candidates;
+
+enum { SM_JOB_FORWARD = 0, SM_JOB_HEAD = 1, SM_JOB_LIKELIEST = 2, SM_JOB_CHOOSE = 3 };
 typedef struct { // one call, for all threads
     int32_t kind;
-    int32_t n, pos, want; // n: tokens or vectors, at most tile, or rows of logits
-    const int32_t *ids;   // (n)
-    float *logits;        // (vocab) or (n, vocab)
-    float *residual;      // NULL, or where the residual stream goes, (n, hidden) for each of layers + 1
-    size_t plane;         // numbers from one layer's residual stream to the next
-    const float *rows;    // (n, hidden) for the head, or (n, vocab)
-    int32_t k;            // the likeliest tokens of each row
-    int32_t *best;        // (n, k) their ids
-    float *probs;         // (n, k)
+    int32_t n;              // tokens or vectors, at most tile, or rows of logits
+    int32_t wanted;         // the last so many tokens' logits
+    const sm_token *tokens; // (n)
+    float *logits;          // (wanted, vocab), or (n, vocab) of the head
+    float *residual;        // NULL, or where the residual stream goes, (n, hidden) for each of layers + 1
+    size_t plane;           // numbers from one layer's residual stream to the next
+    const float *rows;      // (n, hidden) for the head, or (n, vocab)
+    int32_t k;              // the likeliest tokens of each row
+    int32_t *best;          // (n, k) their ids
+    float *probs;           // (n, k)
+    sm_choice *choices;     // (n)
+    const int32_t *history; // ids that they count
 } sm_job;
 
 struct sm_model {
     sm_shape shape;
     int32_t capacity; // positions: context, rounded up to a whole value group
     int32_t chunks;   // of the context, rounded up
-    int32_t held;     // tokens in the KV cache
+    int32_t *held;    // (sequences) tokens in the KV cache
+    int32_t *next;    // (sequences) scratch: where the next token of a call belongs
+    sm_token *tokens; // (tile) of sequence 0
     double log_theta;
     sm_matrix *embed, *head;
-    sm_layer *layer;     // (layers)
-    const float *norm;   // (hidden)
-    sm_cache *cache;     // (layers)
-    float *x;            // (tile, hidden) the residual stream
-    float *qkv;          // (tile, (heads + 2·kv_heads)·64)
-    float *mix;          // (tile, heads·64) attention's output
-    float *gate, *up;    // (tile, mlp)
-    float *rope;         // (tile, 2, 32) cosines and sines
-    float *part;         // (heads, chunks, 64) one token's attention by chunk, shared between threads
-    float *top, *sum;    // (heads, chunks rounded up to 16)
-    float *logits;       // (vocab)
-    sm_act act;          // (tile) vectors
-    sm_scratch *scratch; // (threads)
-    double *probs;       // (vocab) the sampler's: logits, then unnormalized probabilities
-    int32_t *ids, *heap; // (vocab)
-    uint8_t *mark;       // (vocab)
+    sm_layer *layer;           // (layers)
+    const float *norm;         // (hidden)
+    sm_cache *cache;           // (layers)
+    float *x;                  // (tile, hidden) the residual stream
+    float *qkv;                // (tile, (heads + 2·kv_heads)·64)
+    float *mix;                // (tile, heads·64) attention's output
+    float *gate, *up;          // (tile, mlp)
+    float *rope;               // (tile, 2, 32) cosines and sines
+    float *part;               // (heads, chunks, 64) one token's attention by chunk, shared between threads
+    float *top, *sum;          // (heads, chunks rounded up to 16)
+    float *logits;             // (vocab)
+    sm_act act;                // (tile) vectors
+    sm_scratch *scratch;       // (threads)
+    sm_candidates *candidates; // (choosers) the sampler's
+    int32_t choosers;          // threads that choose tokens at once
     sm_job job;
     atomic_int busy;                 // 1 while a call runs
     sm_line reached[SM_MAX_THREADS]; // barriers that each thread has reached
@@ -150,10 +163,12 @@ void sm_piece_init(sm_piece *p, const uint8_t *data, int32_t cols);
 // apart; add: 1 adds to out, 0 replaces it
 void sm_matmul(const sm_matrix *w, int32_t b0, int32_t b1, const sm_act *act, int32_t n, float *out, size_t stride,
                int32_t add, sm_scratch *scratch);
+int32_t sm_tiles_left(void); // 1 where sm_matmul has left this thread shapes of tiles, which it must not
 void sm_row(const sm_matrix *w, int32_t row, float *out); // (cols) a row as numbers: the embedding of a token
 
 // attention.c
 void sm_rope(double log_theta, int32_t pos, float *rope); // (2, 32) cosines and sines of a position
+// kv, here and below: of the KV heads of all sequences
 void sm_store_kv(sm_model *m, const sm_cache *c, int32_t kv, int32_t pos, const float *k, const float *v,
                  const float *rope);
 // RoPE and quantization of queries: q (heads, 64) → query (heads, 32), pairs of 16 bits, and scale (heads)
@@ -184,10 +199,15 @@ size_t sm_system_bytes(void);
 // forward.c
 void sm_run(sm_model *m, int32_t thread); // one thread's part of m->job
 
+// sampler.c
+void sm_choose_one(sm_candidates *d, const float *logits, int32_t vocab, const int32_t *history, sm_choice *choice);
+
 // lens.c
 // Σ exp(x - top) of x (n), in pieces of 1,024
 double sm_exp_sum(const float *x, int32_t n, float top);
 float sm_largest(const float *x, int32_t n); // of x (n)
+// Whether x (n) are the logits of a distribution: each a number or -infinity, not all of them -infinity
+int32_t sm_distribution(const float *x, int32_t n);
 // The k likeliest of logits (n): ids and probs (k); ids are -1 where there is no distribution
 void sm_rank(const float *logits, int32_t n, int32_t k, int32_t *ids, float *probs);
 

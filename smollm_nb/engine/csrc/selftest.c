@@ -22,9 +22,9 @@ static _Alignas(64) struct {
         mix[HEADS * SM_DIM];
     _Alignas(64) int32_t word[GROUPS * VECTORS * 64], bias[GROUPS * VECTORS];
     float scale[GROUPS * VECTORS];
-    _Alignas(64) float sums[VECTORS * 16], weight[HEADS * SM_CHUNK], part[HEADS * 2 * SM_DIM], top[HEADS * 16],
-        sum[HEADS * 16], qscale[16];
-    _Alignas(64) uint8_t panel[32 * SM_PANEL];
+    _Alignas(64) float sums[SM_TOGETHER * VECTORS * 16], weight[HEADS * SM_CHUNK], part[HEADS * 2 * SM_DIM],
+        top[HEADS * 16], sum[HEADS * 16], qscale[16];
+    _Alignas(64) uint8_t panel[SM_TOGETHER * 32 * SM_PANEL];
     _Alignas(64) int32_t query[HEADS * 32];
     _Alignas(64) int32_t weight_pairs[HEADS * SM_CHUNK / 2];
     _Alignas(64) int16_t k[POSITIONS * SM_DIM];
@@ -132,6 +132,9 @@ static int32_t attention_differs(void) {
 }
 
 int32_t sm_self_test(void) {
+#if SM_TILES && !defined(SMOLLM_EMULATE_TILES)
+    if (!(sm_cpu() & SM_CPU_AMX)) return SM_E_SELF_TEST; // without the permission, tiles would end the process
+#endif
     uint32_t seed = 1;
     const float base = 0.01f;
     const sm_fpu before = sm_fpu_enter();
@@ -141,8 +144,8 @@ int32_t sm_self_test(void) {
     for (size_t i = 0; i < BLOCKS * 16 * COLS; i++) T.data8[i] = (uint8_t)(int8_t)((int32_t)(noise(&seed) % 255) - 127);
     fill((float *)(void *)(T.data8 + BLOCKS * 16 * COLS), BLOCKS * 16, 5);
     fill(T.x, VECTORS * COLS, 9);
-    const int32_t bad =
-        products_differ(SM_INT4_BOOK_G128, T.data) || products_differ(SM_INT8_ROW, T.data8) || attention_differs();
+    const int32_t bad = products_differ(SM_INT4_BOOK_G128, T.data) || products_differ(SM_INT8_ROW, T.data8) ||
+                        attention_differs() || sm_tiles_left();
     sm_fpu_leave(before);
     return bad ? SM_E_SELF_TEST : SM_OK;
 }

@@ -20,7 +20,7 @@
 #define SM_API __attribute__((visibility("default")))
 #endif
 
-#define SM_ABI 2 // raised whenever a function is added, or a struct or a function below changes its meaning
+#define SM_ABI 3 // raised whenever a function is added, or a struct or a function below changes its meaning
 
 // ---- errors ----
 enum {
@@ -40,33 +40,37 @@ enum {
     SM_E_FORKED = -13,    // the process forked after sm_create: the child has no workers and must make its own model
     SM_E_SELF_TEST = -14, // this build computes something else than plain C on this machine
     SM_E_SCORES = -15,    // scores hold NaN or +infinity, or nothing but -infinity
-    SM_E_HIDDEN = -16     // a hidden vector holds NaN or infinity
+    SM_E_HIDDEN = -16,    // a hidden vector holds NaN or infinity
+    SM_E_SEQUENCE = -17   // a sequence is not in 0..sequences-1
 };
 SM_API const char *sm_error(int32_t code); // one English line, for any number
 
 // ---- what this library is ----
 SM_API int32_t sm_abi(void);         // SM_ABI
-SM_API const char *sm_variant(void); // "plain", "sse2", "ssse3", "avx2", "avx512vnni", "neon", "dotprod", "simd128",
-                                     // "relaxed", and these with "-threads"
-enum { SM_CPU_SSSE3 = 1, SM_CPU_AVX2 = 2, SM_CPU_AVX512_VNNI = 4, SM_CPU_DOTPROD = 8 };
-SM_API int32_t sm_cpu(void);       // SM_CPU_… bits that CPU and system both offer; every variant may ask
+SM_API const char *sm_variant(void); // "plain", "sse2", "ssse3", "avx2", "avx512vnni", "amx", "neon", "dotprod",
+                                     // "simd128", "relaxed", and these with "-threads"
+enum { SM_CPU_SSSE3 = 1, SM_CPU_AVX2 = 2, SM_CPU_AVX512_VNNI = 4, SM_CPU_DOTPROD = 8, SM_CPU_AMX = 16 };
+// SM_CPU_… bits that CPU and system both offer; every variant may ask. Where there is AMX, this asks Linux to let the
+// process use it, once and for all its threads
+SM_API int32_t sm_cpu(void);
 SM_API int32_t sm_self_test(void); // SM_OK, or SM_E_SELF_TEST; about a millisecond, not for two threads at once
 
 // ---- shape and weights ----
-typedef struct {      // 52 bytes
-    int32_t vocab;    // tokens, 1..2^20
-    int32_t hidden;   // a multiple of 64, 64..8192
-    int32_t mlp;      // a multiple of 64, 64..32768
-    int32_t layers;   // 1..256
-    int32_t heads;    // query heads, heads*head_dim at most 8192
-    int32_t kv_heads; // heads must be a multiple of it
-    int32_t head_dim; // 64
-    int32_t context;  // positions of the KV cache, 1..65536
-    int32_t tied;     // 1: the embedding is the head as well; 0: there is an SM_HEAD
-    int32_t threads;  // that compute, the caller's included, 1..64
-    int32_t tile;     // tokens that a prefill takes at a time, 1..512; changes speed and memory, never a result
-    float rope_theta; // finite, 1 or more
-    float rms_eps;    // finite, above 0
+typedef struct {       // 56 bytes
+    int32_t vocab;     // tokens, 1..2^20
+    int32_t hidden;    // a multiple of 64, 64..8192
+    int32_t mlp;       // a multiple of 64, 64..32768
+    int32_t layers;    // 1..256
+    int32_t heads;     // query heads, heads*head_dim at most 8192
+    int32_t kv_heads;  // heads must be a multiple of it
+    int32_t head_dim;  // 64
+    int32_t context;   // positions of a sequence's KV cache, 1..65536
+    int32_t tied;      // 1: the embedding is the head as well; 0: there is an SM_HEAD
+    int32_t threads;   // that compute, the caller's included, 1..64
+    int32_t tile;      // tokens that are read at a time, 1..512; changes speed and memory, never a result
+    int32_t sequences; // that are held side by side, each with a KV cache of its own, 1..256
+    float rope_theta;  // finite, 1 or more
+    float rms_eps;     // finite, above 0
 } sm_shape;
 
 enum {                // tensors, by the checkpoint's names
@@ -83,7 +87,7 @@ enum {                // tensors, by the checkpoint's names
     SM_UP = 10,       // model.layers.N.mlp.up_proj.weight              (mlp, hidden)
     SM_DOWN = 11      // model.layers.N.mlp.down_proj.weight            (hidden, mlp)
 };
-enum {                    // formats, by their names in quant/formats.py
+enum {                    // formats, by their names in engine/formats.py
     SM_F32 = 0,           // f32, vectors only
     SM_INT8_ROW = 1,      // int8-row-f32
     SM_INT4_BOOK_G128 = 2 // int4-book-g128-log8
@@ -139,8 +143,25 @@ SM_API int32_t sm_prefill( // SM_OK, or a code before anything is computed
 // One token; logits as for SM_LAST_LOGITS
 SM_API int32_t sm_decode(sm_model *model, int32_t id, int32_t pos, float *logits);
 SM_API float *sm_logits(sm_model *model);      // (vocab), written by calls whose logits are NULL; valid until sm_close
-SM_API int32_t sm_held(const sm_model *model); // tokens that the KV cache holds
+SM_API int32_t sm_held(const sm_model *model); // tokens that the KV cache of sequence 0 holds
 SM_API int32_t sm_forget(sm_model *model, int32_t n); // keep the first n tokens of those held
+
+// Several sequences together: each weight is read once for `tile` tokens, whatever sequence they belong to, and every
+// token's logits are those that its sequence gets alone. sm_prefill, sm_decode and sm_trace read sequence 0.
+typedef struct {      // 12 bytes
+    int32_t id;       // of the token
+    int32_t sequence; // 0..sequences-1
+    int32_t pos;      // the first of a sequence in a call as for sm_prefill, then one after the other
+} sm_token;
+SM_API int32_t sm_read( // SM_OK, or a code before anything is computed
+    sm_model *model,
+    const sm_token *tokens, // (n) in any order of sequences
+    int32_t n,              // 1..2^20
+    int32_t wanted,         // 0..n: the last so many tokens' logits
+    float *logits);         // (wanted, vocab)
+SM_API int32_t sm_copy(     // a sequence becomes the first n tokens of another: what many have in common is read once
+    sm_model *model, int32_t from, int32_t to,
+    int32_t n); // 0 … tokens that `from` holds
 
 // ---- looking inside: nothing here costs a call of the functions above anything ----
 enum { SM_MAX_LIKELIEST = 64 };
@@ -184,6 +205,21 @@ SM_API int32_t sm_sample(                                             // the cho
     sm_rng *rng, // advanced by one draw; untouched and may be NULL where greedy
     // (n_history) ids that the repetition penalty counts, in any order; may be NULL where it is off
     const int32_t *history, int32_t n_history);
+typedef struct { // 80 bytes: one choice of several
+    sm_sampling how;
+    sm_rng rng;             // advanced by one draw, unless greedy
+    double log_probability; // of the chosen id, as sm_log_probability has it
+    int32_t id;             // the chosen id, or a code
+    int32_t begin, end;     // of the ids in history that the repetition penalty counts
+    int32_t zero;           // 0
+} sm_choice;
+SM_API int32_t sm_choose(   // SM_OK, or a code before anything is chosen; a code of one choice is its id
+    sm_model *model,        // lends its threads
+    const float *logits,    // (n, vocab)
+    sm_choice *choices,     // (n)
+    int32_t n,              // 1..2^20
+    const int32_t *history, // (n_history); may be NULL where n_history is 0
+    int32_t n_history);
 SM_API double sm_log_probability( // natural logarithm of a token's probability, at most 0; 1 where model or id is wrong
     sm_model *model,
     const float *logits, // (vocab), or NULL for sm_logits

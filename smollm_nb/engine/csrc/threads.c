@@ -17,12 +17,14 @@
 
 enum {
 #if defined(__wasm__)
-    SPINS = 200000,     // looks at a barrier before giving way: some 0.2 ms; there is no pause between them, and waking
-                        // takes long
-    IDLE_SPINS = 100000 // looks for the next call before going to sleep: while a token is chosen and shown
+    SPINS = 200000, // looks at a barrier before giving way: some 0.2 ms; there is no pause between them, and waking
+                    // takes long
+    AWAKE_SPINS = 100000, // looks for the next call before going to sleep: while a token is chosen and shown
+    AWAKE_US = 0          // there is no clock
 #else
-    SPINS = 4000, // some 50 µs
-    IDLE_SPINS = 2000
+    SPINS = 4000,     // some 50 µs
+    AWAKE_SPINS = 64, // looks between two at the clock
+    AWAKE_US = 1500 // a worker waits for the next call before it goes to sleep: longer than a token is chosen and shown
 #endif
 };
 
@@ -67,6 +69,33 @@ void sm_barrier(sm_model *m, int32_t thread) {
 }
 
 // ---- sleeping and waking ----
+static uint64_t microseconds(void) { // of a clock that runs; 0 where there is none
+#if defined(SM_WINDOWS)
+    LARGE_INTEGER now, rate;
+    QueryPerformanceCounter(&now), QueryPerformanceFrequency(&rate);
+    return (uint64_t)now.QuadPart * 1000000 / (uint64_t)rate.QuadPart;
+#elif defined(SM_POSIX)
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+#else
+    return 0;
+#endif
+}
+
+// A worker that sleeps between two tokens takes longer to wake than the next token is away: it looks for the next call
+// for a while, and sleeps when an answer is done. 1 if the call came
+static int32_t stay_awake(const sm_model *m, uint32_t seen) {
+    const uint64_t begin = microseconds();
+    do
+        for (int32_t i = 0; i < AWAKE_SPINS; i++) {
+            if (atomic_load_explicit(&m->call.value, memory_order_acquire) != seen) return 1;
+            relax();
+        }
+    while (microseconds() - begin < AWAKE_US);
+    return 0;
+}
+
 #if defined(SM_WINDOWS)
 struct sm_system {
     HANDLE thread[SM_MAX_THREADS];
@@ -154,9 +183,7 @@ int32_t sm_worker(sm_model *m, int32_t index) {
     uint32_t seen = 0;
     atomic_fetch_add(&m->present.value, 1);
     for (;;) {
-        for (int32_t i = 0; i < IDLE_SPINS && atomic_load_explicit(&m->call.value, memory_order_acquire) == seen; i++)
-            relax();
-        if (atomic_load_explicit(&m->call.value, memory_order_acquire) == seen) sleep_while(m, seen);
+        if (!stay_awake(m, seen)) sleep_while(m, seen);
         seen++;
         if (atomic_load(&m->stop)) break;
         sm_run(m, index);
