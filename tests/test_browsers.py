@@ -62,6 +62,7 @@ PARITY = [
     "same seed, same text",
     "token ids",
     "chat ids",
+    "drafts change nothing",
     "the lens is the native one, 1 threads",
     "the lens is the native one, 3 threads",
     "streamed text is the result",
@@ -271,6 +272,11 @@ def expectations(q4: Path) -> dict:
             answer(e, tok, "Once upon a time", max_tokens=40, temperature=1.0, seed=0, stop=s)
             for s in ([free[5:8]], [free[12:13], "never"], ["\x00never"])
         ]
+        drafts = [
+            # the first draft of each is right
+            answer(e, tok, "Hello there", max_tokens=120, **how)
+            for how in (dict(), dict(temperature=0.3, seed=5), dict(temperature=0.02, repetition_penalty=1.02, seed=5))
+        ]
         arena = {n: e.wasm_arena_bytes(n) for n in (1, 2, 3)}
         inside = [
             lens(e, tok, cases[0]["prompt_ids"], 6, 3),
@@ -284,6 +290,7 @@ def expectations(q4: Path) -> dict:
         greedy=cases,
         sampled=sampled,
         stops=stops,
+        drafts=drafts,
         long=long,
         arena=arena,
         chats=[dict(messages=m, ids=encode_chat(tok, m)) for m in CHATS],
@@ -576,7 +583,7 @@ def test_bench_page_by_itself(site):
         assert line in text
 
 
-def test_javascript_under_node(site, capsys):
+def test_javascript_under_node(site, record_property):
     "The pure parts, and the kernel, under Node; the lines they cover are shown beside Python's"
     done = subprocess.run(
         [
@@ -593,5 +600,6 @@ def test_javascript_under_node(site, capsys):
         env=os.environ | dict(SMOLLM_BUNDLE=str(site / "bundle")),
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    with capsys.disabled():
-        print("\nJavaScript under Node:", *re.findall(r"^ℹ\s+(\S+\.js.*|all files.*)$", done.stdout, re.M), sep="\n  ")
+    lines = re.findall(r"^ℹ\s+(\S+\.js.*|all files.*)$", done.stdout, re.M)
+    assert lines
+    record_property("JavaScript under Node", "\n".join(lines))

@@ -44,8 +44,8 @@ from smollm_nb.core import (
 )
 from ..engine import native as engine
 from ..engine.build import ABI, NATIVE, library, variants
+from ..engine.q4file import HEAD, Q4File, read_q4
 from ..models.checkpoint import is_plain_name
-from ..quant.q4file import HEAD, Q4File, read_q4
 from ..text.tokenizer import SmolLMTokenizer
 
 # %% ../../nbs/07_browser/03_bundle.ipynb #7f556f93

@@ -56,6 +56,21 @@ async function lens() {
   }
 }
 
+async function drafts(model) {
+  await check('drafts change nothing', async () => {
+    for (const c of expected.drafts) {
+      const on = await model.generate(c.prompt, c.options).result;
+      const off = await model.generate(c.prompt, { ...c.options, lookup: false }).result;
+      equal([on.ids, on.text], [c.ids, c.text], 'as natively');
+      equal([off.ids, off.text], [c.ids, c.text], 'without drafts');
+      equal([off.timings.passes, off.timings.tokens_per_pass], [c.ids.length, 1], 'a pass a token');
+      ok(on.timings.passes < c.ids.length, `${on.timings.passes} passes for ${c.ids.length} tokens`);
+      const { bytes_per_token: bytes, tokens_per_s: rate, gb_per_s: speed, tokens_per_pass: each } = on.timings;
+      ok(!(Math.abs((speed * 1e9 * each) / (bytes * rate) - 1) > 1e-9), 'weights read a second'); // coarse clocks: NaN
+    }
+  });
+}
+
 async function parity() {
   for (const threads of [1, 2, 3]) {
     await check(`logits, ${threads} threads`, () =>
@@ -86,6 +101,7 @@ async function parity() {
     }
   });
   await ids(model);
+  await drafts(model);
   await lens();
   await check('streamed text is the result', async () => {
     const [c] = expected.sampled;

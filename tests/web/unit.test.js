@@ -12,6 +12,7 @@ const { fromPlain, parameterError, toPlain } = await load('errors.js');
 const { median, niceStep } = await load('chart.js');
 const { fitContext, generate, readOptions, sharedPrefix } = await load('generate.js');
 const { describeLens, fitLens, readLens } = await load('lens.js');
+const { Lookup, MOST } = await load('lookup.js');
 const { readConfig, readHead } = await load('q4.js');
 const { sha256, sha256Plain } = await load('sha256.js');
 const { readManifest } = await load('manifest.js');
@@ -466,6 +467,139 @@ test('the lens of an answer: what each token comes with, and a prompt whose last
   assert.ok(!('lens' in (await run(counter('hi'), [20], { maxTokens: 1 })).tokens[0]), 'off by default');
   const seen = { ids: Int32Array.of(1, 0xc3 + 10, 999), probabilities: Float32Array.of(1, 0, 0) };
   assert.deepEqual(describeLens(tokenizer, 1, [0], seen).layers[0].texts, ['<s>', '\ufffd', '']);
+});
+
+test('drafts: the longest match, the newest place, as many as pay', () => {
+  assert.deepEqual(new Lookup([]).draft(7), []);
+  assert.deepEqual(new Lookup([1, 2, 3, 4]).draft(7), [], 'nothing repeats');
+  const found = (ids, most = MOST) => {
+    const lookup = new Lookup(ids);
+    for (let i = 0; i < 40; i++) {
+      const { length } = lookup.draft(MOST);
+      lookup.note(length, length); // all are right
+    }
+    return lookup.draft(most);
+  };
+  assert.deepEqual(found([1, 2, 3, 9, 1, 2, 4, 8, 0, 1, 2]), [4, 8, 0, 1, 2], 'the newest; up to the end');
+  assert.deepEqual(found([5, 1, 2, 7, 6, 1, 2, 8, 5, 1, 2]), [7, 6, 1, 2, 8, 5, 1], 'a longer match, though older');
+  assert.deepEqual(found([3, 3, 3, 3, 3, 3]), [3], 'text that repeats itself at once');
+  assert.deepEqual(found([1, 2, 3, 4, 1, 2], 2), [3, 4]);
+  assert.deepEqual(found([1, 2, 3, 4, 1, 2], 0), []);
+  assert.deepEqual(found(['12', 3, 4, 1, 23]), [], 'ids are not run together');
+  const grown = new Lookup([1, 2, 3, 4]);
+  grown.extend([1, 2]);
+  assert.ok(grown.draft(7).length > 0 && grown.draft(7)[0] === 3);
+});
+
+test('drafts: wrong ones end them, and they come back', () => {
+  const text = [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2];
+  const wrong = new Lookup(text);
+  let tries = 0;
+  for (; tries < 100 && wrong.draft(7).length; tries++) wrong.note(wrong.draft(7).length, 0);
+  assert.ok(tries > 1 && tries < 20, `${tries} tries`);
+  for (let i = 0; i < 9; i++) wrong.note(0, 0);
+  assert.deepEqual(wrong.draft(7), [], 'they would have been wrong');
+  let chances = 0;
+  for (; !wrong.draft(7).length; chances++) {
+    wrong.extend([3]); // what the text says
+    wrong.note(0, 0);
+    wrong.extend([...text.slice(3), 4, 1, 2]);
+  }
+  assert.ok(chances > 1 && chances < 20, `${chances} left out that would have been right`);
+  const silent = new Lookup([1, 2, 3]);
+  silent.draft(7);
+  silent.note(0, 0);
+  const right = new Lookup(text);
+  const first = right.draft(7).length;
+  for (let i = 0; i < 20; i++) right.note(right.draft(7).length, right.draft(7).length);
+  assert.ok(right.draft(7).length > first && right.draft(7).length === 7, 'what is right grows');
+});
+
+/** A model whose next token depends on the two before it in its cache, and on how often it was asked. */
+const repeating = (modulus, more = {}) => {
+  const score = (tokens, end, draw) => 20 + ((3 * tokens[end] + 5 * (tokens[end - 1] ?? 0) + (draw >> 5)) % modulus);
+  return {
+    ...counter(''),
+    config: { eos: [2], bos: 1, layers: 2, vocab: 300 },
+    passes: [],
+    sample(history, row = -1) {
+      this.history.push(history);
+      const end = row < 0 ? this.tokens.length - 1 : this.first + row;
+      assert.ok(end < this.tokens.length);
+      return score(this.tokens, end, this.at++);
+    },
+    read(ids, pos) {
+      assert.ok(pos <= this.tokens.length && pos + ids.length <= this.context, 'no holes, no overflow');
+      this.tokens.splice(pos, Infinity, ...ids);
+      this.passes.push(ids.length);
+    },
+    decode(id, pos) {
+      this.read([id], pos);
+    },
+    verify(ids, pos) {
+      this.read(ids, pos);
+      this.first = pos;
+      return true;
+    },
+    ...more,
+  };
+};
+
+test('an answer with drafts is the answer without', async () => {
+  for (const modulus of [1, 2, 3, 5, 7, 11])
+    for (const [how, context] of [
+      [{ maxTokens: 120 }, 300],
+      [{ maxTokens: 120, repetitionPenalty: 1.2, temperature: 1, seed: 3 }, 300],
+      [{ maxTokens: 3 }, 300],
+      [{ maxTokens: 200, overflow: 'stop' }, 60],
+      [{ maxTokens: 20, overflow: 'drop_oldest' }, 23],
+    ]) {
+      const [on, off] = [repeating(modulus, { context }), repeating(modulus, { context })];
+      const prompt = [21, 22, 20, 21, 22];
+      const a = await run(on, prompt, how);
+      const b = await run(off, prompt, { ...how, lookup: false });
+      const same = ({ ids, text, finish_reason, truncated, tokens }) => [
+        { ids, text, finish_reason, truncated },
+        tokens.map(({ id, text, index }) => ({ id, text, index })),
+      ];
+      assert.deepEqual(same(a), same(b), JSON.stringify([modulus, how]));
+      assert.deepEqual(on.history, off.history);
+      assert.equal(b.timings.passes, b.ids.length);
+      assert.equal(a.timings.passes, 1 + on.passes.length);
+      assert.ok(Math.max(...on.passes, 1) <= 1 + MOST && off.passes.every((n) => n === 1));
+      if (modulus < 6 && a.ids.length > 100) assert.ok(a.timings.passes < a.ids.length, `${modulus}: ${on.passes}`);
+    }
+});
+
+test('drafts: no memory, a lens, a cancel between them, the next answer', async () => {
+  const none = repeating(3, { verify: () => false });
+  const how = { maxTokens: 60 };
+  const want = (await run(repeating(3), [21, 22], { ...how, lookup: false })).ids;
+  assert.deepEqual((await run(none, [21, 22], how)).ids, want, 'the browser gives no memory for them');
+  const looked = repeating(3, {
+    look(id, pos, { layers, top }) {
+      this.decode(id, pos);
+      const n = layers.length * top;
+      return { ids: new Int32Array(n).fill(20), probabilities: new Float32Array(n) };
+    },
+    verify() {
+      throw new Error('a lens looks at single tokens');
+    },
+  });
+  assert.deepEqual((await run(looked, [21, 22], { ...how, lens: true })).ids, want);
+  for (let most = 1; most < 40; most++) {
+    let asked = 0;
+    const backend = repeating(3);
+    // the prompt asks twice: before it, and between its tiles
+    const r = await run(backend, [21, 22], how, async () => ++asked <= most + 1);
+    assert.deepEqual([r.finish_reason, r.ids], ['cancelled', want.slice(0, most)]);
+    const before = backend.passes.length;
+    const again = await run(backend, [21, 22, ...want.slice(0, 9)], { maxTokens: 20, lookup: false });
+    assert.ok(again.timings.cached_tokens >= Math.min(2 + most - 1, 10), 'what was read is known');
+    assert.equal(backend.passes.length - before, 19);
+    const fresh = await run(repeating(3), [21, 22, ...want.slice(0, 9)], { maxTokens: 20, lookup: false });
+    assert.deepEqual(again.ids, fresh.ids, 'wrong drafts are forgotten');
+  }
 });
 
 test('the head of a file', () => {
@@ -1155,6 +1289,65 @@ test(
     assert.equal(model.sample([]), config.vocab - 1, '-infinity is a score that is never chosen');
     assert.equal(await model.prefill(Array(200).fill(5), 0, async () => false), false, 'cancelled between tiles');
     assert.equal(model.tokens.length, 64);
+    // drafts
+    const size = kernel.memory.buffer.byteLength;
+    const text = Array.from({ length: 40 }, (_, i) => (i * i) % config.vocab);
+    const rows = [];
+    for (const [i, id] of text.entries()) {
+      model.decode(id, i);
+      rows.push(kernel.logits());
+    }
+    assert.equal(kernel.memory.buffer.byteLength, size, 'who never drafts pays nothing');
+    const greedy = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, seed: 0n };
+    const choose = (how, scores, history) => {
+      model.startSampling(how);
+      new Float32Array(kernel.memory.buffer, kernel.exports.sm_logits(kernel.model), config.vocab).set(scores);
+      return model.sample(history);
+    };
+    for (const [first, n] of [
+      [20, 8],
+      [3, 2],
+      [32, 8],
+      [0, 5],
+    ]) {
+      assert.ok(model.verify(text.slice(first, first + n), first));
+      assert.deepEqual(model.tokens, text.slice(0, first + n));
+      for (let row = 0; row < n; row++) {
+        for (const [how, history] of [
+          [greedy, []],
+          [{ ...greedy, temperature: 1, topP: 0.9, repetitionPenalty: 1.3, seed: 7n }, text],
+        ]) {
+          model.startSampling(how);
+          const id = model.sample(history, row);
+          assert.equal(id, choose(how, rows[first + row], history), `${first} + ${row} of ${n}`);
+          model.startSampling(how);
+          model.missing = [id];
+          assert.notEqual(model.sample([], row), id, 'an id that no token has');
+          model.missing = [];
+          assert.ok(model.verify(text.slice(first, first + n), first));
+        }
+      }
+      for (let i = first + n; i < text.length; i++) model.decode(text[i], i);
+      assert.deepEqual(kernel.logits(), rows.at(-1), 'keys and values as token by token');
+    }
+    assert.ok(kernel.memory.buffer.byteLength >= kernel.at.end + 4 * (1 + MOST) * config.vocab);
+    const seen = model.look(5, 40, { layers: [0, config.layers], top: 2 });
+    assert.equal(model.sample([]), seen.ids[2], 'the lens where the drafts were');
+    assert.ok(model.verify([5, 6], 40));
+    assert.throws(() => model.verify([5, config.vocab], 40), /^EngineError: token id .* is not in/);
+    // nothing more: an answer goes on without drafts, a lens says what to do
+    const tight = await Kernel.open(module, { config, context: 64, threads: 1, weightBytes: m.model.bytes });
+    tight.weights.set(kernel.weights);
+    tight.create(head.config, head.parts);
+    tight.at.end = tight.memory.buffer.byteLength;
+    tight.memory.grow = () => {
+      throw new RangeError('no');
+    };
+    const small = new Model(tight, []);
+    small.decode(5, 0);
+    assert.deepEqual([small.verify([6, 7], 1), small.tokens], [false, [5]]);
+    assert.throws(() => small.look(6, 1, { layers: [0], top: 1 }), /gives no \d+ MB of memory for what happens inside/);
+    small.close();
     model.close();
     await assert.rejects(
       Kernel.open(module, { config: { ...config, hidden: 65 }, context: 8, threads: 1, weightBytes: 64 }),

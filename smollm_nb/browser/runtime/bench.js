@@ -61,13 +61,24 @@ const verbs = {
   /** Seconds for each of n tokens after position `pos`, one more not counted before them. */
   decode: (how) => timedDecode(engine, { last, ...how }),
   /** What a user waits for: text in, text out. */
-  async generate({ prompt, max_tokens }) {
-    await model.reset();
-    const begin = now();
-    const { ids, timings } = await model.generate(prompt, { maxTokens: max_tokens }).result;
-    return { seconds: now() - begin, tokens: ids.length, ttft: timings.ttft_s, itl: timings.itl_s };
-  },
+  generate: ({ prompt, max_tokens }) => answer(prompt, max_tokens),
+  /** The answer to a message, put into the model's chat template. */
+  chat: ({ message, max_tokens }) => answer([{ role: 'user', content: message }], max_tokens),
+  /** Several sequences read together: the page has one. */
+  together: async () => ({ lacks: 'no sequences together' }),
 };
+
+/**
+ * A whole answer, timed from before its prompt was tokenized.
+ * @param {import('./smollm.js').Prompt} prompt
+ * @param {number} maxTokens
+ */
+async function answer(prompt, maxTokens) {
+  await model.reset();
+  const begin = now();
+  const { ids, timings } = await model.generate(prompt, { maxTokens }).result;
+  return { seconds: now() - begin, tokens: ids.length, ttft: timings.ttft_s, itl: timings.itl_s };
+}
 
 // ---- for a visitor
 const DECODED = 48;

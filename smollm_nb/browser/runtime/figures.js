@@ -4,6 +4,7 @@ import { $, megabytes, sentence, show } from './dom.js';
 import { panelShown } from './layout.js';
 
 const NONE = '–';
+const DRAFTED = 1.05; // tokens a pass from which drafts are worth a word
 // between two drawings of a chart that grows: nobody reads it faster, and each costs the model time
 const CHART_MS = 500;
 let drawn = -Infinity;
@@ -70,7 +71,12 @@ export function drawGrowing(times, wait) {
 /** Figures of a whole answer. @param {Required<import('./smollm.js').Timings>} t */
 export function describeAnswer(t) {
   const ms = t.itl_s.map((s) => s * 1000);
-  if (ms.length) $('rate').textContent = `${t.tokens_per_s.toFixed(1)} tokens/s, ${median(ms).toFixed(1)} ms a token`;
+  const drafted = t.tokens_per_pass > DRAFTED;
+  const rate = `${t.tokens_per_s.toFixed(1)} tokens/s`;
+  // tokens that a pass before has read take no time: a median over them says nothing
+  if (ms.length) $('rate').textContent = drafted ? rate : `${rate}, ${median(ms).toFixed(1)} ms a token`;
+  show('drafts', drafted);
+  $('perPass').textContent = `${t.tokens_per_pass.toFixed(1)} tokens a pass, from the text so far`;
   if (t.new_tokens) $('ttft').textContent = `${(t.ttft_s * 1000).toFixed(0)} ms`;
   if (t.prefill_s) {
     const speed = `${t.prefill_tokens_per_s.toFixed(0)} tokens/s`;
@@ -85,6 +91,7 @@ export function clearFigures() {
   for (const id of ['rate', 'ttft', 'prefill']) $(id).textContent = NONE;
   $('live').textContent = '';
   show('latency', false);
+  show('drafts', false);
 }
 
 /** What a visitor should know before the first answer: nothing kept, one thread. @param {string[]} facts */

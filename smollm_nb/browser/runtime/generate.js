@@ -4,6 +4,7 @@
  */
 import { overflowError, parameterError } from './errors.js';
 import { describeLens, fitLens, readLens } from './lens.js';
+import { Lookup } from './lookup.js';
 import { StopStrings, StreamDecoder } from './text.js';
 
 /** @type {Record<string, [number, number, boolean]>} low, high, whether an integer */
@@ -27,6 +28,7 @@ const DEFAULTS = {
   overflow: 'error',
   special: false,
   lens: false,
+  lookup: true,
 };
 const OVERFLOW = ['error', 'stop', 'drop_oldest'];
 const OWN = new Set([...Object.keys(DEFAULTS), 'signal', 'onToken']);
@@ -142,8 +144,10 @@ class Writing {
  * @property {number} context positions of the KV cache
  * @property {{bos?: number | null, eos: number[], layers: number, vocab: number}} config
  * @property {(options: any) => void} startSampling
- * @property {(history: number[]) => number} sample the next token id
+ * @property {(history: number[], row?: number) => number} sample the next token id; from that row of the last `verify`
  * @property {(id: number, pos: number) => void} decode
+ * @property {(ids: number[], pos: number) => boolean} verify read a token and drafts of what follows it in one pass,
+ *   for a row of scores behind each; false where there is no memory for these: nothing is read then
  * @property {(id: number, pos: number, lens: {layers: number[], top: number}) => Seen} look `decode`, and the lens
  * @property {(ids: number[], pos: number, shouldContinue: () => Promise<boolean>) => Promise<boolean>} prefill awaits
  *   `shouldContinue` between tiles; false when that said no
@@ -169,6 +173,7 @@ export async function* generate(backend, tokenizer, ids, options, shouldContinue
     prompt_tokens: 0,
     cached_tokens: 0,
     new_tokens: 0,
+    passes: 0,
     prefill_s: 0,
     ttft_s: NaN,
     itl_s: /** @type {number[]} */ ([]),
@@ -181,16 +186,18 @@ export async function* generate(backend, tokenizer, ids, options, shouldContinue
     truncated: cut === 'prompt',
   };
   const history = () => (o.repetitionPenalty === 1 ? [] : [...prompt, ...out.ids]);
+  const reading = new Reading(backend, prompt, budget, { lens, lookup: o.lookup }, t);
   let last = start;
   while (!out.finish_reason) {
-    const seen = await read(backend, prompt, out.ids, lens, t, shouldContinue);
+    const seen = await reading.next(out.ids, shouldContinue);
     if (!seen) {
       out.finish_reason = 'cancelled';
       out.text += writing.flush();
       break;
     }
     if (!out.ids.length) backend.startSampling(o);
-    const id = backend.sample(history());
+    const id = backend.sample(history(), reading.row);
+    reading.chosen(id);
     const { text, reason } = writing.push(id);
     out.ids.push(id);
     out.finish_reason = reason || (out.ids.length === budget ? 'length' : '');
@@ -216,31 +223,81 @@ function startToken(backend) {
   return [backend.config.bos];
 }
 
-/**
- * Scores for the next token: the prompt's rest first, then one token at a time.
- * @param {Backend} backend
- * @param {number[]} prompt
- * @param {number[]} ids that were chosen
- * @param {{layers: number[], top: number} | null} lens
- * @param {any} t timings to be filled in
- * @param {() => Promise<boolean>} shouldContinue
- * @returns {Promise<boolean | Seen>} the lens where it is on; false when cancelled
- */
-async function read(backend, prompt, ids, lens, t, shouldContinue) {
-  if (!(await shouldContinue())) return false;
-  const one = (id, pos) => (lens ? backend.look(id, pos, lens) : (backend.decode(id, pos), true));
-  if (ids.length) return one(ids.at(-1), prompt.length + ids.length - 1);
-  const last = prompt.length - 1;
-  const shared = Math.min(sharedPrefix(backend.tokens, prompt), last);
-  const begin = performance.now();
-  // the lens looks at a single token: the last of the prompt comes after the others
-  const many = prompt.slice(shared, lens ? last : undefined);
-  let seen = /** @type {boolean | Seen} */ (!many.length || (await backend.prefill(many, shared, shouldContinue)));
-  if (seen && lens) seen = one(prompt[last], last);
-  Object.assign(t, {
-    prefill_s: (performance.now() - begin) / 1000,
-    prompt_tokens: prompt.length,
-    cached_tokens: shared,
-  });
-  return seen;
+/** Where the scores for the next token come from: the prompt's rest first, then one token at a time, or several. */
+class Reading {
+  row = -1; // of the last `verify`, where the scores are; -1 after other passes
+  #drafts = /** @type {number[]} */ ([]); // of the last pass
+  #known = false; // whether the token that was chosen is one of them, and so is read
+  #lookup = /** @type {Lookup | null} */ (null); // from the second token on
+
+  /**
+   * @param {Backend} backend
+   * @param {number[]} prompt
+   * @param {number} budget tokens that may be chosen
+   * @param {{lens: {layers: number[], top: number} | null, lookup: boolean}} how
+   * @param {any} timings to be filled in
+   */
+  constructor(backend, prompt, budget, { lens, lookup }, timings) {
+    this.backend = backend;
+    this.prompt = prompt;
+    this.budget = budget;
+    this.lens = lens;
+    this.drafts = lookup && !lens; // the lens looks at a single token
+    this.timings = timings;
+  }
+
+  /**
+   * @param {number[]} ids that were chosen
+   * @param {() => Promise<boolean>} shouldContinue
+   * @returns {Promise<boolean | Seen>} the lens where it is on; false when cancelled
+   */
+  async next(ids, shouldContinue) {
+    if (!(await shouldContinue())) return false;
+    if (!ids.length) return this.#readPrompt(shouldContinue);
+    return this.#known || this.#readNext(ids);
+  }
+
+  /** The lookup learns what was chosen, and at the end of a pass what became of its drafts. @param {number} id */
+  chosen(id) {
+    if (!this.#lookup) return;
+    this.#lookup.extend([id]);
+    this.#known = this.#drafts[this.row] === id;
+    if (this.#known) this.row++;
+    else this.#lookup.note(this.#drafts.length, this.row);
+  }
+
+  async #readPrompt(shouldContinue) {
+    const { backend, prompt, lens } = this;
+    const last = prompt.length - 1;
+    const shared = Math.min(sharedPrefix(backend.tokens, prompt), last);
+    const begin = performance.now();
+    // the last of the prompt comes after the others where a lens looks at it
+    const many = prompt.slice(shared, lens ? last : undefined);
+    let seen = /** @type {boolean | Seen} */ (!many.length || (await backend.prefill(many, shared, shouldContinue)));
+    if (seen && lens) seen = backend.look(prompt[last], last, lens);
+    Object.assign(this.timings, {
+      prefill_s: (performance.now() - begin) / 1000,
+      prompt_tokens: prompt.length,
+      cached_tokens: shared,
+      passes: 1,
+    });
+    return seen;
+  }
+
+  /** Read the last token, and a draft of what follows where that pays. @param {number[]} ids */
+  #readNext(ids) {
+    const { backend, prompt, lens } = this;
+    const id = /** @type {number} */ (ids.at(-1));
+    const last = prompt.length + ids.length - 1;
+    this.timings.passes++;
+    if (lens) return backend.look(id, last, lens);
+    if (this.drafts) this.#lookup ??= new Lookup([...prompt, ...ids]);
+    const room = Math.min(this.budget - ids.length, backend.context - last) - 1;
+    const draft = this.#lookup?.draft(room) ?? [];
+    const verified = draft.length > 0 && backend.verify([id, ...draft], last);
+    if (!verified) backend.decode(id, last);
+    this.#drafts = verified ? draft : [];
+    this.row = verified ? 0 : -1;
+    return true;
+  }
 }

@@ -3,16 +3,18 @@
  * blocks its thread.
  */
 import { engineError, nonFiniteError } from './errors.js';
+import { MOST as MOST_DRAFTS } from './lookup.js';
 
 const PAGE = 65536;
 const STACK = 65536;
 const ALIGN = 64;
 const MAX_PARTS = 4;
 const PROBE_PAGES = 64; // more than any build needs for static data and a stack
-const SIZEOF = { shape: 52, part: 40, sampling: 40, rng: 16 };
+const SIZEOF = { shape: 56, part: 40, sampling: 40, rng: 16 };
 export const TILE = 64; // tokens that a prefill reads between two chances to stop
 const NO_LOGITS = 0;
 const LAST_LOGITS = 1;
+const ALL_LOGITS = 2;
 const NOT_FINITE = [-15, -16]; // SM_E_SCORES, SM_E_HIDDEN
 const MOST_LIKELIEST = 64; // SM_MAX_LIKELIEST
 const STREAM = 54n; // of PCG32, as smollm_nb/inference/sampling.py has it
@@ -51,12 +53,12 @@ export async function compile(bytes) {
  * @param {WebAssembly.Module} module
  * @param {number} pages
  * @param {boolean} shared
- * @param {number} [more] pages that it may grow by
+ * @param {number} [maximum] pages that it may grow to
  */
-async function instantiate(module, pages, shared, more = 0) {
+async function instantiate(module, pages, shared, maximum = pages) {
   let memory;
   try {
-    memory = new WebAssembly.Memory({ initial: pages, maximum: pages + more, ...(shared && { shared }) });
+    memory = new WebAssembly.Memory({ initial: pages, maximum, ...(shared && { shared }) });
   } catch {
     throw engineError(
       `the browser gives no ${Math.ceil((pages * PAGE) / 1e6)} MB of memory: ` +
@@ -93,6 +95,7 @@ function putShape(buffer, at, c, context, threads) {
     Number(c.tied),
     threads,
     TILE,
+    1, // sequence
   ];
   new Int32Array(buffer, at, sizes.length).set(sizes);
   new Float32Array(buffer, at + 4 * sizes.length, 2).set([c.ropeTheta, c.rmsEps]);
@@ -148,7 +151,9 @@ function lensLayout({ layers, hidden, vocab }, base) {
   return { residual, logits, ids, probabilities, end: probabilities + align(4 * rows * MOST_LIKELIEST) };
 }
 
-const lensPages = (config) => Math.ceil(lensLayout(config, 0).end / PAGE);
+/** The end of what the scores behind a token and its drafts take, (1 + MOST_DRAFTS, vocab). */
+const draftsEnd = ({ vocab }, base) => base + 4 * vocab * (1 + MOST_DRAFTS);
+const pagesTo = (end) => Math.ceil(end / PAGE);
 
 export class Kernel {
   config = /** @type {Config} */ (/** @type {any} */ (null));
@@ -163,7 +168,6 @@ export class Kernel {
   kvBytes = 0;
   bytesPerToken = 0;
   model = 0; // where the kernel has it
-  lens = /** @type {ReturnType<typeof lensLayout> | null} */ (null); // once it was wanted
 
   /**
    * Make the memory that weights can stream into.
@@ -179,7 +183,9 @@ export class Kernel {
     const kernel = new Kernel();
     if (arena < 0) throw engineError(kernel.#words(arena, probe));
     const at = layout(base, o.threads, o.weightBytes, o.config, o.context, arena);
-    const { memory, exports } = await instantiate(module, Math.ceil(at.end / PAGE), shared, lensPages(o.config));
+    const more = align(at.end);
+    const most = Math.max(lensLayout(o.config, more).end, draftsEnd(o.config, more));
+    const { memory, exports } = await instantiate(module, pagesTo(at.end), shared, pagesTo(most));
     return Object.assign(kernel, {
       module,
       memory,
@@ -280,21 +286,38 @@ export class Kernel {
     this.#check(this.exports.sm_decode(this.model, id, pos, 0));
   }
 
-  /** Memory for the lens, which nobody pays for before. */
-  #lensMemory() {
-    if (this.lens) return this.lens;
-    const base = this.memory.buffer.byteLength; // before it grows: where it is not shared, that detaches the buffer
-    const pages = lensPages(this.config);
+  /** Where the lens and the scores behind drafts lie, one at a time. */
+  get #more() {
+    return align(this.at.end);
+  }
+
+  /**
+   * Memory up to `end`, which nobody pays for before it is wanted.
+   * @param {number} end
+   * @returns {boolean} whether the browser gives it
+   */
+  #grow(end) {
+    const pages = pagesTo(end) - this.memory.buffer.byteLength / PAGE;
     try {
-      this.memory.grow(pages);
+      if (pages > 0) this.memory.grow(pages); // where it is not shared, that detaches the buffer
     } catch {
-      throw engineError(
-        `the browser gives no ${Math.ceil((pages * PAGE) / 1e6)} MB of memory for what happens inside: ` +
-          'close other tabs, or answer without it',
-      );
+      return false;
     }
-    this.lens = lensLayout(this.config, base);
-    return this.lens;
+    return true;
+  }
+
+  /**
+   * Read a token and at most `MOST_DRAFTS` drafts behind it in one pass; `sample` takes the scores behind each.
+   * @param {number[]} ids
+   * @param {number} pos
+   * @returns {boolean} false where there is no memory for the scores; nothing is read then
+   */
+  verify(ids, pos) {
+    this.#checkIds(ids);
+    if (!this.#grow(draftsEnd(this.config, this.#more))) return false;
+    new Int32Array(this.memory.buffer, this.at.ids, ids.length).set(ids);
+    this.#check(this.exports.sm_prefill(this.model, this.at.ids, ids.length, pos, ALL_LOGITS, this.#more));
+    return true;
   }
 
   /**
@@ -308,7 +331,12 @@ export class Kernel {
   look(id, pos, layers, top) {
     this.#checkIds([id]);
     const { config, exports, model } = this;
-    const at = this.#lensMemory();
+    const at = lensLayout(config, this.#more);
+    if (!this.#grow(at.end))
+      throw engineError(
+        `the browser gives no ${Math.ceil((at.end - this.#more) / 1e6)} MB of memory for what happens inside: ` +
+          'close other tabs, or answer without it',
+      );
     const { buffer } = this.memory;
     const count = (config.layers + 1) * config.hidden;
     new Int32Array(buffer, this.at.ids, 1)[0] = id;
@@ -351,22 +379,28 @@ export class Kernel {
 
   /** The scores themselves, in the kernel's memory. @returns {Float32Array} (vocab,) */
   get #scores() {
-    return new Float32Array(this.memory.buffer, this.exports.sm_logits(this.model), this.config.vocab);
+    return this.#row(this.exports.sm_logits(this.model));
+  }
+
+  /** @param {number} at */
+  #row(at) {
+    return new Float32Array(this.memory.buffer, at, this.config.vocab);
   }
 
   /**
    * Choose a token by the written rule.
    * @param {number[]} history ids that the repetition penalty counts
    * @param {number[]} never ids that are not chosen
+   * @param {number} row of the last `verify`; -1 for the scores after any other call
    */
-  sample(history, never = []) {
-    const scores = this.#scores;
+  sample(history, never = [], row = -1) {
+    const scores = row < 0 ? this.#scores : this.#row(this.#more + 4 * this.config.vocab * row);
     for (const id of never) scores[id] = -Infinity;
     new Int32Array(this.memory.buffer, this.at.history, history.length).set(history);
     return this.#check(
       this.exports.sm_sample(
         this.model,
-        0,
+        scores.byteOffset,
         this.at.sampling,
         this.at.rng,
         history.length ? this.at.history : 0,

@@ -96,6 +96,19 @@ export class Model {
   }
 
   /**
+   * Read a token and drafts of what follows it in one pass.
+   * @param {number[]} ids
+   * @param {number} pos
+   * @returns {boolean} false where there is no memory for that; nothing is read then
+   */
+  verify(ids, pos) {
+    this.#keep(pos);
+    const done = this.kernel.verify(ids, pos);
+    if (done) this.tokens.push(...ids);
+    return done;
+  }
+
+  /**
    * Read one token, and see what some layers would say after it.
    * @param {number} id
    * @param {number} pos
@@ -112,8 +125,12 @@ export class Model {
     this.kernel.startSampling(options);
   }
 
-  sample(history) {
-    return this.kernel.sample(history, this.missing);
+  /**
+   * @param {number[]} history
+   * @param {number} [row] of the last `verify`: the scores behind that one of its ids
+   */
+  sample(history, row) {
+    return this.kernel.sample(history, this.missing, row);
   }
 
   reset() {

@@ -148,6 +148,11 @@ export type SamplingOptions = {
      * Show what each layer would have said in a token's place; slows the answer.
      */
     lens?: boolean | LensOptions;
+    /**
+     * Check drafts from the text so far where that is faster; the answer is the same. Default:
+     * true; a lens turns it off.
+     */
+    lookup?: boolean;
 };
 export type LensOptions = {
     /**
@@ -260,6 +265,10 @@ export type Timings = {
      */
     cached_tokens?: number;
     new_tokens?: number;
+    /**
+     * Over the weights, the prompt's counted as one; drafts make them fewer than the tokens.
+     */
+    passes?: number;
     prefill_s?: number;
     /**
      * Until the first token.
@@ -271,6 +280,7 @@ export type Timings = {
     itl_s?: number[];
     tokens_per_s?: number;
     prefill_tokens_per_s?: number;
+    tokens_per_pass?: number;
     bytes_per_token?: number;
     gb_per_s?: number;
     memory_bytes?: number;

@@ -34,6 +34,8 @@ import { plan } from './variants.js';
  * @property {'error' | 'stop' | 'drop_oldest'} [overflow] What to do where prompt and answer do not fit the context.
  * @property {boolean} [special] Read special tokens that stand in a text as tokens.
  * @property {boolean | LensOptions} [lens] Show what each layer would have said in a token's place; slows the answer.
+ * @property {boolean} [lookup] Check drafts from the text so far where that is faster; the answer is the same. Default:
+ *   true; a lens turns it off.
  */
 
 /**
@@ -92,11 +94,13 @@ import { plan } from './variants.js';
  * @property {number} [prompt_tokens]
  * @property {number} [cached_tokens] Tokens of the prompt that were known already.
  * @property {number} [new_tokens]
+ * @property {number} [passes] Over the weights, the prompt's counted as one; drafts make them fewer than the tokens.
  * @property {number} [prefill_s]
  * @property {number} [ttft_s] Until the first token.
  * @property {number[]} [itl_s] Between tokens.
  * @property {number} [tokens_per_s]
  * @property {number} [prefill_tokens_per_s]
+ * @property {number} [tokens_per_pass]
  * @property {number} [bytes_per_token]
  * @property {number} [gb_per_s]
  * @property {number} [memory_bytes]

@@ -10,6 +10,7 @@ import { load } from './load.js';
 // what these import, so that one round trip brings all of it and not one for each level of imports
 import './kernel.js';
 import './lens.js';
+import './lookup.js';
 import './manifest.js';
 import './model.js';
 import './q4.js';
@@ -66,16 +67,17 @@ function encode(prompt, { special } = {}, begun = false) {
 
 /** Derived figures, named as in Python's `Timings`. */
 function complete(t) {
-  const { variant, threads, load_s, bytes_per_token, file_sha256, memory } = loaded.info;
+  const { variant, threads, load_s, bytes_per_token, file_sha256 } = loaded.info;
   const spent = t.itl_s.reduce((a, b) => a + b, 0);
   const tokens_per_s = spent ? t.itl_s.length / spent : NaN; // some clocks tick in ms
+  const tokens_per_pass = t.passes ? t.new_tokens / t.passes : 1;
   const prefill_tokens_per_s = t.prefill_s ? (t.prompt_tokens - t.cached_tokens) / t.prefill_s : NaN;
   return {
     ...t,
     load_s,
     bytes_per_token,
     peak_rss_bytes: null,
-    memory_bytes: memory.total,
+    memory_bytes: loaded.model.kernel.memory.buffer.byteLength,
     backend: 'wasm',
     variant,
     threads,
@@ -83,7 +85,8 @@ function complete(t) {
     machine: { browser: navigator.userAgent, cores: navigator.hardwareConcurrency },
     tokens_per_s,
     prefill_tokens_per_s,
-    gb_per_s: (bytes_per_token * tokens_per_s) / 1e9,
+    tokens_per_pass,
+    gb_per_s: (bytes_per_token * tokens_per_s) / tokens_per_pass / 1e9,
   };
 }
 
