@@ -73,7 +73,7 @@ class Plan:
     chosen: tuple[str, ...]  # of `offered(model)`
     threads: int | None = None  # default: one, then one for each core
     quick: bool = True  # only the cases with a target
-    only: str = ""  # a word that the names of the cases must hold
+    only: str = ""  # words separated by |, one of which the names of the cases must hold
     rounds: int | None = None  # samples of each figure; default: 5 where quick, else 7
 
     def subjects(
@@ -198,7 +198,7 @@ def bench_controls(
     chosen,  # of `WAYS`: what is ticked
     threads: int | None,  # None: one, then one for each core
     quick: bool,
-    only: str,  # a word that the names of the cases must hold
+    only: str,  # words separated by |, one of which the names of the cases must hold
     rounds: int | None,  # None: as of `ROUNDS`
     history: str,  # a file
 ) -> dict:  # by what they change
@@ -445,7 +445,7 @@ class BenchDashboard(_Results):
         chosen=None,  # of `offered(model)`; default: the native engine and PyTorch
         threads: int | None = None,  # default: one, then one for each core
         quick: bool = True,  # only the cases with a target
-        only: str = "",  # a word that the names of the cases must hold
+        only: str = "",  # words separated by |, one of which the names of the cases must hold
         rounds: int | None = None,  # samples of each figure; default: as of `ROUNDS`
         history=None,  # a file of runs; default: `report.history_file()`
     ):

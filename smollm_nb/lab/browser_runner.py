@@ -24,12 +24,12 @@ from ..bench.worker import Worker
 from ..browser.bundle import BUNDLES, MANIFEST, bundle_name, export, is_current, read_manifest, restore
 from ..core import InvalidStateError, SmolLMError, as_flag, as_int, as_text, atomic_file, machine, read_json
 from ..engine.native import default_threads, load
+from ..engine.q4file import read_q4
 from .jobs import WIDGETS, Job, error_line, module, prepared, style
 from .view import Box, View, as_name
 from ..models.hub import fetch
 from ..plots.base import Picture
 from ..plots.bundle import engine_speeds
-from ..quant.q4file import read_q4
 
 # %% ../../nbs/14_lab/07_browser_runner.ipynb #267d169f
 def jupyter_root() -> Path | None:

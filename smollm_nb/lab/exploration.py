@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from ..core import LlamaConfig, ParameterError, as_choice, as_int, atomic_file, sha256_file
+from ..engine.formats import Format, Quantized, spread, unpack
+from ..engine.q4file import read_q4
 from ..fidelity.anatomy import MATRICES, matrix_errors, worst_group
 from ..fidelity.evaluate import WINDOW, builtin_text, evaluate, origin_note, text_ids
 from ..inference.llama import load, read_model
@@ -24,8 +26,6 @@ from ..models.checkpoint import read_provenance
 from ..plots.base import Picture
 from ..plots.quant import weight_histogram
 from ..quant.budget import NATIVE, PROBE, Sensitivity
-from ..quant.formats import Format, Quantized, spread, unpack
-from ..quant.q4file import read_q4
 from ..quant.recipes import Recipe, formats_of, quantize
 from ..quant.rounding import load_quantized, points, round_to_nearest
 from ..text.tokenizer import SmolLMTokenizer
@@ -126,7 +126,7 @@ def predict_kl(
     s: Sensitivity,
     recipe: Recipe,
 ) -> float:  # nats a token on text that the model writes; NaN where it is not known
-    "KL of a recipe whose scales are searched; GPTQ and distillation do better than this"
+    "KL of a recipe whose scales are searched; GPTQ and training do better than this"
     return s.predict(float(unit_costs(s, recipe).sum())) if recipe.method != "nearest" else np.nan
 
 # %% ../../nbs/14_lab/05_exploration.ipynb #25b69a2e
@@ -335,7 +335,7 @@ def look(
             q = unpack(f, file.parts(name)[0].data.copy(), *w.shape)
         how = dict(nearest="rounded to the nearest", search="searched scales", gptq="GPTQ")[
             recipe.method
-        ] + ", distilled" * (recipe.steps > 0)
+        ] + ", trained" * (recipe.training_tokens > 0)
     quantized, size = q.dequantize(), f.group or 128
     x, p = _scaled(w, q)
     r, at = worst_group(w, quantized, size)

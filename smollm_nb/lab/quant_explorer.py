@@ -348,7 +348,7 @@ class _Choosing(_Drawn):
             s = self.sensitivity = sensitivity(self.folder, native=False, on_progress=self._on_progress(job))
         self._update()
         self.box.shown = "cost"
-        self._say("predicted on text that the model writes, for searched scales; GPTQ and distillation do better")
+        self._say("predicted on text that the model writes, for searched scales; GPTQ and training do better")
         return s
 
     def _spend(self, job: Job) -> None:

@@ -8,7 +8,7 @@ __all__ = ['COLUMNS', 'headline_table', 'headline']
 # %% ../../nbs/13_plots/07_headline.ipynb #c305690d
 from matplotlib import rc_context
 
-from ..bench.bench import HIGHER, MEMORY_TOKENS, WARM, as_record
+from ..bench.bench import HIGHER, LONG, MEMORY_TOKENS, SEQUENCES, WARM, as_record
 from ..bench.history import about, short
 from ..core import ParameterError
 from .base import INK, PALETTE, QUIET, STYLE, Picture, drawable, new_picture, short_number
@@ -16,7 +16,9 @@ from .bench import caption, runner_colours, runner_label
 
 # %% ../../nbs/13_plots/07_headline.ipynb #b3b6215f
 COLUMNS = {
-    "written, tokens/s": ("decode after 16",),
+    "12 tokens, tokens/s": ("decode after 16",),  # in a burst after a rest
+    "256 tokens, tokens/s": (f"steady decode, {LONG} tokens after 16",),  # one after the other
+    "8 together, tokens/s": (f"{SEQUENCES} sequences together",),
     "1,900 tokens deep": ("decode after 1900",),
     "read, tokens/s": ("prefill 128",),
     "first token, ms": (f"first token after {WARM}",),

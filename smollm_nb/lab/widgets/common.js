@@ -62,6 +62,18 @@ export function ticks(low, high, n = 4) {
   return out;
 }
 
+/** Round numbers of a logarithmic axis from `floor` to `roof`; powers of ten alone where it spans more than `dense`. */
+export function decades(floor, roof, dense = 300) {
+  const out = [];
+  for (let d = Math.floor(Math.log10(floor)); d <= Math.log10(roof); d++) {
+    for (const m of roof / floor < dense ? [1, 2, 5] : [1]) {
+      const v = m * 10 ** d;
+      if (v > floor && v < roof) out.push(Number(v.toPrecision(1)));
+    }
+  }
+  return out;
+}
+
 /** Tokens and their probabilities, each with a bar. `format` writes a probability, `kind` is a further class. */
 export function probabilityBars(title, rows, format = percent, kind = "") {
   const line = ([name, p]) =>

@@ -1,6 +1,6 @@
 // A recipe under examination: figures, maps of the layers, one matrix down to a group, size against error.
 // State is in traits alone.
-import { caption, h, newId, s, short, svgLine, svgPicture, svgText, ticks, tile } from "./common.js";
+import { caption, decades, h, newId, s, short, svgLine, svgPicture, svgText, ticks, tile } from "./common.js";
 import { shell } from "./shell.js";
 import { tabList } from "./tabs.js";
 
@@ -88,18 +88,6 @@ const SHAPES = {
   "lab-ours": (a, b) => `M${a - 4.5} ${b}a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0Z`,
   "lab-now": (a, b) => `M${a - 5} ${b}a5 5 0 1 0 10 0a5 5 0 1 0 -10 0Z`,
 };
-
-/** Round numbers of a logarithmic axis. */
-function decades(floor, roof) {
-  const out = [];
-  for (let d = Math.floor(Math.log10(floor)); d <= Math.log10(roof); d++) {
-    for (const m of roof / floor < 300 ? [1, 2, 5] : [1]) {
-      const v = m * 10 ** d;
-      if (v > floor && v < roof) out.push(Number(v.toPrecision(1)));
-    }
-  }
-  return out;
-}
 
 /** A line through points, as points so close to each other that none of it is missed. */
 function along(line) {

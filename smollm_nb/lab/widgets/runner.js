@@ -253,7 +253,7 @@ class Session {
       for (let i = 0; i <= repeats; i++) {
         this.say(i ? `measuring: ${i} of ${repeats}` : "measuring: warming up", i / (repeats + 1));
         await engine.reset();
-        this.answer = engine.generate(someIds(prompt, i), { maxTokens: tokens });
+        this.answer = engine.generate(someIds(prompt, i), { maxTokens: tokens, lookup: false }); // a pass a token
         if (this.control.signal.aborted) this.answer.cancel();
         const { finish_reason: why, timings: t } = await this.answer.result;
         if (why === "cancelled") return this.say("stopped");
