@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from smollm_nb.core import LlamaConfig, QuantFileError, peak_rss_bytes
-from smollm_nb.quant.formats import Format, Quantized, pack, round_scales, unpack
-from smollm_nb.quant.q4file import HEAD, MAGIC, MAX_HEADER, aligned, describe, read_q4, write_q4
+from smollm_nb.engine.formats import Format, Quantized, pack, round_scales, unpack
+from smollm_nb.engine.q4file import HEAD, MAGIC, MAX_HEADER, aligned, describe, read_q4, write_q4
 
 CONFIG = LlamaConfig(
     vocab_size=32,

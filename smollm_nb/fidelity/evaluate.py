@@ -36,6 +36,7 @@ from smollm_nb.core import (
 )
 from ..inference.generation import as_prompt, end_ids, fit_context
 from ..inference.sampling import log_softmax
+from ..models.texts import TEXTS, hub_text
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #af4c2f84
 if TYPE_CHECKING:  # figures of two backends need neither PyTorch nor a tokenizer
@@ -114,23 +115,29 @@ WARMUP = 16  # first predictions of a window that are not scored
 def _windows(
     ids,  # token ids
     window: int | None,  # tokens; default: WINDOW, or what both backends can hold
-    warmup: int,
+    warmup: int | None,
+    # tokens from one window's beginning to the next one's; default: the window, and what is left over is read too
+    stride: int | None,
     backends,  # both
-) -> list[list[int]]:  # those long enough to be scored
+) -> tuple[list[list[int]], int]:  # those long enough to be scored; predictions that are not scored in each
     "Cut the text; raises `ParameterError` where nothing can be scored"
-    ids, warmup = as_ids("ids", ids), as_int("warmup", warmup)
+    ids = as_ids("ids", ids)
     if window is not None:
         window = as_int("window", window, 1)
     contexts = [b.context for b in backends if hasattr(b, "context")]
     limit = min([WINDOW if window is None else window, *contexts])
     if window is not None and limit < window:
         raise ParameterError(f"window={window} must fit both contexts, the smaller of which is {limit}")
-    if warmup >= limit - 1:
+    step = limit if stride is None else as_int("stride", stride, 1, limit)
+    if warmup is None:  # each token is scored once
+        warmup = WARMUP if stride is None else max(limit - 1 - step, 0)
+    if as_int("warmup", warmup) >= limit - 1:
         raise ParameterError(f"warmup={warmup} must leave something of a window of {limit} to score")
-    cut = [ids[i : i + limit] for i in range(0, len(ids), limit)]
     if len(ids) < warmup + 2:
         raise ParameterError(f"{len(ids)} tokens are too few: {warmup + 2} are needed; give a longer text")
-    return [w for w in cut if len(w) >= warmup + 2]
+    last = len(ids) if stride is None else len(ids) - limit + 1  # a stride wants whole windows
+    cut = [ids[i : i + limit] for i in range(0, max(last, 1), step)]
+    return [w for w in cut if len(w) >= warmup + 2], warmup
 
 
 def _check_vocabulary(r, c) -> None:  # logits (…, vocab) of both
@@ -269,7 +276,11 @@ def evaluate(
     candidate: Backend,  # the model that is judged
     ids,  # token ids, (n,), as from `text_ids`
     window: int | None = None,  # tokens read from an empty cache; default: 256, or what both backends can hold
-    warmup: int = WARMUP,  # first predictions of each window that are not scored
+    # first predictions of each window that are not scored; default: 16, or with a stride all but the last of each step
+    warmup: int | None = None,
+    # tokens from one window's beginning to the next one's, up to `window`, of whole windows; default: the window, and
+    # a shorter one at the end
+    stride: int | None = None,
     text: str = "",  # that `ids` come from, for its hash
     text_name: str = "",
     notes=(),  # what to keep in mind with the figures, such as `origin_note`
@@ -280,7 +291,7 @@ def evaluate(
     start, parts, done = time.perf_counter(), [], 0
     for name, value in dict(text=text, text_name=text_name).items():
         as_text(name, value)
-    cut = _windows(ids, window, warmup, (reference, candidate))
+    cut, warmup = _windows(ids, window, warmup, stride, (reference, candidate))
     total = sum(len(w) - 1 - warmup for w in cut)
     for w in cut:
         parts.append(_score_window(reference, candidate, w, warmup))
@@ -335,10 +346,12 @@ def builtin_text() -> tuple[str, str]:  # text, its name
 
 # %% ../../nbs/04_fidelity/01_evaluate.ipynb #d23dc9f9
 def read_text(
-    path,  # a UTF-8 file
+    path,  # a UTF-8 file, or a name of `models.texts.TEXTS`, which is fetched
 ) -> tuple[str, str]:  # text, its name
-    "A text to evaluate on; raises `ParameterError` naming the file"
-    path = as_path("text file", path)
+    "A text to evaluate on; raises `ParameterError` naming the file, or `FetchError`"
+    name, path = str(path), as_path("text file", path)
+    if name in TEXTS and not path.exists():
+        return hub_text(name).read_text(encoding="utf-8"), name
     if path.exists() and not (path.is_file() or path.is_fifo() or path.is_dir()):
         raise ParameterError(f"{path} is a device, which may never end; give a text file")
     try:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VERSIONS', 'MAX_HEADER', 'MAX_ITEMS', 'MAX_RECORDS', 'FULL', 'TYPES', 'TOKENIZER_FILES', 'BUNDLED_ID',
-           'BUNDLED_PACKAGE', 'GGUFTensor', 'read_gguf', 'gguf_name', 'permute', 'unpermute', 'import_gguf',
-           'bundled_gguf']
+           'BUNDLED_PACKAGE', 'GGUFTensor', 'read_gguf', 'gguf_name', 'permute', 'unpermute', 'config_metadata',
+           'pre_tokenizer_name', 'tokenizer_metadata', 'template_metadata', 'import_gguf', 'bundled_gguf']
 
 # %% ../../nbs/01_models/03_gguf.ipynb #7b1ea624
 import importlib.metadata
@@ -39,7 +39,7 @@ from smollm_nb.core import (
     staged_folder,
     storing,
 )
-from .checkpoint import library_errors, save_tensors, validate, write_provenance
+from .checkpoint import byte_symbols, library_errors, save_tensors, validate, write_provenance
 
 # %% ../../nbs/01_models/03_gguf.ipynb #97c4c912
 VERSIONS = (2, 3)
@@ -503,6 +503,104 @@ def _copy_tokenizer(folder: Path, source: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+
+# %% ../../nbs/01_models/03_gguf.ipynb #9bb0a002
+def config_metadata(
+    cfg: LlamaConfig,
+) -> dict:  # metadata key → value; whole numbers are written as uint32, others as float32
+    "A shape as a GGUF states it: undoes `_config`"
+    shape = {
+        "vocab_size": cfg.vocab_size,
+        "context_length": cfg.max_position_embeddings,
+        "embedding_length": cfg.hidden_size,
+        "feed_forward_length": cfg.intermediate_size,
+        "block_count": cfg.num_hidden_layers,
+        "attention.head_count": cfg.num_attention_heads,
+        "attention.head_count_kv": cfg.num_key_value_heads,
+        "attention.key_length": cfg.head_dim,
+        "attention.value_length": cfg.head_dim,
+        "attention.layer_norm_rms_epsilon": float(cfg.rms_norm_eps),
+        "rope.dimension_count": cfg.head_dim,
+        "rope.freq_base": float(cfg.rope_theta),
+    }
+    return {f"llama.{k}": v for k, v in shape.items()}
+
+# %% ../../nbs/01_models/03_gguf.ipynb #9bb0a004
+def _rules(part: dict | None) -> list[dict]:
+    "A pre-tokenizer as a flat list of what decides; the places of tokens in a text, `trim_offsets`, do not"
+    if part is None:
+        return []
+    if part["type"] == "Sequence":
+        return [rule for p in part["pretokenizers"] for rule in _rules(p)]
+    return [{k: v for k, v in part.items() if k != "trim_offsets"}]
+
+
+def pre_tokenizer_name(
+    part: dict | None,  # as in `tokenizer.json`
+) -> str:
+    "What llama.cpp calls a pre-tokenizer: undoes `_pre_tokenizer`; raises `TokenizerError`"
+    for name in ("smollm", "gpt-2"):
+        if _rules(json.loads(_pre_tokenizer(name).__getstate__())) == _rules(part):
+            return name
+    kinds = ", ".join(rule["type"] for rule in _rules(part)) or "none"
+    raise TokenizerError(f"llama.cpp has no name for this pre-tokenizer ({kinds}), only for SmolLM's and GPT-2's")
+
+
+def _check_expressible(rules: dict) -> None:
+    "Raise `TokenizerError` for a tokenizer that a GGUF cannot describe"
+    model, decoder = rules["model"], rules.get("decoder") or {}
+    if (model["type"], decoder.get("type")) != ("BPE", "ByteLevel"):
+        raise TokenizerError(f"a GGUF is written for byte-level BPE, and this tokenizer is {model['type']} on text")
+    odd = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
+    found = [k for k in odd if model.get(k)] + ["normalizer"] * bool(rules.get("normalizer"))
+    if model.get("unk_token") and not {*byte_symbols()} <= model["vocab"].keys():
+        found.append("unk_token")
+    for t in rules["added_tokens"]:
+        found += [f"{k} of the token {t['content']!r}" for k in ("lstrip", "rstrip", "single_word") if t[k]]
+    if found:
+        raise TokenizerError(f"a GGUF has no words for {one_line(found[0], 80)}, which this tokenizer sets")
+
+# %% ../../nbs/01_models/03_gguf.ipynb #9bb0a006
+def tokenizer_metadata(
+    rules: dict,  # as in `tokenizer.json`, all added tokens in it
+    special: dict[str, str],  # `bos_token` and its kin → token
+    around: tuple[list[int], list[int]],  # ids that are put before and behind every text
+    rows: int,  # of the embedding
+) -> dict:  # metadata key → value
+    "A tokenizer as a GGUF lists it: undoes `_tokenizer` and `_special_tokens`; raises `TokenizerError`"
+    _check_expressible(rules)
+    added = {t["id"]: t for t in rules["added_tokens"]}
+    tokens = {i: t for t, i in rules["model"]["vocab"].items()} | {i: t["content"] for i, t in added.items()}
+    names, types = [], []
+    for i in range(rows):
+        names.append(tokens.get(i, f"[PAD{i}]"))
+        kind = (3 if added[i]["special"] else 4) if i in added else 1
+        types.append(kind if i in tokens else 5)
+    ids = {t: i for i, t in enumerate(names)}
+    if len(ids) < rows:
+        raise TokenizerError("two rows of the embedding have the same token, which a GGUF cannot list")
+    merges = [m if isinstance(m, str) else " ".join(m) for m in rules["model"]["merges"]]
+    meta: dict = dict(model="gpt2", pre=pre_tokenizer_name(rules.get("pre_tokenizer")))
+    meta |= dict(tokens=names, token_type=types, merges=merges, add_space_prefix=False)
+    for key, name in dict(bos="bos", eos="eos", unk="unknown", pad="padding").items():
+        if (token := special.get(f"{key}_token")) in ids:
+            meta[f"{name}_token_id"] = ids[token]
+    for key, put in zip(("bos", "eos"), around):
+        if put not in ([], [meta.get(f"{key}_token_id")]):
+            raise TokenizerError(f"it puts the ids {put} around every text, and a GGUF can put one {key} token there")
+        meta[f"add_{key}_token"] = bool(put)
+    return {f"tokenizer.ggml.{k}": v for k, v in meta.items()}
+
+
+def template_metadata(
+    templates: dict[str, str],  # name → template
+) -> dict:  # metadata key → value
+    "Chat templates as a GGUF holds them: undoes `_chat_template`"
+    key = "tokenizer.chat_template"
+    out: dict = {key if name == "default" else f"{key}.{name}": text for name, text in templates.items()}
+    if others := sorted(templates.keys() - {"default"}):
+        out[f"{key}s"] = others
+    return out
 
 # %% ../../nbs/01_models/03_gguf.ipynb #9bbce0eb
 def _note(path: Path, tensors: dict[str, GGUFTensor]) -> str:
