@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +14,17 @@ import numpy as np
 import psutil
 import pytest
 
-from smollm_nb.bench.bench import PROMPTS, run
+from smollm_nb.bench.bench import PROMPTS, TO_COPY, run
 from smollm_nb.bench.browser_worker import BrowserSubject
 from smollm_nb.bench.browsers import BrowserError, find
 from smollm_nb.bench.history import read_history
 from smollm_nb.bench.worker import BenchError, Subject, Worker, WorkerProcess
 from smollm_nb.browser import bundle
 from smollm_nb.core import code_command
+from smollm_nb.inference.generation import end_ids
 from smollm_nb.models.tiny import TINY
+from smollm_nb.text.chat import encode_chat
+from smollm_nb.text.tokenizer import SmolLMTokenizer
 
 SMOLLM = str(Path(sys.executable).with_name("smollm"))
 
@@ -52,6 +56,44 @@ class Recorder:
 
     def describe(self):
         return dict(backend="recorder", variant="", threads=1, load_s=float("nan"), bytes_per_token=1, file_sha256="")
+
+
+class Several(Recorder):
+    "Room for long answers, sequences together, and a lookup of its own"
+
+    context = 2048
+    BATCHES = (dict(unified=False), dict(unified=True))
+
+    def __init__(self):
+        super().__init__()
+        self.batches, self.looked_up = [], []
+
+    def batch(self, size, unified):
+        self.batches.append(SeveralSequences(size, unified))
+        return self.batches[-1]
+
+    def answer_with_lookup(self, ids, max_tokens, ends):
+        self.looked_up.append((tuple(ids), max_tokens, ends))
+        yield from [100] * max_tokens
+
+
+class SeveralSequences:
+    "Notes what each sequence has read, and chooses the number of the sequence"
+
+    def __init__(self, size, unified):
+        self.held, self.unified, self.closed = {s: [] for s in range(size)}, unified, False
+
+    def read(self, tokens, wanted):
+        for id, sequence, pos in tokens:
+            assert pos == len(self.held[sequence]), "no gap"
+            self.held[sequence].append(id)
+        scores = np.zeros((wanted, TINY.vocab_size), np.float32)
+        for row, (_, sequence, _) in zip(scores, tokens[-wanted:]):
+            row[300 + sequence] = 1
+        return scores
+
+    def close(self):
+        self.closed = True
 
 
 def own(tiny_q4, name="native", **more):
@@ -88,6 +130,63 @@ def test_the_same_seed_gives_the_same_prompts(tiny_folder):
         run([Worker(backend, tiny_folder)], rounds=2, quick=True, seed=seed)
         logs.append(backend.log)
     assert logs[0] == logs[1] != logs[2]
+
+
+def test_sequences_together_read_only_their_own(tiny_folder):
+    "Eight random prompts, none like another; each reads what its own logits chose; every layout is tried and closed"
+    backend = Several()
+    record = run([Worker(backend, tiny_folder)], rounds=5, only="together")
+    found = {f["case"]: f for f in record["results"]}
+    assert list(found) == ["8 sequences together", "8 sequences together, of one alone"]
+    assert [f["unit"] for f in found.values()] == ["tokens/s", "×"]
+    assert {f["n"] for f in found.values()} == {3}, "three rounds are enough for what takes long"
+    assert [b.unified for b in backend.batches] == [False, True] * 3
+    prompts = set()
+    for batch in backend.batches:
+        assert batch.closed
+        for sequence, held in batch.held.items():
+            assert held[16:] == [300 + sequence] * 25, "24 steps that are timed, one before them"
+            prompts.add(tuple(held[:16]))
+    assert len(prompts) == 3 * 8, "the layouts of a round read the same"
+
+
+def test_a_copy_is_asked_for_by_the_chat_template(tiny_folder):
+    "By `generate` and by the lookup that a peer has of its own, with the same ids"
+    backend = Several()
+    record = run([Worker(backend, tiny_folder)], rounds=2, only="copying|nothing of that name")
+    assert [(f["case"], f["unit"], f["n"]) for f in record["results"]] == [("copying, 128 tokens", "ms", 2)]
+    tokenizer = SmolLMTokenizer.load(tiny_folder)
+    ids = encode_chat(tokenizer, [dict(role="user", content=TO_COPY)])
+    assert backend.looked_up == [(tuple(ids), 128, end_ids(tokenizer, TINY))] * 2
+    assert [read for _, _, read in backend.log].count(tuple(ids)) == 2
+
+
+def test_what_decodes_long_says_how(tiny_folder):
+    "A long answer goes through `generate`, steady decoding through the loop of the bursts"
+    backend = Several()
+    record = run([Worker(backend, tiny_folder)], rounds=1, only="256 tokens")
+    assert [f["case"] for f in record["results"]] == ["steady decode, 256 tokens after 16", "long answer, 256 tokens"]
+    assert all(f["unit"] == "tokens/s" and f["median"] > 0 for f in record["results"])
+    assert backend.looked_up[0][1] == 256
+
+
+def test_what_is_lacking_is_said(tiny_folder, tmp_path):
+    "No sequences together, no chat template: no failure, and no figure"
+    plain = tmp_path / "base"
+    shutil.copytree(tiny_folder, plain)
+    config = json.loads((plain / "tokenizer_config.json").read_text())
+    del config["chat_template"]
+    (plain / "tokenizer_config.json").write_text(json.dumps(config))
+    backend = Recorder()
+    backend.context = 2048
+    record = run([Worker(backend, plain)], rounds=2, quick=True)
+    assert not record["lost"]
+    why = {x["case"]: x["why"] for x in record["lacking"]}
+    assert set(why) == {"8 sequences together", "copying, 128 tokens", "long answer, 256 tokens"}
+    assert why["8 sequences together"] == "no sequences together"
+    assert "no chat template" in why["copying, 128 tokens"]
+    assert not set(why) & {f["case"] for f in record["results"]}
+    assert json.loads(json.dumps(record))["lacking"] == record["lacking"]
 
 
 def test_ours_and_a_peer_take_turns(tiny_q4):

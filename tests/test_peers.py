@@ -8,10 +8,13 @@ import subprocess
 
 import pytest
 
-from smollm_nb.bench.llama_cpp import LLAMA_CPP
+from smollm_nb.bench.llama_cpp import FORMATS, LLAMA_CPP, gguf_formats, llama_package, load_llama_cpp
 from smollm_nb.bench.packages import HEADER, PINS
 from smollm_nb.bench.web_peers import ONNX_BUILDER, PEERS
-from smollm_nb.core import python_command
+from smollm_nb.core import PACKAGE, python_command
+from smollm_nb.inference.generation import end_ids, generate
+from smollm_nb.models.gguf import bundled_gguf
+from smollm_nb.text.tokenizer import SmolLMTokenizer
 
 LISTS = sorted(PINS.glob("*.txt"))
 # what ggml does before it multiplies tiles: a configuration of 64 bytes, of which the last stores are lost in GCC 12
@@ -58,11 +61,53 @@ def test_every_list_is_used():
     assert ONNX_BUILDER.first[0] == "onnxruntime-genai"
 
 
+def test_wllama_takes_part_in_its_newest_version_and_in_the_last_of_the_old_kind():
+    versions = [peer.packages[0].version for peer in PEERS if peer.name == "wllama"]
+    assert versions == ["3.13.0", "2.3.7"]
+    assert {peer.page for peer in PEERS} <= {p.stem for p in (PACKAGE / "bench" / "peer_pages").glob("*.js")}
+
+
 def test_every_package_of_npm_has_its_hash():
     for package in (p for peer in PEERS for p in peer.packages):
         kind, _, digest = package.integrity.partition("-")
         assert kind == "sha512", package.name
         assert len(base64.b64decode(digest, validate=True)) == 64, package.name
+
+
+def test_the_formats_are_numbered_as_in_files():
+    from gguf import LlamaFileType
+
+    assert FORMATS == {kind: LlamaFileType[f"MOSTLY_{kind}"] for kind in FORMATS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flash", [False, True])
+def test_the_real_llama_cpp_reads_sequences_and_drafts(flash, real_folder):
+    "Its batch and its lookup give what one token after the other gives, where it has been built, which takes minutes"
+    if not LLAMA_CPP.home.exists():
+        pytest.skip("llama.cpp is not built here: smollm bench --peers builds it")
+    gguf = bundled_gguf()
+    package = llama_package(real_folder, gguf)
+    files = gguf_formats(package, gguf)
+    assert set(files) == set(FORMATS)
+    assert files["Q4_0"].stat().st_size < gguf.stat().st_size < files["Q8_0"].stat().st_size
+    how = dict(threads=1, context=512, flash=flash)
+    peer = load_llama_cpp(str(package), str(files["Q4_1"]), str(real_folder), **how)
+    tokenizer = SmolLMTokenizer.load(real_folder)
+    ids = tokenizer.encode("one two three four five, one two three four five, one two three four")
+    plain = generate(peer, tokenizer, ids, 24).finish().ids
+    peer.reset()
+    assert list(peer.answer_with_lookup(ids, 24, end_ids(tokenizer, peer.config)))[:8] == plain[:8]
+    peer.reset()
+    prompts = [tokenizer.encode(text) for text in ("The capital of France is", "def main():")]
+    alone = [peer.prefill(p).argmax() for p in prompts]
+    for layout in peer.BATCHES:
+        batch = peer.batch(2, **layout)
+        rest = [(id, s, pos) for s, p in enumerate(prompts) for pos, id in enumerate(p[:-1])]
+        ends = [(p[-1], s, len(p) - 1) for s, p in enumerate(prompts)]
+        assert list(batch.read(rest + ends, 2).argmax(axis=1)) == alone
+        batch.close()
+    peer.close()
 
 
 COMPILERS = [python_command("-m", "ziglang", "cc", "-target", "x86_64-linux-gnu", "-mcpu=sapphirerapids")]

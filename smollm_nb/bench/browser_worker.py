@@ -13,6 +13,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 
@@ -93,6 +94,10 @@ PATIENCE, SETTLE = 600, 0.7
 class BrowserSubject:
     "Something to measure in a browser: a page that answers questions"
 
+    # what `ready_s` and the memory's `peak_rss` are called
+    ready_case: ClassVar[str] = "cold load"
+    memory_case: ClassVar[str] = "renderer PSS"
+
     name: str  # in tables: "wasm, chromium"
     browser: str  # of `browsers.BROWSERS`
     folder: str  # what is served
@@ -102,6 +107,7 @@ class BrowserSubject:
     peer: bool = False  # another engine than this package's: ratios compare with it
     beside: dict = field(default_factory=dict)  # as for `WorkerServer`
     policy: str = POLICY
+    engine: str = ""  # as a `Subject` has it
 
     def open(self) -> "BrowserWorker":
         "A browser at that page, its model loaded"
@@ -111,10 +117,11 @@ class BrowserSubject:
 class _OpenPage:
     "A page in a browser that answers questions"
 
-    ready_case, memory_case = "cold load", "renderer PSS"
+    ready_case, memory_case = BrowserSubject.ready_case, BrowserSubject.memory_case
 
     def __init__(self, subject: BrowserSubject):
         self.name, self.peer, self.browser, self.threads = subject.name, subject.peer, subject.browser, subject.threads
+        self.engine = subject.engine or subject.name
         self._held, self._peak, self._cpu_s, self._stack = 0, 0, 0.0, contextlib.ExitStack()
         try:
             self._server = self._stack.enter_context(WorkerServer(subject.folder, subject.beside, subject.policy))

@@ -33,7 +33,8 @@ def _cell(
     if f is None:
         return ""
     part = f"; {f['n']} of {rounds} rounds" if f["n"] < rounds else ""
-    return f"{short(f['median'])} ({short(f['min'])}–{short(f['max'])}{part})"
+    setting = f", {f['setting']}" if f.get("setting") else ""
+    return f"{short(f['median'])} ({short(f['min'])}–{short(f['max'])}{part}){setting}"
 
 
 def about(
@@ -48,17 +49,19 @@ def about(
     here, how = f"{m['cpu']}, {m['cores']} cores, {m['system']}", f"median (min–max) of {record['rounds']} rounds"
     return f"{here}; {kinds}{file}; {how}; {record['date']}{busy}{gone}"
 
-
+# %% ../../nbs/11_bench/06_history.ipynb #a3b25241
 def rows(
     record: dict,  # of a run
 ) -> list[list[str]]:  # the first one names the columns
-    "All figures of a run, as they are read"
+    "All figures of a run, as they are read; of an engine with several settings those of the best, which is named"
     results = record["results"]
     runners = list(dict.fromkeys(f["runner"] for f in sorted(results, key=lambda f: f["peer"])))
+    runners = [*dict.fromkeys(x["runner"] for x in record.get("lacking", ()) if x["runner"] not in runners), *runners]
     ours, best = (
         list(dict.fromkeys(r["runner"] for r in record["ratios"])),
         {(r["case"], r["threads"], r["runner"]): r for r in record["ratios"] if r["best"]},
     )
+    lacking = {(x["threads"], x["case"], x["runner"]): f"– ({x['why']})" for x in record.get("lacking", ())}
     failed = {(x["runner"], x["threads"]): record["rounds"] for x in record.get("lost", ())}
     out = [
         ["case", "threads", "unit", *runners, *[f"{r if len(ours) > 1 else 'ours'} × the better peer" for r in ours]]
@@ -67,7 +70,9 @@ def rows(
         dict.fromkeys((f["threads"], f["case"], f["unit"]) for f in results), key=lambda r: r[0]
     ):
         have = {f["runner"]: f for f in results if (f["threads"], f["case"]) == (threads, case)}
-        cells = [_cell(have.get(r), failed.get((r, threads), 0)) for r in runners]
+        cells = [
+            _cell(have.get(r), failed.get((r, threads), 0)) or lacking.get((threads, case, r), "") for r in runners
+        ]
         out.append([case, str(threads), unit, *cells, *(_cell(best.get((case, threads, r))) for r in ours)])
     return out
 

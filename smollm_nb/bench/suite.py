@@ -26,7 +26,7 @@ def benchmark(
     model: str,  # as `api.Model` takes it
     backend: str = "auto",  # one of `api.BACKENDS`; auto: the native engine on the model's four bits
     threads: int | None = None,  # default: one, then one for each core
-    peers: bool = False,  # llama.cpp beside it; wllama and transformers.js in the same browsers
+    peers: bool = False,  # llama.cpp beside it; wllama, transformers.js in the same browsers; in all settings
     output=None,  # the history; default: `history.history_file`
     lock=None,  # a file to lock while something is measured, so that benchmarks take turns
     on_progress: OnProgress = lambda stage, done, total: None,

@@ -1,5 +1,5 @@
 /**
- * transformers.js on ONNX Runtime's WebAssembly: eight bits, its own choice there.
+ * transformers.js on ONNX Runtime's WebAssembly; the type of the weights is chosen by who measures.
  *
  * It has no call that reads tokens and gives the next one, so the loops of commands.js cannot drive it. Its own loop,
  * `generate`, is timed instead, at the streamer that it hands each token to. What that loop does between two tokens
@@ -24,12 +24,14 @@ async function load() {
   });
   [tokenizer, model] = await Promise.all([
     library.AutoTokenizer.from_pretrained('model'),
-    library.AutoModelForCausalLM.from_pretrained('model', { dtype: 'q8', device: 'wasm' }),
+    library.AutoModelForCausalLM.from_pretrained('model', { dtype: options.dtype, device: 'wasm' }),
   ]);
   return now() - begin;
 }
 
-const tensor = (ids) => new library.Tensor('int64', BigInt64Array.from(ids, BigInt), [1, ids.length]);
+/** @param {number[][]} rows of the same length */
+const tensor = (...rows) =>
+  new library.Tensor('int64', BigInt64Array.from(rows.flat(), BigInt), [rows.length, rows[0].length]);
 
 /**
  * Write up to n tokens after `inputs`, and keep the cache: seconds to the first, and from each to the next.
@@ -62,12 +64,26 @@ function cut(n) {
   return new library.DynamicCache(Object.fromEntries(entries));
 }
 
+/** A whole answer, timed from before its prompt was tokenized. */
+async function answer(prepare, max_tokens) {
+  let text = '';
+  const begin = now(),
+    inputs = prepare(),
+    prepared = now() - begin;
+  const collect = (more) => {
+    text += more;
+  };
+  const streamer = new library.TextStreamer(tokenizer, { skip_prompt: true, callback_function: collect });
+  const [first, ...itl] = await write(inputs, max_tokens, streamer);
+  return { seconds: now() - begin, tokens: 1 + itl.length, ttft: prepared + first, itl, text };
+}
+
 export const verbs = {
   async load(how) {
     options = how;
     const ready_s = await load(),
       threads = library.env.backends.onnx.wasm.numThreads;
-    const variant = `${how.version}, 8 bits`,
+    const variant = `${how.version}, ${how.dtype}`,
       why = 'its library chose so',
       vocab = model.config.vocab_size;
     // its cache grows, so its size is not known
@@ -87,16 +103,14 @@ export const verbs = {
     const inputs = { inputs: tensor([last]), past_key_values: cut(pos), min_new_tokens: n + 1 };
     return { seconds: (await write(inputs, n + 1)).slice(1) };
   },
-  async generate({ prompt, max_tokens }) {
-    let text = '';
-    const begin = now(),
-      inputs = tokenizer(prompt),
-      prepared = now() - begin;
-    const collect = (more) => {
-      text += more;
-    };
-    const streamer = new library.TextStreamer(tokenizer, { skip_prompt: true, callback_function: collect });
-    const [first, ...itl] = await write(inputs, max_tokens, streamer);
-    return { seconds: now() - begin, tokens: 1 + itl.length, ttft: prepared + first, itl, text };
+  generate: ({ prompt, max_tokens }) => answer(() => tokenizer(prompt), max_tokens),
+  chat({ message, max_tokens }) {
+    const how = { add_generation_prompt: true, return_dict: true };
+    return answer(() => tokenizer.apply_chat_template([{ role: 'user', content: message }], how), max_tokens);
+  },
+  /** Its own batch: prompts of the same length are the rows of one tensor. The first token is not counted. */
+  async together({ prompts, steps }) {
+    const n = steps + 2;
+    return { seconds: (await write({ inputs: tensor(...prompts), min_new_tokens: n }, n)).slice(2) };
   },
 };

@@ -1,5 +1,5 @@
 /**
- * wllama: llama.cpp compiled to WebAssembly. All its defaults, but for context and threads.
+ * wllama's version 2: llama.cpp compiled to WebAssembly. All its defaults, but for context and threads.
  * It chooses the likeliest token by the shortest chain of samplers that it has.
  */
 import { now, timedDecode, timedPrefill } from './commands.js';
@@ -34,6 +34,25 @@ const engine = {
   },
 };
 
+/**
+ * Its own loop. It reads the last token of an answer although nothing follows: that is not counted.
+ * A token that ends an answer is counted, as it is for ours.
+ */
+async function answer(prompt, max_tokens) {
+  const stamps = [],
+    begin = now();
+  const text = await wllama.createCompletion(prompt, {
+    nPredict: max_tokens,
+    sampling: GREEDY,
+    onNewToken: () => {
+      stamps.push(now());
+    },
+  });
+  if (stamps.length < max_tokens) stamps.push(now());
+  const itl = stamps.slice(1).map((t, i) => t - stamps[i]);
+  return { seconds: stamps.at(-1) - begin, tokens: stamps.length, ttft: stamps[0] - begin, itl, text };
+}
+
 export const verbs = {
   async load(how) {
     options = how;
@@ -53,22 +72,9 @@ export const verbs = {
     await wllama.kvRemove(how.pos, -1); // the cache is cut back to `pos`
     return timedDecode(engine, { last, ...how });
   },
-  /**
-   * Its own loop. It reads the last token of an answer although nothing follows: that is not counted.
-   * A token that ends an answer is counted, as it is for ours.
-   */
-  async generate({ prompt, max_tokens }) {
-    const stamps = [],
-      begin = now();
-    const text = await wllama.createCompletion(prompt, {
-      nPredict: max_tokens,
-      sampling: GREEDY,
-      onNewToken: () => {
-        stamps.push(now());
-      },
-    });
-    if (stamps.length < max_tokens) stamps.push(now());
-    const itl = stamps.slice(1).map((t, i) => t - stamps[i]);
-    return { seconds: stamps.at(-1) - begin, tokens: stamps.length, ttft: stamps[0] - begin, itl, text };
+  generate: ({ prompt, max_tokens }) => answer(prompt, max_tokens),
+  async chat({ message, max_tokens }) {
+    return answer(await wllama.formatChat([{ role: 'user', content: message }], true), max_tokens);
   },
+  together: async () => ({ lacks: 'no sequences together' }),
 };
