@@ -2,13 +2,14 @@
 PYTHON ?= python3
 MODEL ?= SmolLM2-135M-Instruct
 DATA ?= smollm_nb/tune/examples/appointments.jsonl
+GRID ?= smollm_nb/scale/examples/small.json
 BIN := .venv/bin
 READY := .venv/.installed
 BUILT := smollm_nb/engine/_native/build.json
 # threads that spin only briefly at barriers: ten times quicker on a busy machine, no slower on an idle one
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: help demo tune small best wasm bench lab test fuzz types wheels notebooks clean
+.PHONY: help demo tune small best sweep wasm bench lab test fuzz types wheels notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -37,6 +38,9 @@ small best: $(BUILT) ## quantize the demo's model by the recipe of that name, in
 	$(BIN)/smollm quantize --model-path '$(MODEL)' --output-path dist/$@ --recipe $@
 	$(BIN)/smollm eval --model dist/$@ --reference '$(MODEL)'
 
+sweep: $(BUILT) ## a table of twelve models in four, eight and more bits, into dist/sweep.jsonl: minutes; GRID=… for a grid of yours
+	$(BIN)/smollm sweep '$(GRID)' --output dist/sweep.jsonl
+
 wasm: $(BUILT) ## the folder for the browser, by the recipe small (minutes, once): dist/wasm/models/NAME
 	$(BIN)/smollm export-wasm --model '$(MODEL)' --recipe small
 
@@ -48,7 +52,7 @@ lab: $(BUILT) ## JupyterLab on the notebooks, the tour open
 
 test: $(BUILT) ## all that CI checks: notebooks, tests, coverage, generated files
 	$(BIN)/nbdev_test --n_workers 2 --timing
-	$(BIN)/python -m pytest --cov --cov-report=term --durations=20
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term --durations=20
 
 fuzz: $(BUILT) ## the tests with random damage and abuse in their long form: minutes; FUZZ=1000 for hours
 	SMOLLM_FUZZ=$(or $(FUZZ),50) $(BIN)/python -m pytest -m fuzz --durations=10
@@ -67,4 +71,4 @@ notebooks: $(READY) ## export the modules, clean the notebooks, make README.md
 		--output-dir . --output README nbs/index.ipynb
 
 clean: ## remove what was built (the model cache stays)
-	rm -rf .venv smollm_nb/engine/_native smollm_nb/browser/_vendor build dist _docs _proc *.egg-info .pytest_cache .hypothesis .coverage
+	rm -rf .venv smollm_nb/engine/_native smollm_nb/browser/_vendor build dist _docs _proc *.egg-info .pytest_cache .hypothesis .coverage .coverage.*

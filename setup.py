@@ -23,6 +23,7 @@ def module(path: str) -> dict:
 build, vendor = module("engine/build.py"), module("browser/vendor.py")
 # another one for a wheel that is made elsewhere
 SYSTEM = os.environ.get("SMOLLM_SYSTEM") or build["this_system"]()
+EXTRAS = ("tune", "scale", "eval")  # what few users need; the developers' extra has them all
 TAGS = {  # the age of glibc and of macOS that the compiler links against
     "x86_64-linux": "manylinux_2_17_x86_64",
     "aarch64-linux": "manylinux_2_17_aarch64",
@@ -81,12 +82,13 @@ setup(
             "bench/peer_pages/*",
             "bench/peer_builds/*",
             "tune/examples/*",
+            "scale/examples/*",
         ]
     },
     install_requires=cfg["requirements"].split(),
     extras_require={
-        "tune": cfg["tune_requirements"].split(),
-        "dev": [*cfg["dev_requirements"].split(), *cfg["tune_requirements"].split()],
+        **{name: cfg[f"{name}_requirements"].split() for name in EXTRAS},
+        "dev": " ".join(cfg[f"{name}_requirements"] for name in ("dev", *EXTRAS)).split(),
     },
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),

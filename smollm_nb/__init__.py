@@ -19,14 +19,15 @@ What most people touch (each is imported when it is first used, so that `import 
     finetune           a model of your own from a file of examples
     trace              one forward pass that keeps what the model computes: the way to look inside
     benchmark          speed and memory, beside llama.cpp and others
-    PromptPanel, CompareView, XRay, QuantExplorer, BrowserRunner, BenchDashboard, TunePanel
+    sweep              a table of many quantized models, on all processors or a cluster
+    PromptPanel, CompareView, XRay, QuantExplorer, BrowserRunner, BenchDashboard, TunePanel, SweepView
                        views for JupyterLab
 
 The rooms, in the order in which they import each other: `models` (from a name to a checked folder), `text` (tokens and
 conversations), `inference` (the readable Llama and the generation loop), `fidelity` (what a change costs), `quant`
 (four bits a weight), `engine` (the C kernel), `browser` (the exported folder), `explore` (what is inside a model),
-`tune` (a model of your own), `api` (`Model`), `bench`, `plots`, `lab` (JupyterLab), `cli` (the `smollm` command).
-ARCHITECTURE.md shows how they fit together.
+`tune` (a model of your own), `api` (`Model`), `bench`, `scale` (many runs), `plots`, `lab` (JupyterLab), `cli`
+(the `smollm` command). ARCHITECTURE.md shows how they fit together.
 """
 
 __version__ = "0.1.0"
@@ -55,6 +56,7 @@ _EXPORTS = {  # name → the module that it is imported from when it is first us
     "finetune": "tune.finetune",
     "trace": "explore.trace",
     "benchmark": "bench.suite",
+    "sweep": "scale.sweep",
     "PromptPanel": "lab.prompt_panel",
     "CompareView": "lab.compare_view",
     "XRay": "lab.xray",
@@ -62,6 +64,7 @@ _EXPORTS = {  # name → the module that it is imported from when it is first us
     "BrowserRunner": "lab.browser_runner",
     "BenchDashboard": "lab.bench_dashboard",
     "TunePanel": "lab.tune_panel",
+    "SweepView": "lab.sweep_view",
 }
 
 

@@ -19,6 +19,7 @@ from smollm_nb.core import (
     OnProgress,
     ParameterError,
     Result,
+    StrPath,
     TokenizerError,
     UnknownModelError,
     as_choice,
@@ -264,6 +265,7 @@ class _GeneratingModel(_LoadedModel):
         min_p: float = 0.0,  # leave out tokens less likely than this share of the likeliest one's probability
         repetition_penalty: float = 1.0,  # divides the scores of tokens that have come before; 1 is off
         seed: int = 0,  # of the random numbers
+        lookup: bool = True,  # check drafts from the text so far where that is faster; the answer is the same
     ) -> Generation:  # iterate over it, print it, or call `finish()`
         "Continue a prompt, token by token"
         self._need_load()
@@ -282,10 +284,41 @@ class _GeneratingModel(_LoadedModel):
             min_p,
             repetition_penalty,
             seed,
+            lookup,
         )
 
+# %% ../nbs/10_api.ipynb #5e950002
+class _ManyModel(_GeneratingModel):
+    "Continuing many prompts"
+
+    def generate_many(
+        self,
+        prompts,  # several: texts, token ids, conversations, or records of one of them and options of its own
+        max_tokens: int = 128,
+        batch_size: int = 8,  # answers that grow together
+        **options,  # as `inference.many.generate_many` takes them: `as_done`, `on_progress`, `chat`, `temperature` …
+    ):  # `ManyAnswers`: iterate for answers, or call `finish()`
+        "Continue many prompts, several at a time; each answer is what `generate` gives"
+        from smollm_nb.inference.many import generate_many
+
+        self._need_load()
+        return generate_many(self.backend, self.tokenizer, prompts, max_tokens, batch_size, **options)
+
+    def answer_file(
+        self,
+        source: StrPath,  # JSON lines of prompts
+        target: StrPath,  # JSON lines of answers, to be made
+        batch_size: int = 8,  # answers that grow together
+        **options,  # as for `generate_many`
+    ):  # `FileReport`
+        "Answer a file of prompts; goes on where a run was stopped; raises `ParameterError` or `StorageError`"
+        from smollm_nb.inference.answer_file import answer_file
+
+        self._need_load()
+        return answer_file(self.backend, self.tokenizer, source, target, batch_size, **options)
+
 # %% ../nbs/10_api.ipynb #ce081d5e
-class _ChattingModel(_GeneratingModel):
+class _ChattingModel(_ManyModel):
     "Answering a conversation"
 
     @checked_names
@@ -303,6 +336,7 @@ class _ChattingModel(_GeneratingModel):
         min_p: float = 0.0,  # leave out tokens less likely than this share of the likeliest one's probability
         repetition_penalty: float = 1.0,  # divides the scores of tokens that have come before; 1 is off
         seed: int = 0,  # of the random numbers
+        lookup: bool = True,  # check drafts from the text so far where that is faster; the answer is the same
     ) -> Generation:  # iterate over it, print it, or call `finish()`
         "Answer a conversation by the model's chat template, token by token"
         from smollm_nb.text.chat import encode_chat  # late: it brings the evaluator of templates
@@ -324,6 +358,7 @@ class _ChattingModel(_GeneratingModel):
             min_p,
             repetition_penalty,
             seed,
+            lookup,
         )
 
 # %% ../nbs/10_api.ipynb #a26f51e6
@@ -366,6 +401,29 @@ class _AnsweringModel(_ChattingModel):
         )
         return prompt * echo + answer.finish().text
 
+# %% ../nbs/10_api.ipynb #5cb00002
+def _calibration_note(
+    path: Path,  # of a model
+    text: str,  # to be compared on
+) -> str:  # empty where all is well
+    "Refuse a text that this file was calibrated on; a note where that is not known"
+    if not path.is_file():
+        return ""
+    from smollm_nb.engine.q4file import read_q4
+    from smollm_nb.fidelity.evaluate import check_overlap
+    from smollm_nb.quant.recipes import CALIBRATION_TEXT, seen_text
+
+    with read_q4(path, verify=False) as f:
+        seen = seen_text(path, f.recipe.get("calibration", {}))
+    if seen is None:
+        return (
+            f"{CALIBRATION_TEXT} is not beside the file, or was changed: "
+            "whether it was calibrated on this text is not known"
+        )
+    if seen:
+        check_overlap(seen, text)
+    return ""
+
 # %% ../nbs/10_api.ipynb #a8c0f49a
 EVALUATION_TOKENS = 6144  # tokens of the built-in text that `Model.evaluate` compares on
 
@@ -380,6 +438,9 @@ class _ComparableModel(_AnsweringModel):
         text_name: str = "",  # for the record
         tokens: int | None = None,  # in windows spread over the text; default: all of `text`, 6,144 of the built-in one
         on_progress: OnProgress | None = None,
+        window: int | None = None,  # tokens read from an empty cache; default: 256, or what both models can hold
+        warmup: int | None = None,  # first predictions of each window that are not scored, as for `fidelity.evaluate`
+        stride: int | None = None,  # tokens from one window's beginning to the next one's; default: the window
     ):  # an `Evaluation`
         "What this model loses against a reference: KL divergence, top-1 agreement, perplexity; raises `ParameterError`"
         from smollm_nb.fidelity import evaluate as e
@@ -391,38 +452,27 @@ class _ComparableModel(_AnsweringModel):
         loaded_here = not original.is_ready()
         with original if loaded_here else contextlib.nullcontext():
             e.check_tokenizers(original.tokenizer, self.tokenizer, words, (original.name, self.name))
-            notes = [e.origin_note(read_provenance(original.path)), self._calibration_note(words)]
-            ids = e.text_ids(original.tokenizer, words, tokens or (None if text is not None else EVALUATION_TOKENS))
+            notes = [e.origin_note(read_provenance(original.path)), _calibration_note(self.path, words)]
+            count = tokens or (None if text is not None else EVALUATION_TOKENS)
+            # windows that overlap need text without gaps
+            ids = e.text_ids(original.tokenizer, words, count, window or e.WINDOW if stride is None else len(words))
 
             def say(done, total):
                 if on_progress:
                     on_progress("compare", done, total)
 
             return e.evaluate(
-                original.backend, self.backend, ids, text=words, text_name=name, notes=notes, on_progress=say
+                original.backend,
+                self.backend,
+                ids,
+                window,
+                warmup,
+                stride,
+                text=words,
+                text_name=name,
+                notes=notes,
+                on_progress=say,
             )
-
-    def _calibration_note(
-        self,
-        text: str,  # to be compared on
-    ) -> str:  # empty where all is well
-        "Refuse a text that this file was calibrated on; a note where that is not known"
-        if not self.path.is_file():
-            return ""
-        from smollm_nb.fidelity.evaluate import check_overlap
-        from smollm_nb.quant.q4file import read_q4
-        from smollm_nb.quant.recipes import CALIBRATION_TEXT, seen_text
-
-        with read_q4(self.path, verify=False) as f:
-            seen = seen_text(self.path, f.recipe.get("calibration", {}))
-        if seen is None:
-            return (
-                f"{CALIBRATION_TEXT} is not beside the file, or was changed: "
-                "whether it was calibrated on this text is not known"
-            )
-        if seen:
-            check_overlap(seen, text)
-        return ""
 
 # %% ../nbs/10_api.ipynb #e7ac0002
 class _ExplorableModel(_ComparableModel):
@@ -584,6 +634,17 @@ class Model(_TunableModel):
         if output is None:
             return Model(cached(folder, recipe, on_progress)).load()
         return Model(quantize(folder, output, recipe, on_progress=on_progress)["path"]).load()
+
+    def export_gguf(
+        self,
+        path: StrPath,  # the file to make or replace
+        type: str = "iq4_nl",  # "iq4_nl", "q4_0", "q8_0" or "f16"
+        on_progress: OnProgress | None = None,  # called with (stage, done, total); may raise `Cancelled`
+    ) -> Result:  # path, bytes, type, bits_per_weight, seconds
+        "This checkpoint as a GGUF file, for llama.cpp and all that is built on it; raises `ParameterError` and others"
+        from smollm_nb.quant.export_gguf import export_gguf
+
+        return export_gguf(self._checkpoint(), path, type, on_progress=on_progress)
 
     def export(
         self,

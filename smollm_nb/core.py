@@ -774,8 +774,8 @@ class Backend(Protocol):
     def decode(self, id, pos):
         "Read one token → logits (vocab,) float32"
 
-    def logits(self, ids):
-        "Read `ids` (n,) from an empty cache → logits (n, vocab) float32"
+    def logits(self, ids, pos=0):
+        "Read `ids` (n,) at positions `pos`.. → logits (n, vocab) float32 after each"
 
     def reset(self):
         "Forget all tokens"
@@ -1066,6 +1066,7 @@ class Timings:
     prompt_tokens: int = 0  # tokens of the prompt
     cached_tokens: int = 0  # of those, already in the KV cache
     new_tokens: int = 0  # tokens chosen
+    passes: int = 0  # over the weights, the prompt's counted as one; drafts make them fewer than the tokens
     prefill_s: float = 0.0  # reading the part of the prompt that was not cached
     ttft_s: float = math.nan  # from the call to the first token
     itl_s: list[float] = field(default_factory=list)  # between tokens, new_tokens - 1 of them
@@ -1090,14 +1091,19 @@ class Timings:
         return (self.prompt_tokens - self.cached_tokens) / self.prefill_s if self.prefill_s else math.nan
 
     @property
+    def tokens_per_pass(self) -> float:
+        "Tokens that a pass over the weights gave"
+        return self.new_tokens / self.passes if self.passes else 1.0
+
+    @property
     def gb_per_s(self) -> float:
         "Weights read a second while decoding, GB"
-        return self.bytes_per_token * self.tokens_per_s / 1e9
+        return self.bytes_per_token * self.tokens_per_s / self.tokens_per_pass / 1e9
 
     def to_dict(self) -> dict:
         "As JSON: NaN becomes null, derived figures included"
         d = dataclasses.asdict(self) | {
-            k: getattr(self, k) for k in ("tokens_per_s", "prefill_tokens_per_s", "gb_per_s")
+            k: getattr(self, k) for k in ("tokens_per_s", "prefill_tokens_per_s", "tokens_per_pass", "gb_per_s")
         }
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in d.items()}
 
@@ -1111,6 +1117,7 @@ class Timings:
             ("inter-token latency, median", figure(statistics.median(ms) if ms else math.nan, 1, "ms")),
             ("inter-token latency, p95", figure(percentile(ms, 95), 1, "ms")),
             ("tokens per second", figure(self.tokens_per_s, 1)),
+            *([("tokens a pass", figure(self.tokens_per_pass, 2))] if self.passes < self.new_tokens else []),
             ("weights read", figure(self.gb_per_s, 1, "GB/s")),
             ("peak RSS", figure(self.peak_rss_bytes / 2**20, 0, "MiB")),
             ("load time", figure(self.load_s, 2, "s")),

@@ -80,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
                 return self.listing(hub, *m.groups())
             if m := re.fullmatch(r"/cdn/(.+)", path):
                 return self.body(hub, m[1])
-            if m := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            if m := re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
                 return self.file(hub, *m.groups())
             self.refuse(404, "EntryNotFound")
 

@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from workers import LONGEST, group_of
 
 from smollm_nb.api import load_smollm_135m
+from smollm_nb.bench.browsers import BROWSERS
 from smollm_nb.inference.generation import generate
 from smollm_nb.inference.llama import load
 from smollm_nb.models.registry import ModelRegistry
@@ -32,16 +34,28 @@ def test_versions_are_pinned():
     names = set(
         re.findall(
             r"([\w-]+)[>=]=",
-            " ".join(re.findall(r"^(?:dev_)?requirements = (.*)", (ROOT / "settings.ini").read_text(), re.M)),
+            " ".join(re.findall(r"^(?:\w+_)?requirements = (.*)", (ROOT / "settings.ini").read_text(), re.M)),
         )
     )
     assert names
     assert {n.lower() for n in names} <= {p.lower() for p in pins}
 
 
+def test_what_begins_first_is_there():
+    "Files, notebooks and browsers that are named in workers.py: a wrong name would only cost time"
+    known = {p.stem for p in Path(__file__).parent.glob("test_*.py")}
+    known |= {f"test_browsers:{name}" for name in BROWSERS}
+    known |= {f"test_notebooks:{p.relative_to(ROOT / 'nbs').with_suffix('')}" for p in ROOT.glob("nbs/**/*.ipynb")}
+    assert set(LONGEST) <= known
+    assert group_of("tests/test_notebooks.py::test_notebook[01_models/04_tiny]") in known
+    assert group_of("tests/test_browsers.py::test_in_the_browser[webkit-plain-logits, 1 threads]") in known
+    assert group_of("tests/test_page.py::test_in_a_window[webkit-the model is loaded]") in known
+    assert group_of("tests/test_process.py::test_notes[2>/dev/null]") == "test_process"
+
+
 # a room imports only rooms before it; within a room, modules import modules whose notebooks come before theirs
 ROOMS = (
-    "core models text inference fidelity quant engine browser explore tune api bench scale plots lab serving cli"
+    "core models text inference fidelity engine quant browser explore tune api bench scale plots lab serving cli"
 ).split()
 PACKAGE = ROOT / "smollm_nb"
 

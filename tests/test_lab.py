@@ -249,7 +249,7 @@ def test_a_recipe_is_tried_out(browser, server, artefacts):
     page.locator(".lab-tabs button", has_text="error in the file").click()
     page.locator("svg .lab-ours").wait_for()
     page.locator(".lab-cell").nth(7).click()
-    page.wait_for_function("document.querySelector('.lab-detail').textContent.includes('searched')")
+    page.wait_for_function("document.querySelector('.lab-detail').textContent.includes('GPTQ')")
     press(page, "Write this file")
     assert str(d / "made") in wait_status(page, "^wrote", 200)
     assert (d / "made" / "model_q4.bin").is_file()

@@ -25,11 +25,20 @@ view""",
     dashboard="""from smollm_nb.lab.bench_dashboard import BenchDashboard
 view = BenchDashboard({model!r}, ("native int8",), 1, rounds=1000, history="runs.jsonl")
 view""",
+    sweep="""from smollm_nb.lab.sweep_view import SweepView
+how = dict(recipes=["int8"], seeds=[*range(100)], settings=[dict(tokens=64, window=32)])
+view = SweepView(dict(models=[{model!r}]) | how, "swept.jsonl", 1)
+view""",
 )
 READY = dict(
-    panel="^Generate loads", compare="^Compare loads", explorer="^choose", runner="^Generate loads", dashboard="^choose"
+    panel="^Generate loads",
+    compare="^Compare loads",
+    explorer="^choose",
+    runner="^Generate loads",
+    dashboard="^choose",
+    sweep="^[0-9]+ of 100 cells in swept",
 )
-GO = dict(panel="Generate", compare="Compare", explorer="Predict", dashboard="Run")
+GO = dict(panel="Generate", compare="Compare", explorer="Predict", dashboard="Run", sweep="Start")
 RESTARTED = "^the kernel was restarted: run the cell again"
 
 
@@ -279,6 +288,12 @@ def executed(tmp_path_factory, tiny_folder, tiny_q4, kernel_built):
             "BenchDashboard",
             f'{model!r}, ("torch fp32",), 1, rounds=2, only="first token", history={str(d / "runs.jsonl")!r}',
         ),
+        (
+            "sweep_view",
+            "SweepView",
+            f'dict(models=[{model!r}], recipes=["int8", "minmax-g128-all"], settings=[dict(tokens=64, window=32)]), '
+            f"{str(d / 'swept.jsonl')!r}, 0",
+        ),
     ]
     cells = [SAVED.format(module=module, view=view, args=args) for module, view, args in shown]
     path = write(d, "all", [c for cell in cells for c in (cell, "view.run();")])
@@ -298,11 +313,12 @@ def test_a_saved_notebook_shows_its_views(browser, executed, artefacts, how):
     nbconvert("--to", "html", *theme, str(source))
     html = source.with_suffix(".html").read_text()
     assert "(children=" not in html
-    assert html.count('class="lab-saved"') == 5
+    assert html.count('class="lab-saved"') == len(CELLS)
     page = browser.new_context(viewport=dict(width=700 if how == "dark" else 1100, height=900), offline=True).new_page()
     page.goto(source.with_suffix(".html").as_uri())
     forms = page.locator(".lab-saved")
-    for i, name in enumerate(("PromptPanel", "CompareView", "QuantExplorer", "BrowserRunner", "BenchDashboard")):
+    views = ("PromptPanel", "CompareView", "QuantExplorer", "BrowserRunner", "BenchDashboard", "SweepView")
+    for i, name in enumerate(views):
         form = forms.nth(i)
         expect(form).to_be_visible()
         assert form.locator("b").first.text_content() == name

@@ -1,6 +1,7 @@
 "Replay every notebook's checks against the module it exports, so that coverage counts the modules"
 
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -68,6 +69,8 @@ def test_notebook_with_the_real_model(name, monkeypatch, real_folder):
 def test_house_rules(name):
     "A title, a promise, import cells that only import, no notebook without a check"
     nb = read_nb(NBS / f"{name}.ipynb")
+    kept = json.loads((NBS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert all(isinstance(c["source"], list) for c in kept), "a cell's lines are kept apart, so that a diff shows lines"
     first = nb.cells[0].source
     assert first.startswith("# "), "a notebook starts with a title and a promise"
     assert "\n> " in first, "a notebook starts with a title and a promise"
@@ -80,13 +83,14 @@ def test_house_rules(name):
         )
         assert "widgets" not in nb.metadata, "run nbdev_clean"
         assert not c.get("execution_count"), "run nbdev_clean"
-    checks = [c for c in code_cells(name) if "assert" in c and "export" not in directives(c)]
+    checks = [c for c in code_cells(name) if re.search(r"\bassert\b|\btest_\w+\(", c) and "export" not in directives(c)]
     assert checks or name == "index"
 
 
 def test_the_tour_needs_no_keyboard():
     "Answer, file and bundle are views that cells show; the bundle is where JupyterLab's page finds it"
     cells = code_cells("index")
-    for view in ("PromptPanel", "QuantExplorer", "BrowserRunner", "TunePanel", "CompareView", "BenchDashboard"):
+    views = ("PromptPanel", "QuantExplorer", "BrowserRunner", "TunePanel", "SweepView", "CompareView", "BenchDashboard")
+    for view in views:
         assert any(c.splitlines()[-1].startswith(f"{view}(") for c in cells), view
     assert any('.export("../dist/' in c for c in cells)

@@ -63,7 +63,7 @@ def test_ctrl_c_keeps_the_answer_and_exits_130(tmp_path):
 HEAVY = ("torch", "transformers", "matplotlib", "huggingface_hub", "gguf", "ipywidgets")
 LIGHT = (
     "core models.registry models.checkpoint models.gguf models.hub text.tokenizer text.chat inference.generation "
-    "quant.formats quant.q4file engine.build engine.native browser.vendor browser.bundle browser.serve api "
+    "engine.formats engine.q4file engine.build engine.native browser.vendor browser.bundle browser.serve api "
     "bench.worker bench.bench bench.history bench.llama_cpp cli.output cli.demo cli.commands"
 )
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from smollm_nb.browser import bundle
-from smollm_nb.quant import calibrate
+from smollm_nb.quant import texts
 from smollm_nb.models import checkpoint
 from smollm_nb import core
 from smollm_nb.models import gguf as gguf_import
@@ -71,7 +71,8 @@ def make_tensors(folder, tell):
     checkpoint.save_tensors(folder/"shards", slowly(), 1_000_000)
 def make_text(folder, tell):
     text_of = recipes.read_model(model)
-    calibrate.sample_text(text_of, 128, window=64, identity="tiny", on_progress=lambda done, total: tell(done > 100))
+    tok = texts.SmolLMTokenizer.load(model)
+    texts.varied_text(text_of, tok, 128, window=64, identity="tiny", on_progress=lambda done, total: tell(done > 100))
 JOBS = dict(quantized=make_quantized, cached=make_cached, bundle=make_bundle, imported=make_imported)
 JOBS |= dict(shards=make_tensors, text=make_text)
 """

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..core import Backend, OnProgress, StrPath, as_path, finite, markdown_table, one_line
 from ..fidelity.evaluate import WINDOW, Evaluation, builtin_text, evaluate, text_ids
-from ..inference.generation import generate
+from ..inference.many import generate_many
 from ..text.tokenizer import SmolLMTokenizer
 from .data import IGNORED, Example
 
@@ -50,16 +50,13 @@ def answer(
     backend: Backend,
     tokenizer: SmolLMTokenizer,
     questions: Sequence[Question],
-    check: Callable[[int], object] = lambda done: None,  # called before each token with the answers done; may raise
+    check: Callable[[int], object] = lambda done: None,  # called before each pass with the answers done; may raise
 ) -> list[str]:
     "Greedy answers, without white space at their ends"
-    answers = []
-    for done, q in enumerate(questions):
-        g = generate(backend, tokenizer, q.ids, max_tokens=q.tokens + MORE, overflow="stop")
-        check(done)
-        for _ in g:
-            check(done)
-        answers.append(g.text.strip())
+    check(0)
+    prompts = [dict(prompt=q.ids, max_tokens=q.tokens + MORE) for q in questions]
+    run = generate_many(backend, tokenizer, prompts, overflow="stop", on_progress=lambda done, _: check(done))
+    answers = [a.text.strip() for a in run]
     check(len(questions))
     return answers
 
