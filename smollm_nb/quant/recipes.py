@@ -88,9 +88,9 @@ RECIPES = {
     for r in (
         Recipe("minmax-g128", _MINMAX, "f16"),
         Recipe("minmax-g128-all", _MINMAX, _MINMAX),
-        Recipe("fast", _FOUR, _FOUR, "int8-row-f32", 4352, "gptq", tokens=8192),
-        Recipe("small", _FOUR, _FOUR, "int8-row-f32", 4352, "gptq", tokens=32768, training_tokens=81920, passes=1),
-        Recipe("best", _FOUR, _FOUR, "int8-row-f32", 4352, "gptq", tokens=65536, training_tokens=327680, passes=1),
+        Recipe("fast", _FOUR, _FOUR, "int8-row-f32", 4096, "gptq", tokens=8192),
+        Recipe("small", _FOUR, _FOUR, "int8-row-f32", 4096, "gptq", tokens=32768, training_tokens=81920, passes=1),
+        Recipe("best", _FOUR, _FOUR, "int8-row-f32", 4096, "gptq", tokens=65536, training_tokens=327680, passes=1),
         Recipe("int8", "int8-row-f32", "int8-row-f32"),
     )
 }
