@@ -9,12 +9,12 @@ BUILT := smollm_nb/engine/_native/build.json
 # threads that spin only briefly at barriers: ten times quicker on a busy machine, no slower on an idle one
 export GOMP_SPINCOUNT ?= 2000
 
-.PHONY: help demo tune small best sweep wasm bench lab test fuzz types wheels notebooks clean
+.PHONY: help demo tune small best wire sweep wasm bench lab test fuzz types wheels notebooks clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z ]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
-	@echo "MODEL=…         another model for demo, small, best and wasm: a registry name, hub id, folder or GGUF file (default $(MODEL))"
+	@echo "MODEL=…         another model for demo, small, best, wire and wasm: a registry name, hub id, folder or GGUF file (default $(MODEL))"
 
 $(READY): settings.ini setup.py pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is %d.%d; try: make PYTHON=python3.12" % sys.version_info[:2])'
@@ -34,7 +34,7 @@ tune: $(BUILT) ## tune the demo's model on the examples of this project, into di
 	$(BIN)/smollm tune --model '$(MODEL)' --data '$(DATA)' --output dist/tuned --recipe fast
 	$(BIN)/smollm export-wasm --model dist/tuned --recipe fast --output dist/wasm/models/tuned
 
-small best: $(BUILT) ## quantize the demo's model by the recipe of that name, into dist/NAME, and judge it: minutes
+small best wire: $(BUILT) ## quantize the demo's model by the recipe of that name, into dist/NAME, and judge it: minutes
 	$(BIN)/smollm quantize --model-path '$(MODEL)' --output-path dist/$@ --recipe $@
 	$(BIN)/smollm eval --model dist/$@ --reference '$(MODEL)'
 

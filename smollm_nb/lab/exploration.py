@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..core import LlamaConfig, ParameterError, as_choice, as_int, atomic_file, sha256_file
 from ..engine.formats import Format, Quantized, spread, unpack
 from ..engine.q4file import read_q4
-from ..fidelity.anatomy import MATRICES, matrix_errors, worst_group
+from ..fidelity.anatomy import MATRICES, layer_scaling, matrix_errors, worst_group
 from ..fidelity.evaluate import WINDOW, builtin_text, evaluate, origin_note, text_ids
 from ..inference.llama import load, read_model
 from ..models.checkpoint import read_provenance
@@ -107,6 +108,8 @@ def unit_costs(
     recipe: Recipe,
 ) -> np.ndarray:  # (units,) nats that each part costs on its own; NaN where its format was not measured
     "What a recipe does to each part of a model"
+    if recipe.entropy:  # steps of another size than a format's were not measured
+        return np.full(len(s.units), np.nan)
     shapes, known = s.config.tensor_shapes(), dict(zip(s.formats, s.damage.T))
 
     def cost(k, u):
@@ -157,7 +160,12 @@ def write(
     "Quantize by any recipe, as `jobs.call_in_process` calls it; raises as `recipes.quantize`"
     r = json.loads(recipe)
     return Path(
-        quantize(folder, output, Recipe(**r | dict(mix=tuple(map(tuple, r["mix"])))), on_progress=on_progress)["path"]
+        quantize(
+            folder,
+            output,
+            Recipe(**r | {k: tuple(map(tuple, r[k])) for k in ("mix", "entropy")}),
+            on_progress=on_progress,
+        )["path"]
     )
 
 
@@ -333,6 +341,12 @@ def look(
     else:
         with read_q4(path, verify=False) as file:
             q = unpack(f, file.parts(name)[0].data.copy(), *w.shape)
+            if recipe.entropy:  # compared as the file has them: columns were scaled
+                inside = f"model.layers.{layer}."
+                theirs = {n.removeprefix(inside): torch.from_numpy(file.tensor(n)) for n in file.names() if inside in n}
+                ours = {n: p.detach() for n, p in model.model.layers[layer].named_parameters()}
+                rows, cols = layer_scaling(ours, theirs, model.config.head_dim)[MATRICES[matrix]]
+                w = w * rows[:, None].numpy() * cols.numpy()
         how = dict(nearest="rounded to the nearest", search="searched scales", gptq="GPTQ")[
             recipe.method
         ] + ", trained" * (recipe.training_tokens > 0)

@@ -77,9 +77,9 @@ def _error(
     return torch.stack(sums).sum() / (y.shape[0] * y.shape[1])
 
 
-def _begun(layer: nn.Module, latents: dict) -> nn.Module:
-    "A copy of a layer with the weights that latents stand for, to be trained"
-    state = {n: p.detach().float().clone() for n, p in layer.state_dict().items()}
+def _begun(layer: nn.Module, latents: dict, norms: dict[str, Tensor]) -> nn.Module:
+    "A copy of a layer with the weights that latents stand for, and norms of its own, to be trained"
+    state = {n: p.detach().float().clone() for n, p in (layer.state_dict() | norms).items()}
     for (name, row), v in latents.items():
         state[name][row : v.part.rows[1]] = v.rounded()
     with torch.device("meta"):
@@ -121,6 +121,7 @@ def reconstruct(
     lr: float = 8e-4,  # of the weights behind codes
     scale_lr: float = 8e-3,  # of the scales' log2
     norm_lr: float = 3e-4,  # of the norms
+    norms: dict[str, Tensor] | None = None,  # from which theirs begin; default: the teacher's
     seed: int = 0,
     go_on: bool = False,  # keep the continuous weights behind the codes, from which more training begins
     on_progress: Callable[[int, int], None] | None = None,  # called with (steps done, steps); may raise `Cancelled`
@@ -143,8 +144,8 @@ def reconstruct(
     embedding = torch.cat([torch.from_numpy(p.q.dequantize()) for p in parts["model.embed_tokens.weight"]])
     both = (teacher.model.embed_tokens.weight, embedding)
     theirs, x = (F.embedding(torch.from_numpy(ids).long(), w.bfloat16()) for w in both)
-    out, errors = dict(parts), []
-    norms: dict[str, Tensor] = {}
+    out, errors, start = dict(parts), [], norms or {}
+    learned: dict[str, Tensor] = {}
     for i, layer in enumerate(layers):
         inside = f"model.layers.{i}."
         _advance(layer, theirs, rope)
@@ -154,7 +155,7 @@ def reconstruct(
             for p in ps
             if n.startswith(inside) and p.targets is not None
         }
-        mine = _begun(layer, latents)
+        mine = _begun(layer, latents, {n.removeprefix(inside): p for n, p in start.items() if n.startswith(inside)})
         before = _error(_advance(mine, x[some].clone(), rope), theirs[some], weights[i])
         order = _order(len(ids), passes, seed + i)
         _train_layer(mine, latents, x, theirs, weights[i], rope, (lr, scale_lr, norm_lr), order, on_step)
@@ -162,8 +163,8 @@ def reconstruct(
         errors.append((float(before), float(_error(x[some], theirs[some], weights[i]))))
         for (n, row), v in latents.items():
             out[inside + n] = [v.finished(go_on) if p.rows[0] == row else p for p in out[inside + n]]
-        norms |= {inside + n: p.detach() for n, p in mine.named_parameters() if p.ndim == 1}
-    return out, norms, errors
+        learned |= {inside + n: p.detach() for n, p in mine.named_parameters() if p.ndim == 1}
+    return out, learned, errors
 
 
 def _order(texts: int, passes: int, seed: int) -> Tensor:  # (steps, TEXTS)

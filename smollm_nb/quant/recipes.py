@@ -51,9 +51,9 @@ from smollm_nb.models.checkpoint import (
     write_provenance,
 )
 from .blocks import reconstruct
-from .calibrate import HEAD, Statistics, gptq, layer_statistics
+from .calibrate import HEAD, Statistics, balance, gptq, layer_statistics
 from .distill import Part, distill
-from .rounding import round_to_nearest, search_scales, unheld_groups
+from .rounding import round_to_nearest, scales_of_entropy, search_scales, unheld_groups
 from .texts import WINDOW, TrainingTexts, text_windows, varied_text
 from ..text.tokenizer import SmolLMTokenizer
 
@@ -78,20 +78,38 @@ class Recipe:
     seed: int = 0
     damping: float = 0.01  # GPTQ, matrices
     head_damping: float = 0.1  # GPTQ, embedding
+    # (kind of matrix, mean entropy of its codes in bits), where codes have eight and a bundle compresses them; the
+    # columns of layers are balanced first. "frequent": those rows of the embedding; (): scales that cover
+    entropy: tuple[tuple[str, float], ...] = ()
     # (tensor, format) of the matrices inside the layers that are held otherwise
     mix: tuple[tuple[str, str], ...] = ()
 
 
-_FOUR, _MINMAX = "int4-book-g128-log8", "int4-asym-g128-f16"
+_FOUR, _MINMAX, _EIGHT = "int4-book-g128-log8", "int4-asym-g128-f16", "int8-row-f32"
+_ENTROPY = dict(  # v and o are small and change every token's state, gate and up are large
+    q_proj=3.98,
+    k_proj=4.28,
+    v_proj=4.98,
+    o_proj=4.48,
+    gate_proj=3.83,
+    up_proj=3.88,
+    down_proj=3.98,
+    frequent=6.0,
+    embed_tokens=4.0,
+)
 RECIPES = {
     r.name: r
     for r in (
         Recipe("minmax-g128", _MINMAX, "f16"),
         Recipe("minmax-g128-all", _MINMAX, _MINMAX),
-        Recipe("fast", _FOUR, _FOUR, "int8-row-f32", 4096, "gptq", tokens=8192),
-        Recipe("small", _FOUR, _FOUR, "int8-row-f32", 4096, "gptq", tokens=32768, training_tokens=81920, passes=1),
-        Recipe("best", _FOUR, _FOUR, "int8-row-f32", 4096, "gptq", tokens=65536, training_tokens=327680, passes=1),
-        Recipe("int8", "int8-row-f32", "int8-row-f32"),
+        Recipe("fast", _FOUR, _FOUR, _EIGHT, 4096, "gptq", tokens=8192),
+        Recipe("small", _FOUR, _FOUR, _EIGHT, 4096, "gptq", tokens=32768, training_tokens=81920, passes=1),
+        Recipe("best", _FOUR, _FOUR, _EIGHT, 4096, "gptq", tokens=65536, training_tokens=327680, passes=1),
+        replace(
+            Recipe("wire", _EIGHT, _EIGHT, _EIGHT, 4096, "gptq", tokens=32768, training_tokens=81920, passes=1),
+            entropy=tuple(_ENTROPY.items()),
+        ),
+        Recipe("int8", _EIGHT, _EIGHT),
     )
 }
 
@@ -147,18 +165,35 @@ def quantize_tensor(
         return [Part((0, 1), Quantized(Format.parse("f32"), w[None].numpy()))]
     parts = formats_of(recipe, name, tuple(w.shape))
     try:
-        return [Part(rows, *_quantize_rows(w[rows[0] : rows[1]], f, name, recipe, statistics)) for rows, f in parts]
+        return [
+            Part((a, b), *_quantize_rows(w[a:b], f, name, recipe, statistics, _code_bits(recipe, name, a, b < len(w))))
+            for (a, b), f in parts
+        ]
     except ParameterError as e:
         raise ParameterError(f"tensor {name}: {e}") from None
 
 
-def _quantize_rows(w: torch.Tensor, f: Format, name: str, recipe: Recipe, statistics: Statistics | None) -> tuple:
+def _code_bits(recipe: Recipe, name: str, row: int, more: bool) -> float | None:
+    "The entropy that a recipe wants of the codes from a row on, `more` rows behind them or not; None is any"
+    kind = name.removesuffix(".weight").split(".")[-1]
+    if name in (HEAD, "lm_head.weight"):
+        kind = "frequent" if row == 0 and more else "embed_tokens"
+    return dict(recipe.entropy).get(kind)
+
+
+def _quantize_rows(
+    w: torch.Tensor, f: Format, name: str, recipe: Recipe, statistics: Statistics | None, bits: float | None
+) -> tuple:
     "Some rows of a tensor in one format; with the values that were rounded where training follows"
     if f.kind == "float" or recipe.method == "nearest":
         return (round_to_nearest(w, f),)
     if statistics is None:
         raise ParameterError(f"method {recipe.method!r} needs activation statistics")
-    q = search_scales(w, f, statistics.importance(name))
+    q = (
+        search_scales(w, f, statistics.importance(name))
+        if bits is None or f.name != _EIGHT
+        else scales_of_entropy(w, f, bits)
+    )
     if recipe.method == "search":
         return (q,)
     head = name in (HEAD, "lm_head.weight")
@@ -221,6 +256,8 @@ def quantize(
     tensors = _quantized(model, recipe, texts.ids[: -(-recipe.tokens // texts.ids.shape[1])], on_progress, lost)
     if recipe.training_tokens:
         tensors = _trained(model, recipe, dict(tensors), texts, on_progress)
+    if recipe.entropy:
+        tensors = ((n, [_short_scales(p) for p in parts]) for n, parts in tensors)
     packed = ((n, config.tensor_shapes()[n], [(p.rows, p.q.format, pack(p.q)) for p in parts]) for n, parts in tensors)
     how = asdict(recipe) | dict(calibration=_calibration_record(seen, text))
     with scratch_folder(path, needed) as made:
@@ -247,6 +284,13 @@ def _file_name(recipe: Recipe) -> str:
     return "model_q8.bin" if Format.parse(recipe.linear).bits == 8 else "model_q4.bin"
 
 
+def _short_scales(part: Part) -> Part:
+    "Scales with eight bits of precision, of which half can be compressed away; the change is small beside rounding"
+    if part.q.scales is None:
+        return part
+    return replace(part, q=replace(part.q, scales=torch.from_numpy(part.q.scales).bfloat16().float().numpy()))
+
+
 def _lost_note(recipe: Recipe, lost: dict[str, str]) -> str:
     "The warning about groups that a recipe's scales cannot hold"
     several = f" and {len(lost) - 3} more tensors" if len(lost) > 3 else ""
@@ -266,13 +310,15 @@ def _quantized(model: Llama, recipe: Recipe, ids: np.ndarray, on_progress, lost:
     if len(ids):
         statistics = layer_statistics(model, ids, recipe.method == "gptq", on_progress=say)
     for i, stats in zip(range(model.config.num_hidden_layers + 1), statistics):
-        inside = f"model.layers.{i}."
-        for name in [
-            n
+        inside, last = f"model.layers.{i}.", i == model.config.num_hidden_layers
+        own = {
+            n: model.get_parameter(n).detach().float()
             for n in names
-            if n.startswith(inside) or (i == model.config.num_hidden_layers and not n.startswith("model.layers."))
-        ]:
-            w = model.get_parameter(name).float()
+            if n.startswith(inside) or (last and not n.startswith("model.layers."))
+        }
+        if recipe.entropy and stats and not last:
+            own, stats = balance(own, stats, model.config.head_dim, damping=recipe.damping)
+        for name, w in own.items():
             yield name, quantize_tensor(w, name, recipe, stats)
             if share := _lost_share(w, name, recipe):
                 lost[name] = share
@@ -292,7 +338,7 @@ def _lost_share(w: torch.Tensor, name: str, recipe: Recipe) -> str:  # "" if all
 def _trained(model: Llama, recipe: Recipe, parts: dict[str, list[Part]], texts: TrainingTexts, on_progress):
     "Yield (name, parts) of every tensor, after training"
     learned = {n: ps for n, ps in parts.items() if len(model.config.tensor_shapes()[n]) == 2}
-    norms = {n: p.detach().float() for n, p in model.named_parameters() if p.ndim == 1}
+    norms = {n: torch.from_numpy(ps[0].q.codes[0]) for n, ps in parts.items() if n not in learned}
 
     def say(stage: str):
         return (lambda done, total: on_progress(stage, done, total)) if on_progress else None
@@ -306,6 +352,7 @@ def _trained(model: Llama, recipe: Recipe, parts: dict[str, list[Part]], texts: 
             texts.ids[:half],
             recipe.passes,
             recipe.code_lr,
+            norms=norms,
             seed=recipe.seed,
             go_on=recipe.steps > 0,
             on_progress=say("train layers"),

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['BOOK', 'FACTORS', 'POLISH', 'NEXT', 'points', 'group_view', 'row_blocks', 'check_weights', 'quantize_with',
-           'round_to_nearest', 'relative_error', 'snr_db', 'unheld_groups', 'Nearest', 'search_scales',
-           'load_quantized']
+           'round_to_nearest', 'relative_error', 'snr_db', 'unheld_groups', 'Nearest', 'search_scales', 'entropy',
+           'scales_of_entropy', 'load_quantized']
 
 # %% ../../nbs/06_quant/01_rounding.ipynb #3b824fc4
+import math
 import time
 
 import numpy as np
@@ -277,6 +278,34 @@ def search_scales(
         found.append((best.scales, best.minima))
     minima = [m for _, m in found if m is not None]
     return quantize_with(w, format, torch.cat([s for s, _ in found]), torch.cat(minima) if minima else None, book)
+
+# %% ../../nbs/06_quant/01_rounding.ipynb #e7a10c02
+def entropy(
+    codes: np.ndarray,  # int8, any shape
+) -> float:  # bits a code
+    "How many bits codes take where each is stored by how often it comes (Shannon, 1948)"
+    counts = np.bincount(codes.ravel().astype(np.int16) + 128)
+    share = counts[counts > 0] / codes.size
+    return float(-(share * np.log2(share)).sum())
+
+
+def scales_of_entropy(
+    w: Tensor,  # (rows, cols) float32
+    format: Format,  # "int8-row-f32"
+    bits: float,  # a code; more than the grid can take gives scales that just cover
+) -> Quantized:
+    "One step for all rows, relative to their root mean square, with which nearest codes have an entropy"
+    check_weights(w)
+    rms = w.square().mean(1, keepdim=True).sqrt()
+    rms = torch.where(rms == 0, 1, rms)
+    covering = float((w.abs().amax(1, keepdim=True) / rms).max()) / 127  # from here on nothing is clipped
+    sample = (w / rms)[:: max(1, w.numel() >> 21)]  # so many numbers as entropy needs to be known
+    low, high = math.log(max(covering, 1e-6)), math.log(max(covering, 8.0))
+    for _ in range(20):
+        middle = (low + high) / 2
+        enough = entropy(torch.round(sample / math.exp(middle)).clamp(-127, 127).to(torch.int8).numpy()) > bits
+        low, high = (middle, high) if enough else (low, middle)
+    return quantize_with(w, format, rms * math.exp(low))
 
 # %% ../../nbs/06_quant/01_rounding.ipynb #56b5c679
 def load_quantized(
